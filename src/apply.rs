@@ -1,0 +1,124 @@
+//! Doing: one step of a plan on one function.
+//!
+//! The order is that of the commit which brought `driver_override` to PCI (782a985d7af2): override,
+//! unbind, probe. Every step looks first, so that a second run changes nothing.
+
+use heapless::Vec;
+use nix::errno::Errno;
+
+use crate::pci::Address;
+use crate::plan::Failure;
+use crate::rule::{MAX_DRIVER, NOBODY};
+use crate::system::{self, Attribute, Fault, Held, Operation, Path, System};
+
+/// The name of a driver as sysfs has it. Its bytes are the kernel's, not checked.
+pub type DriverName = Vec<u8, MAX_DRIVER>;
+
+/// Makes the function's `driver_override` hold `driver`. Returns whether it had to be written.
+pub fn set_override(
+    system: &mut impl System,
+    address: Address,
+    driver: &[u8],
+) -> Result<bool, Failure> {
+    let path = Path::Attribute(address, Attribute::DriverOverride);
+    match system::hold(system, path, driver) {
+        Ok(Held::Already) => Ok(false),
+        Ok(Held::Written) => Ok(true),
+        Ok(Held::Refused) => Err(Failure::NotHeld(address)),
+        Err(fault) => Err(Failure::Fault(fault)),
+    }
+}
+
+/// What became of a function after its override was set.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// The other driver that had it.
+    pub left: Option<DriverName>,
+    /// The driver that was asked for has it now.
+    pub is_bound: bool,
+    /// It was offered to that driver, which is loaded or built in.
+    pub was_probed: bool,
+}
+
+/// Whether drivers are registered, remembered from one function to the next.
+#[derive(Default)]
+pub struct Registered<'a> {
+    last: Option<(&'a [u8], bool)>,
+}
+
+impl<'a> Registered<'a> {
+    fn has(&mut self, system: &mut impl System, driver: &'a [u8]) -> bool {
+        match self.last {
+            Some((name, registered)) if name == driver => registered,
+            _ => {
+                let registered = driver != NOBODY && system::has_driver(system, driver);
+                self.last = Some((driver, registered));
+                registered
+            }
+        }
+    }
+}
+
+/// Takes the function away from any other driver and offers it to the one asked for.
+///
+/// A driver that is not registered yet takes its functions by itself when it loads.
+pub fn bind<'a>(
+    system: &mut impl System,
+    registered: &mut Registered<'a>,
+    address: Address,
+    driver: &'a [u8],
+) -> Result<Bound, Failure> {
+    let mut bound = Bound::default();
+    let mut buffer = [0; 256];
+    match driver_of(system, address, &mut buffer)? {
+        Some(name) if name == driver => {
+            bound.is_bound = true;
+            return Ok(bound);
+        }
+        Some(name) => {
+            let name = DriverName::from_slice(name.get(..MAX_DRIVER).unwrap_or(name));
+            bound.left = name.ok();
+            unbind(system, address)?;
+        }
+        None => {}
+    }
+    if registered.has(system, driver) {
+        bound.was_probed = true;
+        let path = Path::DriversProbe;
+        let name = system::name(address);
+        system
+            .probe(&name)
+            .map_err(|errno| Failure::Fault(Fault { operation: Operation::Write, path, errno }))?;
+    }
+    if bound.was_probed || bound.left.is_some() {
+        match driver_of(system, address, &mut buffer)? {
+            Some(name) if name == driver => bound.is_bound = true,
+            Some(_) => return Err(Failure::StillBound(address)),
+            None => {}
+        }
+    }
+    Ok(bound)
+}
+
+/// Whether this driver has the function.
+pub fn is_bound(system: &mut impl System, address: Address, driver: &[u8]) -> bool {
+    driver_of(system, address, &mut [0; 256]) == Ok(Some(driver))
+}
+
+fn unbind(system: &mut impl System, address: Address) -> Result<(), Failure> {
+    let path = Path::Attribute(address, Attribute::DriverUnbind);
+    match system::write(system, path, &system::name(address)) {
+        // The driver let go by itself meanwhile.
+        Ok(()) | Err(Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(()),
+        Err(fault) => Err(Failure::Fault(fault)),
+    }
+}
+
+fn driver_of<'b>(
+    system: &mut impl System,
+    address: Address,
+    buffer: &'b mut [u8],
+) -> Result<Option<&'b [u8]>, Failure> {
+    let path = Path::Attribute(address, Attribute::Driver);
+    system::link_name(system, path, buffer).map_err(Failure::Fault)
+}

@@ -1,0 +1,93 @@
+//! The arguments of the early binary.
+
+use core::ffi::CStr;
+use core::fmt;
+
+use vfio_override::grammar::{self, SyntaxError};
+use vfio_override::pci::Address;
+use vfio_override::text::{Decimal, Quoted};
+
+/// What a run depends on.
+pub struct Options {
+    pub sysfs: &'static CStr,
+    pub cmdline: &'static CStr,
+    pub kmsg: &'static CStr,
+    pub modprobe: bool,
+    pub device: Option<Address>,
+}
+
+impl Options {
+    /// What holds on a running kernel, and as PID 1 always.
+    pub const DEFAULT: Self = Self {
+        sysfs: c"/sys",
+        cmdline: c"/proc/cmdline",
+        kmsg: c"/dev/kmsg",
+        modprobe: false,
+        device: None,
+    };
+}
+
+pub enum Request {
+    Run(Options),
+    Version,
+}
+
+pub struct Version;
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(concat!("vfio-override-early ", env!("CARGO_PKG_VERSION")))
+    }
+}
+
+/// Wrong use.
+pub enum UsageError {
+    Unknown(&'static CStr),
+    NoValue(&'static CStr),
+    Device(&'static CStr, SyntaxError),
+}
+
+/// Reads the arguments after the program's name.
+pub fn parse(mut arguments: impl Iterator<Item = &'static CStr>) -> Result<Request, UsageError> {
+    let mut options = Options::DEFAULT;
+    while let Some(option) = arguments.next() {
+        let mut value = || arguments.next().ok_or(UsageError::NoValue(option));
+        match option.to_bytes() {
+            b"--sysfs" => options.sysfs = value()?,
+            b"--cmdline" => options.cmdline = value()?,
+            b"--kmsg" => options.kmsg = value()?,
+            b"--device" => {
+                let text = value()?;
+                let address = grammar::parse_address(text.to_bytes());
+                options.device = Some(address.map_err(|error| UsageError::Device(text, error))?);
+            }
+            b"--modprobe" => options.modprobe = true,
+            b"--version" => return Ok(Request::Version),
+            _ => return Err(UsageError::Unknown(option)),
+        }
+    }
+    Ok(Request::Run(options))
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(option) => {
+                write!(f, "vfio-override-early: {} is no option", Quoted(option.to_bytes()))?;
+            }
+            Self::NoValue(option) => {
+                write!(f, "vfio-override-early: {} needs a value", Quoted(option.to_bytes()))?;
+            }
+            Self::Device(text, SyntaxError { column, expected }) => write!(
+                f,
+                "vfio-override-early: --device {}: column {}: expected {expected}",
+                Quoted(text.to_bytes()),
+                Decimal(*column)
+            )?,
+        }
+        f.write_str(
+            "\nusage: vfio-override-early [--sysfs DIR] [--cmdline FILE] [--kmsg FILE] \
+             [--modprobe] [--device ADDRESS] [--version]",
+        )
+    }
+}

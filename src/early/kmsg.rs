@@ -1,0 +1,143 @@
+//! The kernel log as a [`log::Log`], in the record format of the crate kernlog, which allocates.
+
+use core::ffi::CStr;
+use core::fmt::{self, Write as _};
+use core::ops::Deref;
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::os::fd::{IntoRawFd, RawFd};
+
+use log::{Level, Log, Metadata, Record};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, close, getpid};
+use vfio_override::text::Decimal;
+
+use crate::sys;
+
+/// How many records are written before the log is opened again: the kernel drops what one open file
+/// writes beyond ten records in five seconds (`devkmsg_open` in `kernel/printk/printk.c`). The
+/// watchdog writes to a file whose first nine records its child may have written.
+const RECORDS_PER_OPEN: u32 = 9;
+
+/// The log: `/dev/kmsg` or what was given for it, and the standard error stream where that cannot be
+/// opened.
+pub struct Kmsg {
+    path: &'static CStr,
+    fd: AtomicI32,
+    records: AtomicU32,
+    pid: AtomicI32,
+}
+
+impl Kmsg {
+    /// Opens the log for this process, whose number each record carries.
+    pub fn open(path: &'static CStr, process: Pid) -> Self {
+        Self {
+            path,
+            fd: AtomicI32::new(open_log(path)),
+            records: AtomicU32::new(0),
+            pid: AtomicI32::new(process.as_raw()),
+        }
+    }
+
+    /// Goes on for a child of the process that opened the log.
+    pub fn enter_child(&self) {
+        self.pid.store(getpid().as_raw(), Ordering::Relaxed);
+    }
+
+    /// Closes the log, before the file system that it is on is unmounted.
+    pub fn close(self) {
+        close_log(self.fd.into_inner());
+    }
+}
+
+fn open_log(path: &CStr) -> RawFd {
+    let file = sys::retry(|| open(path, OFlag::O_WRONLY | OFlag::O_APPEND, Mode::empty()));
+    let fd = file.map_or(sys::STDERR, IntoRawFd::into_raw_fd);
+    // The first descriptor of a process whose standard streams are open has a higher number.
+    if fd <= sys::STDERR {
+        sys::occupy_standard_streams();
+    }
+    fd
+}
+
+fn close_log(fd: RawFd) {
+    if fd != sys::STDERR {
+        let _ = close(fd);
+    }
+}
+
+impl Log for Kmsg {
+    fn enabled(&self, _: &Metadata) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record) {
+        let mut fd = self.fd.load(Ordering::Relaxed);
+        if fd != sys::STDERR && self.records.fetch_add(1, Ordering::Relaxed) >= RECORDS_PER_OPEN {
+            close_log(fd);
+            fd = open_log(self.path);
+            self.fd.store(fd, Ordering::Relaxed);
+            self.records.store(1, Ordering::Relaxed);
+        }
+
+        let mut line = Line::default();
+        if fd != sys::STDERR {
+            let level = match record.level() {
+                Level::Error => 3,
+                Level::Warn => 4,
+                Level::Info => 5,
+                Level::Debug => 6,
+                Level::Trace => 7,
+            };
+            line.add(&format_args!("<{}>", Decimal(level)));
+        }
+        // Not as an argument, which would bring the whole machinery of padding along.
+        let _ = line.write_str(record.target());
+        let pid = Decimal(self.pid.load(Ordering::Relaxed).unsigned_abs());
+        line.add(&format_args!("[{pid}]: {}", record.args()));
+        sys::write_line(fd, line);
+    }
+
+    fn flush(&self) {}
+}
+
+/// The kernel refuses longer records (`LOG_LINE_MAX` in `kernel/printk/printk.c`).
+const MAX_LINE: usize = 960;
+
+/// One line of bounded length; what does not fit is cut off.
+#[derive(Default)]
+pub struct Line(heapless::Vec<u8, MAX_LINE>);
+
+impl Line {
+    pub fn add(&mut self, text: &dyn fmt::Display) {
+        // It only fails where a `Display` does, and none of ours does.
+        let _ = write!(self, "{text}");
+    }
+
+    /// The line with its newline.
+    pub fn finish(mut self) -> impl Deref<Target = [u8]> {
+        let _ = self.0.push(b'\n');
+        self.0
+    }
+
+    /// How many bytes still fit, one kept for the newline.
+    fn room(&self) -> usize {
+        MAX_LINE.saturating_sub(self.0.len() + 1)
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let fitting = text.as_bytes().get(..self.room()).unwrap_or(text.as_bytes());
+        self.0.extend_from_slice(fitting).map_err(|_| fmt::Error)
+    }
+
+    fn write_char(&mut self, character: char) -> fmt::Result {
+        // Every text of ours is ASCII, and any other is escaped.
+        let byte = u8::try_from(character).unwrap_or(b'?');
+        if self.room() > 0 {
+            let _ = self.0.push(byte);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! `vfio-override-early`: applies `vfio.override=` before any driver loads.
+//!
+//! No allocation and no panic is reachable here: the first fails the link, the second the check of
+//! the linked file (`cargo xtask build`).
+
+#![no_main]
+
+mod args;
+mod init;
+mod kmsg;
+mod memory;
+mod modprobe;
+mod sys;
+mod tree;
+mod watchdog;
+
+use core::ffi::{CStr, c_char, c_int};
+
+use args::{Options, Request};
+use kmsg::Kmsg;
+use log::Level;
+use memory::Once;
+use vfio_override::cmdline;
+use vfio_override::report::{Journal, Trouble};
+use vfio_override::run::Run;
+
+/// What is read of the command line: one byte more than counts, to see that there is more.
+static LINE: Once<[u8; cmdline::MAX_LENGTH + 1]> = Once::new([0; cmdline::MAX_LENGTH + 1]);
+static RUN: Once<Run<'static>> = Once::new(Run::new());
+
+#[unsafe(no_mangle)]
+extern "C" fn main(
+    count: c_int,
+    arguments: *mut *const c_char,
+    environment: *const *const c_char,
+) -> c_int {
+    // SAFETY: the C runtime calls `main` with the process's arguments and environment, both ended by a
+    // null pointer, writable, and there until the process ends.
+    let process = unsafe { sys::Process::new(count, arguments, environment) };
+    let pid = nix::unistd::getpid();
+    if pid.as_raw() == 1 {
+        return init::run(process, pid);
+    }
+    let options = match args::parse(process.arguments().skip(1)) {
+        Ok(Request::Run(options)) => options,
+        Ok(Request::Version) => {
+            sys::print(sys::STDOUT, &args::Version);
+            return 0;
+        }
+        Err(error) => {
+            sys::print(sys::STDERR, &error);
+            return 2;
+        }
+    };
+    let kmsg = Kmsg::open(options.kmsg, pid);
+    c_int::from(!watchdog::supervise(&kmsg, &|| work(&options, process, &kmsg)))
+}
+
+/// The whole run, in the child. Returns whether every rule was applied.
+fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
+    let journal = Journal::new(kmsg, false);
+    let (Some(line), Some(run)) = (LINE.take(), RUN.take()) else { return false };
+    let line = match sys::read_file(options.cmdline, line) {
+        Ok(line) => line,
+        Err(errno) => {
+            journal.say(Level::Error, &Trouble::CommandLine(text(options.cmdline), errno));
+            return false;
+        }
+    };
+    let mut tree = match tree::Tree::open(options.sysfs, options.cmdline) {
+        Ok(tree) => tree,
+        Err(errno) => {
+            journal.say(Level::Error, &Trouble::Sysfs(text(options.sysfs), errno));
+            return false;
+        }
+    };
+    let is_applied = run.apply(&mut tree, line, options.device, kmsg);
+    if options.modprobe {
+        modprobe::load_drivers(run, &mut tree, process, journal);
+    }
+    // The process ends here, and all its descriptors with it.
+    core::mem::forget(tree);
+    is_applied
+}
+
+fn text(path: &CStr) -> &[u8] {
+    path.to_bytes()
+}

@@ -1,0 +1,62 @@
+//! Loading the drivers that rules name.
+
+use core::ffi::CStr;
+
+use log::Level;
+use nix::libc;
+use nix::unistd::{ForkResult, fork};
+use vfio_override::report::{Journal, Loading, LoadingResult};
+use vfio_override::rule::MAX_DRIVER;
+use vfio_override::run::Run;
+
+use crate::sys::{self, Process};
+use crate::tree::Tree;
+
+const MODPROBES: [&CStr; 4] =
+    [c"/sbin/modprobe", c"/usr/sbin/modprobe", c"/bin/modprobe", c"/usr/bin/modprobe"];
+/// What a shell answers where a program is missing.
+const MISSING: i32 = 127;
+
+/// Loads each driver that does not have all its functions yet, and says what came of it.
+pub fn load_drivers(run: &Run<'_>, tree: &mut Tree, process: Process, journal: Journal<'_>) {
+    for driver in run.drivers() {
+        let (kept, bound) = run.bound_to(tree, driver);
+        if bound == kept {
+            continue;
+        }
+        let result = load(driver, process);
+        let (kept, bound) = run.bound_to(tree, driver);
+        let loading = Loading { driver, result, kept, bound };
+        journal.say(if bound == kept { Level::Info } else { Level::Warn }, &loading);
+    }
+}
+
+fn load(driver: &[u8], process: Process) -> LoadingResult {
+    let mut name = heapless::Vec::<u8, { MAX_DRIVER + 1 }>::new();
+    if name.extend_from_slice(driver).is_err() || name.push(0).is_err() {
+        return LoadingResult::NotStarted(nix::errno::Errno::ENAMETOOLONG);
+    }
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    // SAFETY: this process has one thread, so that the child may do whatever its parent may.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            // Without the pipe in particular, whose end is the end of the work.
+            let _ = sys::close_range(sys::STDERR + 1, i32::MAX);
+            for modprobe in MODPROBES {
+                // A name that begins with a dash is no option.
+                sys::exec(modprobe, &[c"modprobe", c"-q", c"--", name], process);
+            }
+            sys::exit(MISSING);
+        }
+        Ok(ForkResult::Parent { child }) => match sys::wait(child, 0) {
+            Ok(Some(status)) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
+                0 => LoadingResult::Loaded,
+                MISSING => LoadingResult::NoModprobe,
+                status => LoadingResult::Refused(status),
+            },
+            Ok(_) => LoadingResult::Crashed,
+            Err(errno) => LoadingResult::NotStarted(errno),
+        },
+        Err(errno) => LoadingResult::NotStarted(errno),
+    }
+}

@@ -1,0 +1,205 @@
+//! The system calls that nix has not, or not without allocation, and those used all over.
+
+use core::ffi::{CStr, c_char, c_int};
+use core::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::libc;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, read, write};
+
+use crate::kmsg::Line;
+
+pub const STDOUT: RawFd = 1;
+pub const STDERR: RawFd = 2;
+
+/// The arguments and the environment of this process.
+#[derive(Clone, Copy)]
+pub struct Process {
+    count: c_int,
+    arguments: *mut *const c_char,
+    environment: *const *const c_char,
+}
+
+impl Process {
+    /// # Safety
+    ///
+    /// Both must be arrays of C strings that end with a null pointer and that live, like the strings,
+    /// until the process ends. There must be `count` arguments, in a writable array.
+    pub const unsafe fn new(
+        count: c_int,
+        arguments: *mut *const c_char,
+        environment: *const *const c_char,
+    ) -> Self {
+        Self { count, arguments, environment }
+    }
+
+    /// The arguments, the program's name first.
+    pub fn arguments(self) -> impl Iterator<Item = &'static CStr> {
+        let mut next = self.arguments;
+        core::iter::from_fn(move || {
+            // SAFETY: the array ends with a null pointer, behind which `next` is never moved; each
+            // string before it is valid for as long as the process runs.
+            unsafe {
+                if (*next).is_null() {
+                    return None;
+                }
+                let argument = CStr::from_ptr(*next);
+                next = next.add(1);
+                Some(argument)
+            }
+        })
+    }
+
+    /// Becomes another program with the same arguments, its own name first, and the same environment.
+    /// Returns only where that fails.
+    pub fn exec(self, program: &CStr) -> Errno {
+        if self.count < 1 {
+            return exec(program, &[program], self);
+        }
+        // SAFETY: there is a first argument, and the array is writable; `program` outlives the call, and
+        // nothing reads the array after a call that fails.
+        unsafe {
+            *self.arguments = program.as_ptr();
+            libc::execve(program.as_ptr(), self.arguments.cast(), self.environment);
+        }
+        Errno::last()
+    }
+}
+
+/// The most arguments of a program that [`exec`] starts.
+const MAX_ARGUMENTS: usize = 4;
+
+/// Becomes another program, with these arguments and this process's environment. Returns only where
+/// that fails.
+pub fn exec(program: &CStr, arguments: &[&CStr], process: Process) -> Errno {
+    let mut array = [core::ptr::null(); MAX_ARGUMENTS + 1];
+    for (slot, argument) in array.iter_mut().take(MAX_ARGUMENTS).zip(arguments) {
+        *slot = argument.as_ptr();
+    }
+    // SAFETY: both arrays end with a null pointer, the first because its last slot is never filled.
+    unsafe { libc::execve(program.as_ptr(), array.as_ptr(), process.environment) };
+    Errno::last()
+}
+
+/// Repeats a call that a signal interrupted.
+pub fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Reads a file whole, but for what does not fit into `buffer`.
+pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
+    let file = retry(|| open(path, OFlag::O_RDONLY, Mode::empty()))?;
+    let mut length = 0;
+    while let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) {
+        match retry(|| read(&file, free))? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+/// Reads a symbolic link into `buffer`.
+pub fn read_link(directory: impl AsFd, path: &CStr, buffer: &mut [u8]) -> nix::Result<usize> {
+    let directory = directory.as_fd().as_raw_fd();
+    let start = buffer.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most as many bytes as the buffer holds.
+    let length = unsafe { libc::readlinkat(directory, path.as_ptr(), start, buffer.len()) };
+    usize::try_from(length).map_err(|_| Errno::last())
+}
+
+/// Hands over the name of each entry of an open directory but `.` and `..`.
+pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
+    /// Where the length and the name begin in `struct linux_dirent64` (`include/linux/dirent.h`).
+    const LENGTH: usize = 16;
+    const NAME: usize = 19;
+    /// Aligned for the structure's 64-bit fields.
+    #[repr(align(8))]
+    struct Buffer([u8; 4096]);
+
+    let directory = directory.as_fd().as_raw_fd();
+    let mut buffer = Buffer([0; 4096]);
+    loop {
+        let start = buffer.0.as_mut_ptr();
+        let size = buffer.0.len();
+        // SAFETY: the kernel writes at most `size` bytes from `start`.
+        let filled = unsafe { libc::syscall(libc::SYS_getdents64, directory, start, size) };
+        let filled = usize::try_from(filled).map_err(|_| Errno::last())?;
+        if filled == 0 {
+            return Ok(());
+        }
+        let mut entries = buffer.0.get(..filled).unwrap_or_default();
+        while let Some(&[low, high]) = entries.get(LENGTH..LENGTH + 2) {
+            let length = usize::from(u16::from_ne_bytes([low, high]));
+            let Some((entry, rest)) = entries.split_at_checked(length.max(NAME)) else { break };
+            let name = entry.get(NAME..).and_then(|name| name.split(|&byte| byte == 0).next());
+            match name {
+                Some(b"." | b"..") | None => {}
+                Some(name) => each(name),
+            }
+            entries = rest;
+        }
+    }
+}
+
+/// Opens what is closed of the standard streams on something that cannot be written to, so that no
+/// attribute ever gets the number of the stream that messages go to. The next program finds them
+/// closed as before.
+pub fn occupy_standard_streams() {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    while let Ok(file) = open(c"/", flags, Mode::empty()) {
+        if file.as_raw_fd() > STDERR {
+            break;
+        }
+        let _ = file.into_raw_fd();
+    }
+}
+
+/// Closes the descriptors from `first` to `last` in one call (Linux 5.9).
+pub fn close_range(first: RawFd, last: RawFd) -> nix::Result<()> {
+    // SAFETY: the callers own every descriptor in the range, and use none of them afterwards.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Ends the process at once, without what a C library does on the way out.
+pub fn exit(status: c_int) -> ! {
+    // SAFETY: nothing has to be undone or flushed.
+    unsafe { libc::_exit(status) }
+}
+
+/// Waits for a child and returns its status; with `WNOHANG` in `flags`, `None` while it still runs.
+pub fn wait(child: Pid, flags: c_int) -> nix::Result<Option<c_int>> {
+    let mut status = 0;
+    // nix's own decodes the status with an assertion, which is a panic.
+    // SAFETY: the kernel writes one `int` to `status`.
+    let pid =
+        retry(|| Errno::result(unsafe { libc::waitpid(child.as_raw(), &raw mut status, flags) }))?;
+    Ok((pid != 0).then_some(status))
+}
+
+/// Writes a line to one of the standard streams, as far as it is open.
+pub fn print(stream: RawFd, sentence: &dyn fmt::Display) {
+    let mut line = Line::default();
+    line.add(sentence);
+    write_line(stream, line);
+}
+
+/// Writes to a descriptor that may not be open.
+pub fn write_line(stream: RawFd, line: Line) {
+    if stream < 0 {
+        return;
+    }
+    // SAFETY: it is not used beyond the call, which fails where the descriptor is not open.
+    let stream = unsafe { BorrowedFd::borrow_raw(stream) };
+    // There is nobody left to tell.
+    let _ = write(stream, &line.finish());
+}

@@ -1,0 +1,78 @@
+//! The work in a child, and a parent that goes on in any case.
+
+use std::os::fd::AsFd;
+
+use log::Level;
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{ForkResult, Pid, fork, pipe};
+use vfio_override::report::{Journal, Trouble};
+
+use crate::kmsg::Kmsg;
+use crate::sys::{self, retry};
+
+/// How long the work may take, in milliseconds.
+const LIMIT: u16 = 5_000;
+/// How long a killed child may take to go, in milliseconds. One that is stuck in the kernel never does.
+const GRACE: u16 = 100;
+
+/// Runs `work` in a child, and returns whether it ended in time and said yes.
+pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
+    let journal = Journal::new(kmsg, false);
+    // The child alone holds the writing end, so that its end, however it comes, is the pipe's.
+    let (ended, running) = match pipe() {
+        Ok(ends) => ends,
+        Err(errno) => {
+            journal.say(Level::Error, &Trouble::NoWorker(errno));
+            return false;
+        }
+    };
+    // SAFETY: this process has one thread, so that the child may do whatever its parent may.
+    let child = match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            drop(ended);
+            kmsg.enter_child();
+            let is_done = work();
+            sys::exit(i32::from(!is_done));
+        }
+        Ok(ForkResult::Parent { child }) => child,
+        Err(errno) => {
+            journal.say(Level::Error, &Trouble::NoWorker(errno));
+            return false;
+        }
+    };
+    drop(running);
+
+    let trouble = if hangs_up(ended.as_fd(), LIMIT) {
+        match sys::wait(child, 0) {
+            Ok(Some(status)) if libc::WIFEXITED(status) => {
+                return libc::WEXITSTATUS(status) == 0;
+            }
+            Ok(Some(status)) => Trouble::WorkerKilled(libc::WTERMSIG(status)),
+            Ok(None) => Trouble::WorkerLost(Errno::ECHILD),
+            Err(errno) => Trouble::WorkerLost(errno),
+        }
+    } else {
+        give_up(child, ended.as_fd());
+        Trouble::WorkerHangs(LIMIT / 1_000)
+    };
+    journal.say(Level::Error, &trouble);
+    false
+}
+
+fn give_up(child: Pid, ended: impl AsFd) {
+    let _ = kill(child, Signal::SIGKILL);
+    if hangs_up(ended, GRACE) {
+        let _ = sys::wait(child, 0);
+    }
+}
+
+/// Whether the other end of the pipe is closed within this many milliseconds.
+fn hangs_up(pipe: impl AsFd, limit: u16) -> bool {
+    // No signal is handled here, so that none but SIGCONT interrupts the wait and starts it anew.
+    retry(|| poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::from(limit)))
+        // Where the wait fails, better end the work early than wait for a child that nobody watches.
+        .is_ok_and(|ready| ready > 0)
+}

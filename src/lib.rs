@@ -1,0 +1,30 @@
+//! Keeps host drivers away from the PCI functions named by `vfio.override=` on the kernel command
+//! line.
+//!
+//! The way of a rule: [`cmdline`] finds it, [`grammar`] reads it into a [`rule::Rule`],
+//! [`ruleset::RuleSet`] numbers it, [`survey::survey`] looks at the functions it concerns,
+//! [`plan::Plan`] decides what becomes of each, [`apply`] does it through [`system::System`], and
+//! [`report`] says so. [`run::run`] is all of this in order.
+//!
+//! Nothing here allocates, and nothing can panic: the early binary is checked for both when it is
+//! linked.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod cmdline;
+pub mod grammar;
+mod hex;
+mod iomem;
+mod lines;
+pub mod pci;
+pub mod plan;
+pub mod report;
+pub mod rule;
+pub mod ruleset;
+pub mod run;
+pub mod survey;
+pub mod system;
+pub mod text;
+pub mod variant;

@@ -1,0 +1,235 @@
+//! Names and numbers of PCI functions, each printed exactly as sysfs prints it.
+
+use core::fmt;
+
+use crate::hex;
+
+/// The address of one PCI function, printed as sysfs names it: `0000:03:00.0`.
+///
+/// Domain 0 to ffffffff (Intel VMD uses 5 digits), bus 0 to ff, device 0 to 1f, function 0 to 7
+/// (`pci_setup_device` in `drivers/pci/probe.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    domain: u32,
+    bus: u8,
+    devfn: u8,
+}
+
+impl Address {
+    /// The function at these numbers; `None` when the device is above 1f or the function above 7.
+    #[must_use]
+    pub const fn new(domain: u32, bus: u8, device: u8, function: u8) -> Option<Self> {
+        if device > MAX_DEVICE || function > MAX_FUNCTION {
+            return None;
+        }
+        Some(Self { domain, bus, devfn: device << 3 | function })
+    }
+
+    /// Reads the name of a directory in `/sys/bus/pci/devices`; `None` for any other text.
+    #[must_use]
+    pub fn from_sysfs(name: &[u8]) -> Option<Self> {
+        let mut fields = name.splitn(3, |&byte| byte == b':');
+        let domain = fields.next().filter(|text| text.len() >= 4)?;
+        let bus = fields.next().filter(|text| text.len() == 2)?;
+        let [high, low, b'.', function] = fields.next()? else { return None };
+        Self::new(
+            hex::number(domain, 8)?,
+            u8::try_from(hex::number(bus, 2)?).ok()?,
+            u8::try_from(hex::number(&[*high, *low], 2)?).ok()?,
+            u8::try_from(hex::digit(*function)?).ok()?,
+        )
+    }
+
+    /// Domain, the PCI segment: 0 to ffffffff.
+    #[must_use]
+    pub const fn domain(self) -> u32 {
+        self.domain
+    }
+
+    /// Bus: 0 to ff.
+    #[must_use]
+    pub const fn bus(self) -> u8 {
+        self.bus
+    }
+
+    /// Device on the bus: 0 to 1f.
+    #[must_use]
+    pub const fn device(self) -> u8 {
+        self.devfn >> 3
+    }
+
+    /// Function of the device: 0 to 7.
+    #[must_use]
+    pub const fn function(self) -> u8 {
+        self.devfn & MAX_FUNCTION
+    }
+
+    /// The function of this number in the same slot.
+    #[must_use]
+    pub const fn sibling(self, function: u8) -> Self {
+        Self { devfn: self.devfn & !MAX_FUNCTION | function & MAX_FUNCTION, ..self }
+    }
+
+    /// Whether both are functions of one slot: same domain, bus and device.
+    #[must_use]
+    pub const fn same_slot(self, other: Self) -> bool {
+        self.domain == other.domain && self.bus == other.bus && self.device() == other.device()
+    }
+}
+
+/// The highest device number on a bus (`PCI_SLOT` in `include/uapi/linux/pci.h`).
+pub const MAX_DEVICE: u8 = 0x1f;
+/// The highest function number of a device (`PCI_FUNC` in `include/uapi/linux/pci.h`).
+pub const MAX_FUNCTION: u8 = 7;
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(f, self.domain, 4)?;
+        f.write_str(":")?;
+        hex::write(f, self.bus.into(), 2)?;
+        f.write_str(":")?;
+        hex::write(f, self.device().into(), 2)?;
+        f.write_str(".")?;
+        hex::write(f, self.function().into(), 1)
+    }
+}
+
+/// Vendor and device ID, each 0 to ffff, printed as `lspci -nn` prints them: `10de:2204`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Id {
+    /// Vendor ID, or subsystem vendor ID.
+    pub vendor: u16,
+    /// Device ID, or subsystem device ID.
+    pub device: u16,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(f, self.vendor.into(), 4)?;
+        f.write_str(":")?;
+        hex::write(f, self.device.into(), 4)
+    }
+}
+
+/// The 24-bit class code, base class first: `030000` is a VGA controller
+/// (`include/linux/pci_ids.h`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Class(u32);
+
+impl Class {
+    /// The class with this code, 0 to ffffff; `None` above.
+    #[must_use]
+    pub const fn new(code: u32) -> Option<Self> {
+        if code > 0x00ff_ffff { None } else { Some(Self(code)) }
+    }
+
+    /// The class code, 0 to ffffff.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        self.0
+    }
+
+    /// Base class and subclass, without the programming interface: 0 to ffff.
+    const fn subclass(self) -> u32 {
+        self.0 >> 8
+    }
+
+    /// A host, PCI, `CardBus` or PCI-to-PCI (semi-transparent) bridge: the classes that no driver for
+    /// passthrough can take, and whose loss takes the devices behind it along.
+    #[must_use]
+    pub const fn is_bridge(self) -> bool {
+        matches!(self.subclass(), 0x0600 | 0x0604 | 0x0607 | 0x0609)
+    }
+
+    /// A VGA controller: the only class for which sysfs has `boot_vga`.
+    #[must_use]
+    pub const fn is_vga(self) -> bool {
+        self.subclass() == 0x0300
+    }
+
+    /// Any display controller.
+    #[must_use]
+    pub const fn is_display(self) -> bool {
+        self.subclass() >> 8 == 0x03
+    }
+
+    /// Any mass-storage controller.
+    #[must_use]
+    pub const fn is_storage(self) -> bool {
+        self.subclass() >> 8 == 0x01
+    }
+
+    /// Any network controller.
+    #[must_use]
+    pub const fn is_network(self) -> bool {
+        self.subclass() >> 8 == 0x02
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(f, self.0, 6)
+    }
+}
+
+/// What is known of one function, as its attributes in sysfs tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Where it is.
+    pub address: Address,
+    /// Vendor and device ID.
+    pub id: Id,
+    /// Subsystem vendor and device ID; zero for bridges and old devices.
+    pub subsystem: Id,
+    /// Class code.
+    pub class: Class,
+    /// Number of its IOMMU group; `None` without an IOMMU, or where nobody needed to know.
+    pub group: Option<u32>,
+    /// The display that the firmware booted on (`drivers/pci/vgaarb.c`).
+    pub boot_vga: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::string::ToString;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn sysfs_name_of_an_address_is_read_back(
+            domain: u32, bus: u8, device in 0..=MAX_DEVICE, function in 0..=MAX_FUNCTION,
+        ) {
+            let address = Address::new(domain, bus, device, function).unwrap();
+            let name = address.to_string();
+            prop_assert_eq!(&name, &std::format!("{domain:04x}:{bus:02x}:{device:02x}.{function}"));
+            prop_assert_eq!(Address::from_sysfs(name.as_bytes()), Some(address));
+        }
+
+        #[test]
+        fn only_the_canonical_name_is_an_address(name in "[0-9a-f:. ]{0,14}") {
+            if let Some(address) = Address::from_sysfs(name.as_bytes()) {
+                prop_assert_eq!(address.to_string(), name);
+            }
+        }
+    }
+
+    #[test]
+    fn port_services_are_not_functions() {
+        assert_eq!(Address::from_sysfs(b"0000:00:1c.0:pcie001"), None);
+        assert_eq!(Address::from_sysfs(b"0000:00:1c.8"), None);
+        assert_eq!(Address::from_sysfs(b"0000:00:20.0"), None);
+        assert_eq!(Address::from_sysfs(b"pci0000:00"), None);
+    }
+
+    #[test]
+    fn bridges_are_four_subclasses() {
+        let bridges: std::vec::Vec<u32> = (0..=0xffff)
+            .filter(|subclass| Class::new(subclass << 8).unwrap().is_bridge())
+            .collect();
+        assert_eq!(bridges, [0x0600, 0x0604, 0x0607, 0x0609]);
+    }
+}

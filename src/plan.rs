@@ -1,0 +1,307 @@
+//! Deciding: which rule has the last word on each function, and what came of each rule.
+//!
+//! Pure: everything it depends on is in the rules and the [`Inventory`].
+
+use heapless::Vec;
+
+use crate::grammar::SyntaxError;
+use crate::pci::{Address, Class, Function, Id};
+use crate::rule::{Action, Driver, Expansion, NOBODY, Place, Rule, Selector, Statement, VFIO_PCI};
+use crate::ruleset::{MAX_RULES, RuleNumber, RuleSet};
+use crate::survey::{Inventory, MAX_FUNCTIONS};
+use crate::system::Fault;
+
+/// What came of one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// `off` or `debug`, which select nothing.
+    Setting,
+    /// It decided at least one function.
+    Applied,
+    /// An exclusion that matched.
+    Excluded,
+    /// Later rules decided all its functions.
+    Overruled,
+    /// Nothing that it selects is there.
+    Unmatched,
+    /// Only one function was asked for, and the rule does not concern it.
+    Elsewhere,
+    /// It must not be applied.
+    Refused(Refusal),
+    /// It is not a rule.
+    Invalid(SyntaxError),
+    /// An operation failed on a function that it decided, or that it names.
+    Failed(Failure),
+}
+
+/// Why a rule must not be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It names a bridge.
+    Bridge(Address, Class),
+    /// The function found there has another ID than its guard.
+    Guard(Address, Id),
+    /// The exclusion of this number, which comes later, cannot be honoured.
+    LostExclusion(RuleNumber),
+}
+
+/// Why a function is not as its rule wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// An operation failed.
+    Fault(Fault),
+    /// `driver_override` was written, and holds something else.
+    NotHeld(Address),
+    /// A driver that was not asked for has the function still.
+    StillBound(Address),
+}
+
+/// One thing to do. All overrides come first, so that no slow function leaves another unprotected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Make `driver_override` of the function hold the driver's name.
+    Override(Address, &'a [u8]),
+    /// Unbind the function from any other driver, probe it, and see what has it then.
+    Bind(Address, &'a [u8]),
+}
+
+/// What becomes of every function of an inventory, and what came of every rule.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Who decides on each function.
+    pub decisions: Decisions,
+    /// What came of each rule.
+    pub outcomes: Outcomes,
+}
+
+/// The number of the rule that decides, beside each function of the inventory.
+#[derive(Debug, Default)]
+pub struct Decisions(Vec<Option<RuleNumber>, MAX_FUNCTIONS>);
+
+/// The outcome of every rule.
+#[derive(Debug, Default)]
+pub struct Outcomes(Vec<Outcome, MAX_RULES>);
+
+impl Plan {
+    /// A plan without decisions.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { decisions: Decisions(Vec::new()), outcomes: Outcomes(Vec::new()) }
+    }
+
+    /// Decides everything; with `only`, nothing but this function.
+    pub fn decide(&mut self, rules: &RuleSet<'_>, inventory: &Inventory, only: Option<Address>) {
+        self.decisions.0.clear();
+        for _ in inventory.functions() {
+            // There is room for as many as the inventory holds.
+            let _ = self.decisions.0.push(None);
+        }
+        self.outcomes.0.clear();
+        for (number, entry) in rules.entries() {
+            let outcome = match &entry.parsed {
+                Err(error) => Outcome::Invalid(*error),
+                Ok(Statement::Off | Statement::Debug) => Outcome::Setting,
+                Ok(Statement::Rule(rule)) => match rules.lost_exclusion() {
+                    Some(lost) if number < lost => Outcome::Refused(Refusal::LostExclusion(lost)),
+                    _ => self.rule(number, rule, inventory),
+                },
+            };
+            let _ = self.outcomes.0.push(outcome);
+        }
+
+        let mut decides = [false; MAX_RULES + 1];
+        for (function, deciding) in inventory.functions().zip(&mut self.decisions.0) {
+            if only.is_some_and(|only| only != function.address) {
+                *deciding = None;
+            }
+            if let Some(decides) = deciding.and_then(|rule| decides.get_mut(usize::from(rule))) {
+                *decides = true;
+            }
+        }
+        for (outcome, decides) in self.outcomes.0.iter_mut().zip(decides.into_iter().skip(1)) {
+            let is_elsewhere = match *outcome {
+                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched => {
+                    only.is_some() && !decides
+                }
+                Outcome::Refused(Refusal::Bridge(address, _) | Refusal::Guard(address, _)) => {
+                    only.is_some_and(|only| only != address)
+                }
+                _ => false,
+            };
+            if is_elsewhere {
+                *outcome = Outcome::Elsewhere;
+            } else if !decides && matches!(*outcome, Outcome::Applied | Outcome::Excluded) {
+                *outcome = Outcome::Overruled;
+            }
+        }
+    }
+
+    /// Marks what the rule matches as decided by it.
+    fn rule(&mut self, number: RuleNumber, rule: &Rule<'_>, inventory: &Inventory) -> Outcome {
+        let excludes = rule.action == Action::Exclude;
+        let selected = |function: &&Function| inventory.selects(number, &rule.selector, function);
+        let may_take = |function: &&Function| excludes || !function.class.is_bridge();
+
+        if let Some(first) = inventory.functions().find(selected) {
+            if rule.guard.is_some_and(|guard| guard != first.id) {
+                return Outcome::Refused(Refusal::Guard(first.address, first.id));
+            }
+            if !excludes && first.class.is_bridge() && names_one_function(&rule.selector) {
+                return Outcome::Refused(Refusal::Bridge(first.address, first.class));
+            }
+        }
+
+        let mut outcome = Outcome::Unmatched;
+        for (index, seed) in inventory.functions().enumerate() {
+            if !selected(&seed) || !may_take(&seed) {
+                continue;
+            }
+            outcome = if excludes { Outcome::Excluded } else { Outcome::Applied };
+            if let Some(deciding) = self.decisions.0.get_mut(index) {
+                *deciding = Some(number);
+            }
+            let Some(expansion) = rule.expansion else { continue };
+            let joins = |function: &Function| match expansion {
+                Expansion::Slot => function.address.same_slot(seed.address),
+                Expansion::Group => seed.group.is_some() && function.group == seed.group,
+            };
+            for (function, deciding) in inventory.functions().zip(&mut self.decisions.0) {
+                if joins(function) && may_take(&function) {
+                    *deciding = Some(number);
+                }
+            }
+        }
+        match inventory.fault_of(number, &rule.selector) {
+            Some(fault) => Outcome::Failed(Failure::Fault(fault)),
+            None => outcome,
+        }
+    }
+}
+
+impl Decisions {
+    /// The number of the rule that decides on the function at `index` of [`Inventory::functions`].
+    #[must_use]
+    pub fn rule(&self, index: usize) -> Option<RuleNumber> {
+        self.0.get(index).copied().flatten()
+    }
+
+    /// Each function that is taken, by address.
+    pub fn taken<'a>(
+        &self,
+        rules: &'a RuleSet<'_>,
+        inventory: &'a Inventory,
+    ) -> impl Iterator<Item = Taken<'a>> {
+        let mut index = 0;
+        core::iter::from_fn(move || {
+            let taken = self.next_taken(index, rules, inventory)?;
+            index = taken.index + 1;
+            Some(taken)
+        })
+    }
+
+    /// The first that is taken from `index` on.
+    fn next_taken<'a>(
+        &self,
+        index: usize,
+        rules: &'a RuleSet<'_>,
+        inventory: &'a Inventory,
+    ) -> Option<Taken<'a>> {
+        let functions = inventory.functions().zip(&self.0).enumerate().skip(index);
+        functions.into_iter().find_map(|(index, (function, deciding))| {
+            let rule = (*deciding)?;
+            let driver = match rules.driver(rule)? {
+                Driver::Named(name) => name,
+                Driver::Nobody => NOBODY,
+                Driver::Auto => inventory.variant(index).unwrap_or(VFIO_PCI),
+            };
+            Some(Taken { index, function, rule, driver })
+        })
+    }
+
+    /// What to do, in order.
+    pub fn steps<'a>(
+        &self,
+        rules: &'a RuleSet<'_>,
+        inventory: &'a Inventory,
+    ) -> impl Iterator<Item = Step<'a>> {
+        let overrides = self.taken(rules, inventory);
+        let binds = self.taken(rules, inventory);
+        overrides
+            .map(|taken| Step::Override(taken.function.address, taken.driver))
+            .chain(binds.map(|taken| Step::Bind(taken.function.address, taken.driver)))
+    }
+
+    /// The functions of an IOMMU group that stay with the host: endpoints that are not taken.
+    pub fn left_in_group<'a>(
+        &self,
+        inventory: &'a Inventory,
+        rules: &RuleSet<'_>,
+        group: u32,
+    ) -> impl Iterator<Item = &'a Function> {
+        inventory
+            .functions()
+            .zip(&self.0)
+            .filter(move |(function, deciding)| {
+                function.group == Some(group)
+                    && !function.class.is_bridge()
+                    && deciding.and_then(|rule| rules.driver(rule)).is_none()
+            })
+            .map(|(function, _)| function)
+    }
+}
+
+impl Outcomes {
+    /// The outcome of every rule, with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (RuleNumber, Outcome)> {
+        (1..).zip(self.0.iter().copied())
+    }
+
+    /// The outcome of the rule of this number.
+    #[must_use]
+    pub fn outcome(&self, number: RuleNumber) -> Option<Outcome> {
+        self.0.get(usize::from(number).checked_sub(1)?).copied()
+    }
+
+    /// Says that a function of this rule is not as it should be. Returns whether this is the rule's
+    /// first failure, which is the one kept.
+    pub fn fail(&mut self, number: RuleNumber, failure: Failure) -> bool {
+        match usize::from(number).checked_sub(1).and_then(|index| self.0.get_mut(index)) {
+            Some(outcome @ Outcome::Applied) => {
+                *outcome = Outcome::Failed(failure);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A function that is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// Its place among [`Inventory::functions`].
+    pub index: usize,
+    /// The function.
+    pub function: &'a Function,
+    /// The number of the rule that decides.
+    pub rule: RuleNumber,
+    /// The driver that it is kept for.
+    pub driver: &'a [u8],
+}
+
+impl Taken<'_> {
+    /// Whether its driver works on whole IOMMU groups, as every VFIO driver does.
+    #[must_use]
+    pub fn needs_iommu(&self) -> bool {
+        self.driver != NOBODY && self.driver != b"pci-stub"
+    }
+}
+
+/// An address or a path without `*` at its end: the operator means this very function.
+fn names_one_function(selector: &Selector) -> bool {
+    let is_one = |place: &Place| place.function.is_some();
+    match selector {
+        Selector::Address { place, .. } => is_one(place),
+        Selector::Path { hops, .. } => hops.last().is_some_and(is_one),
+        _ => false,
+    }
+}

@@ -1,0 +1,273 @@
+//! One rule of `vfio.override=`, and its canonical text.
+
+use core::fmt;
+
+use heapless::Vec;
+
+use crate::hex;
+use crate::pci::{Address, Class, Function, Id, MAX_FUNCTION};
+use crate::text::Escaped;
+
+/// The most hops of a path after its first bridge. Six chained Thunderbolt devices make fourteen.
+pub const MAX_HOPS: usize = 16;
+/// The most bytes of a driver's name (`MODULE_NAME_LEN` in `include/linux/module.h` is less).
+pub const MAX_DRIVER: usize = 64;
+
+/// One item of the parameter's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement<'a> {
+    /// `off`: nothing is touched.
+    Off,
+    /// `debug`: every decision is logged.
+    Debug,
+    /// Anything else.
+    Rule(Rule<'a>),
+}
+
+/// A rule that selects functions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule<'a> {
+    /// What it matches.
+    pub selector: Selector,
+    /// The ID that the function found there must have; on an address or a path only.
+    pub guard: Option<Id>,
+    /// Which neighbours of a match it takes along.
+    pub expansion: Option<Expansion>,
+    /// What becomes of a match.
+    pub action: Action<'a>,
+}
+
+/// What becomes of the functions that a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// `!`: they are left alone.
+    Exclude,
+    /// They are kept for this driver.
+    Take(Driver<'a>),
+}
+
+/// The driver that a function is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver<'a> {
+    /// The driver of this name: letters, digits and `_-.+`, at most [`MAX_DRIVER`].
+    Named(&'a [u8]),
+    /// No driver at all: `none`, the name of no driver.
+    Nobody,
+    /// The VFIO variant driver for the function, `vfio-pci` where there is none.
+    Auto,
+}
+
+impl Driver<'_> {
+    /// The driver of a rule that names none.
+    pub const DEFAULT: Self = Self::Named(VFIO_PCI);
+}
+
+/// The driver that serves every PCI function (`drivers/vfio/pci/vfio_pci.c`).
+pub const VFIO_PCI: &[u8] = b"vfio-pci";
+/// What `driver_override` holds where no driver is wanted.
+pub const NOBODY: &[u8] = b"none";
+
+/// Neighbours that a rule takes along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expansion {
+    /// The other functions of the slot.
+    Slot,
+    /// The other endpoints of the IOMMU group.
+    Group,
+}
+
+/// What a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The function, or with `*` the functions, at an address.
+    Address {
+        /// Domain, 0 to ffffffff.
+        domain: u32,
+        /// Bus, 0 to ff.
+        bus: u8,
+        /// Device and function.
+        place: Place,
+    },
+    /// The function behind a chain of bridges, wherever the buses between are numbered (`pci=` in
+    /// the kernel's `kernel-parameters.txt`, `<pci_dev>`).
+    Path {
+        /// The first bridge.
+        start: Address,
+        /// Device and function on each bus below it.
+        hops: Vec<Place, MAX_HOPS>,
+    },
+    /// The functions with these IDs.
+    Ids(Ids),
+    /// The functions whose class code begins with these digits.
+    Class {
+        /// The digits as a number.
+        prefix: u32,
+        /// How many there are: 2, 4 or 6.
+        digits: u8,
+    },
+    /// The display that the firmware booted on.
+    BootVga,
+}
+
+/// A device and a function on some bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Device, 0 to 1f.
+    pub device: u8,
+    /// Function, 0 to 7; `None` is any.
+    pub function: Option<u8>,
+}
+
+impl Place {
+    /// Whether the function at `address` stands here, on whichever bus.
+    #[must_use]
+    pub fn holds(self, address: Address) -> bool {
+        address.device() == self.device
+            && self.function.is_none_or(|function| function == address.function())
+    }
+
+    /// The addresses of this place on one bus.
+    pub(crate) fn addresses(self, domain: u32, bus: u8) -> impl Iterator<Item = Address> {
+        let (first, last) = match self.function {
+            Some(function) => (function, function),
+            None => (0, MAX_FUNCTION),
+        };
+        (first..=last).filter_map(move |function| Address::new(domain, bus, self.device, function))
+    }
+}
+
+/// IDs as `vfio-pci.ids=` takes them; `None` is any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// Vendor ID.
+    pub vendor: Option<u16>,
+    /// Device ID.
+    pub device: Option<u16>,
+    /// Subsystem vendor ID.
+    pub subvendor: Option<u16>,
+    /// Subsystem device ID.
+    pub subdevice: Option<u16>,
+    /// Class code.
+    pub class: Option<Class>,
+    /// The bits of the class that count, 0 to ffffff; 0, and then none do, where it is missing.
+    pub mask: u32,
+}
+
+impl Ids {
+    /// Whether the function has these IDs (`pci_match_one_device` in `drivers/pci/pci.h`).
+    #[must_use]
+    pub fn match_function(&self, function: &Function) -> bool {
+        let is = |wanted: Option<u16>, found| wanted.is_none_or(|wanted| wanted == found);
+        is(self.vendor, function.id.vendor)
+            && is(self.device, function.id.device)
+            && is(self.subvendor, function.subsystem.vendor)
+            && is(self.subdevice, function.subsystem.device)
+            && self
+                .class
+                .is_none_or(|class| (function.class.code() ^ class.code()) & self.mask == 0)
+    }
+}
+
+impl Selector {
+    /// Whether only the attributes of a function tell that it is meant, so that all have to be
+    /// looked at.
+    #[must_use]
+    pub const fn needs_scan(&self) -> bool {
+        matches!(self, Self::Ids(_) | Self::Class { .. } | Self::BootVga)
+    }
+}
+
+impl fmt::Display for Statement<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Debug => f.write_str("debug"),
+            Self::Rule(rule) => rule.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Rule<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.action == Action::Exclude {
+            f.write_str("!")?;
+        }
+        self.selector.fmt(f)?;
+        if let Some(id) = self.guard {
+            write!(f, "@{id}")?;
+        }
+        f.write_str(match self.expansion {
+            Some(Expansion::Slot) => "+slot",
+            Some(Expansion::Group) => "+group",
+            None => "",
+        })?;
+        match self.action {
+            Action::Exclude | Action::Take(Driver::DEFAULT) => Ok(()),
+            Action::Take(Driver::Named(name)) => write!(f, "={}", Escaped(name)),
+            Action::Take(Driver::Nobody) => f.write_str("=none"),
+            Action::Take(Driver::Auto) => f.write_str("=auto"),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { domain, bus, place } => {
+                hex::write(f, *domain, 4)?;
+                f.write_str(":")?;
+                hex::write(f, (*bus).into(), 2)?;
+                write!(f, ":{place}")
+            }
+            Self::Path { start, hops } => {
+                start.fmt(f)?;
+                hops.iter().try_for_each(|place| write!(f, "/{place}"))
+            }
+            Self::Ids(ids) => ids.fmt(f),
+            Self::Class { prefix, digits } => {
+                f.write_str("class:")?;
+                hex::write(f, *prefix, (*digits).into())
+            }
+            Self::BootVga => f.write_str("boot_vga"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(f, self.device.into(), 2)?;
+        match self.function {
+            Some(function) => {
+                f.write_str(".")?;
+                hex::write(f, function.into(), 1)
+            }
+            None => f.write_str(".*"),
+        }
+    }
+}
+
+impl fmt::Display for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = |f: &mut fmt::Formatter<'_>, id: Option<u16>| match id {
+            Some(id) => hex::write(f, id.into(), 4),
+            None => f.write_str("*"),
+        };
+        id(f, self.vendor)?;
+        f.write_str(":")?;
+        id(f, self.device)?;
+        if self.subvendor.is_none() && self.subdevice.is_none() && self.class.is_none() {
+            return Ok(());
+        }
+        f.write_str(":")?;
+        id(f, self.subvendor)?;
+        f.write_str(":")?;
+        id(f, self.subdevice)?;
+        let Some(class) = self.class else { return Ok(()) };
+        write!(f, ":{class}")?;
+        if self.mask == 0 {
+            return Ok(());
+        }
+        f.write_str(":")?;
+        hex::write(f, self.mask, 6)
+    }
+}

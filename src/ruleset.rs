@@ -1,0 +1,173 @@
+//! All rules of a kernel command line, numbered from 1.
+
+use heapless::Vec;
+
+use crate::cmdline;
+use crate::grammar::{self, SyntaxError};
+use crate::rule::{Action, Driver, Rule, Statement};
+
+/// The most rules that are kept.
+pub const MAX_RULES: usize = 512;
+
+/// The number of a rule: 1 for the first of a command line.
+pub type RuleNumber = u16;
+
+const _: () = assert!(
+    cmdline::MAX_LENGTH / 2 <= RuleNumber::MAX as usize,
+    "each rule takes two bytes of a command line"
+);
+
+/// One rule as it was written, and what it means.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The rule's text, without the blanks around it.
+    pub text: &'a [u8],
+    /// Its meaning, or why it has none.
+    pub parsed: Result<Statement<'a>, SyntaxError>,
+}
+
+impl<'a> Entry<'a> {
+    /// The rule, where this is a valid one that selects functions.
+    #[must_use]
+    pub fn rule(&self) -> Option<&Rule<'a>> {
+        match &self.parsed {
+            Ok(Statement::Rule(rule)) => Some(rule),
+            _ => None,
+        }
+    }
+}
+
+/// The rules of a command line, in their order.
+#[derive(Debug, Default)]
+pub struct RuleSet<'a> {
+    entries: Vec<Entry<'a>, MAX_RULES>,
+    surplus: usize,
+    off: Option<RuleNumber>,
+    debug: bool,
+    lost_exclusion: Option<RuleNumber>,
+    line_is_cut: bool,
+}
+
+impl<'a> RuleSet<'a> {
+    /// A set without rules.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            surplus: 0,
+            off: None,
+            debug: false,
+            lost_exclusion: None,
+            line_is_cut: false,
+        }
+    }
+
+    /// Adds the rules of every `vfio.override=` on a kernel command line.
+    pub fn add_line(&mut self, line: &'a [u8]) {
+        self.line_is_cut |= line.len() > cmdline::MAX_LENGTH;
+        for value in cmdline::overrides(line) {
+            self.add_value(value);
+        }
+    }
+
+    /// Adds the rules of one value of the parameter.
+    pub fn add_value(&mut self, value: &'a [u8]) {
+        for text in value.split(|&byte| byte == b',').map(trim).filter(|text| !text.is_empty()) {
+            self.add(text);
+        }
+    }
+
+    fn add(&mut self, text: &'a [u8]) {
+        let number = RuleNumber::try_from(self.count() + 1).unwrap_or(RuleNumber::MAX);
+        let parsed = grammar::parse(text);
+        match parsed {
+            Ok(Statement::Off) => self.off = self.off.or(Some(number)),
+            Ok(Statement::Debug) => self.debug = true,
+            _ => {}
+        }
+        // An exclusion that cannot be understood, or kept, may have protected any device.
+        let is_full = self.entries.is_full();
+        if text.starts_with(b"!") && (parsed.is_err() || is_full) {
+            self.lost_exclusion = Some(number);
+        }
+        self.surplus += usize::from(is_full);
+        let _ = self.entries.push(Entry { text, parsed });
+    }
+
+    /// How many rules were written.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.entries.len() + self.surplus
+    }
+
+    /// How many rules there are past [`MAX_RULES`], of which none is applied.
+    #[must_use]
+    pub const fn surplus(&self) -> usize {
+        self.surplus
+    }
+
+    /// The number of the rule `off`, if there is one, wherever it stands.
+    #[must_use]
+    pub const fn off(&self) -> Option<RuleNumber> {
+        self.off
+    }
+
+    /// Whether a rule says `debug`.
+    #[must_use]
+    pub const fn debug(&self) -> bool {
+        self.debug
+    }
+
+    /// Whether the command line was longer than [`cmdline::MAX_LENGTH`].
+    #[must_use]
+    pub const fn line_is_cut(&self) -> bool {
+        self.line_is_cut
+    }
+
+    /// The number of the last exclusion that cannot be honoured; all rules before it are refused.
+    #[must_use]
+    pub const fn lost_exclusion(&self) -> Option<RuleNumber> {
+        self.lost_exclusion
+    }
+
+    /// Every rule that is kept, with its number.
+    pub fn entries(&self) -> impl Iterator<Item = (RuleNumber, &Entry<'a>)> {
+        (1..).zip(&self.entries)
+    }
+
+    /// Every rule that may select functions, with its number: valid, and not before an exclusion that
+    /// cannot be honoured.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleNumber, &Rule<'a>)> {
+        let lost = self.lost_exclusion().unwrap_or(0);
+        self.entries().skip(lost.into()).filter_map(|(number, entry)| Some((number, entry.rule()?)))
+    }
+
+    /// The rule of this number.
+    #[must_use]
+    pub fn entry(&self, number: RuleNumber) -> Option<&Entry<'a>> {
+        self.entries.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The driver that the rule of this number keeps its functions for.
+    #[must_use]
+    pub fn driver(&self, number: RuleNumber) -> Option<Driver<'a>> {
+        match self.entry(number)?.rule()?.action {
+            Action::Take(driver) => Some(driver),
+            Action::Exclude => None,
+        }
+    }
+}
+
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = text
+        && cmdline::is_space(*first)
+    {
+        text = rest;
+    }
+    while let [rest @ .., last] = text
+        && cmdline::is_space(*last)
+    {
+        text = rest;
+    }
+    text
+}

@@ -1,0 +1,310 @@
+//! A whole run, from the kernel command line to the last line of the log.
+
+use core::fmt;
+
+use heapless::Vec;
+use log::{Level, Log};
+
+use crate::apply::{self, Bound, Registered};
+use crate::pci::Address;
+use crate::plan::{Decisions, Failure, Outcome, Plan, Refusal};
+use crate::report::{
+    Doubt, FunctionLine, Journal, LeftAlone, NoRules, Obstacle, Off, RuleLine, Summary, Warning,
+};
+use crate::rule::NOBODY;
+use crate::ruleset::{Entry, RuleNumber, RuleSet};
+use crate::survey::{self, Gaps, Inventory, MAX_FUNCTIONS};
+use crate::system::System;
+use crate::text::Decimal;
+
+/// The most drivers that are loaded after a run.
+pub const MAX_DRIVERS: usize = 32;
+
+/// Room for all that a run keeps in mind: fixed, some 500 KiB, of which only what is needed is ever
+/// touched. Too much for a stack.
+#[derive(Default)]
+pub struct Run<'a> {
+    rules: RuleSet<'a>,
+    inventory: Inventory,
+    plan: Plan,
+    /// Beside each function that is taken: whether its override had to be written.
+    overrides: Vec<Option<Result<bool, Failure>>, MAX_FUNCTIONS>,
+    summary: Summary,
+}
+
+impl<'a> Run<'a> {
+    /// A run that has not begun.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            rules: RuleSet::new(),
+            inventory: Inventory::new(),
+            plan: Plan::new(),
+            overrides: Vec::new(),
+            summary: Summary::new(),
+        }
+    }
+
+    /// Applies the rules of a kernel command line; with `only`, to this one function. Returns whether
+    /// every rule was applied.
+    pub fn apply(
+        &mut self,
+        system: &mut impl System,
+        line: &'a [u8],
+        only: Option<Address>,
+        log: &dyn Log,
+    ) -> bool {
+        self.rules.add_line(line);
+        let journal = Journal::new(log, self.rules.debug());
+        // What concerns no function in particular was said at boot, when all were done.
+        let general = if only.is_some() { Level::Debug } else { Level::Info };
+        if self.rules.count() == 0 {
+            journal.say(general, &NoRules);
+            return true;
+        }
+        if let Some(number) = self.rules.off() {
+            let is_valid = self.say_invalid(journal);
+            journal.say(general, &Off(number));
+            return is_valid;
+        }
+
+        let gaps = survey::survey(system, &self.rules, only, &mut self.inventory);
+        self.plan.decide(&self.rules, &self.inventory, only);
+        self.set_overrides(system);
+        let is_unobstructed = self.say_obstacles(journal, &gaps, only.is_some());
+        self.say_rules(journal, only.is_some());
+        self.say_warnings(journal, &gaps);
+        self.bind(system, journal);
+        self.summarise(journal, only.is_some()) && is_unobstructed
+    }
+
+    /// The drivers that taken functions are kept for, each once.
+    #[must_use]
+    pub fn drivers(&self) -> Vec<&[u8], MAX_DRIVERS> {
+        let mut drivers = Vec::new();
+        for taken in self.plan.decisions.taken(&self.rules, &self.inventory) {
+            if taken.driver != NOBODY && !drivers.contains(&taken.driver) {
+                // Past the limit a driver is left for whoever loads it later.
+                let _ = drivers.push(taken.driver);
+            }
+        }
+        drivers
+    }
+
+    /// How many functions are kept for this driver, and how many of them it has now.
+    pub fn bound_to(&self, system: &mut impl System, driver: &[u8]) -> (usize, usize) {
+        let (mut kept, mut bound) = (0, 0);
+        let taken = self.plan.decisions.taken(&self.rules, &self.inventory);
+        for taken in taken.filter(|taken| taken.driver == driver) {
+            kept += 1;
+            bound += usize::from(apply::is_bound(system, taken.function.address, driver));
+        }
+        (kept, bound)
+    }
+
+    fn set_overrides(&mut self, system: &mut impl System) {
+        for _ in self.inventory.functions() {
+            // There is room for as many as the inventory holds.
+            let _ = self.overrides.push(None);
+        }
+        for taken in self.plan.decisions.taken(&self.rules, &self.inventory) {
+            let result = apply::set_override(system, taken.function.address, taken.driver);
+            if let Err(failure) = result {
+                self.plan.outcomes.fail(taken.rule, failure);
+            }
+            if let Some(slot) = self.overrides.get_mut(taken.index) {
+                *slot = Some(result);
+            }
+        }
+    }
+
+    fn bind(&mut self, system: &mut impl System, journal: Journal<'_>) {
+        let mut registered = Registered::default();
+        for taken in self.plan.decisions.taken(&self.rules, &self.inventory) {
+            let Some(held) = self.overrides.get(taken.index).copied().flatten() else { continue };
+            let result = held.and_then(|was_written| {
+                apply::bind(system, &mut registered, taken.function.address, taken.driver)
+                    .map(|bound| (was_written, bound))
+            });
+            self.summary.taken += 1;
+            if let Ok((_, Bound { is_bound: true, .. })) = result {
+                self.summary.bound += 1;
+            }
+            let line = FunctionLine {
+                function: taken.function,
+                rule: taken.rule,
+                driver: taken.driver,
+                result: &result,
+            };
+            journal.say(line.level(), &line);
+            if let Err(failure) = result
+                && self.plan.outcomes.fail(taken.rule, failure)
+                && let Some(entry) = self.rules.entry(taken.rule)
+            {
+                say_rule(journal, taken.rule, entry, Outcome::Failed(failure));
+            }
+        }
+    }
+
+    /// With `off` no rule has an outcome but these.
+    fn say_invalid(&self, journal: Journal<'_>) -> bool {
+        let mut is_valid = true;
+        for (number, entry) in self.rules.entries() {
+            if let Err(error) = entry.parsed {
+                is_valid = false;
+                say_rule(journal, number, entry, Outcome::Invalid(error));
+            }
+        }
+        is_valid
+    }
+
+    /// Says what could not be looked at or kept. Returns whether there was nothing of this.
+    fn say_obstacles(&self, journal: Journal<'_>, gaps: &Gaps, is_for_one: bool) -> bool {
+        let mut is_unobstructed = true;
+        let mut say = |level, obstacle: &Obstacle| {
+            is_unobstructed = false;
+            journal.say(level, obstacle);
+        };
+        let general = if is_for_one { Level::Debug } else { Level::Warn };
+        if self.rules.line_is_cut() {
+            say(general, &Obstacle::LongLine);
+        }
+        if self.rules.surplus() > 0 {
+            say(general, &Obstacle::Surplus(self.rules.surplus()));
+        }
+        if let Some(fault) = gaps.fault {
+            say(Level::Warn, &Obstacle::List(fault));
+        }
+        if let Some(limit) = gaps.exceeded {
+            say(Level::Warn, &Obstacle::Exceeded(limit));
+        }
+        for fault in self.inventory.unreadable() {
+            say(Level::Warn, &Obstacle::Function(fault));
+        }
+        is_unobstructed
+    }
+
+    fn say_rules(&self, journal: Journal<'_>, is_for_one: bool) {
+        for ((number, outcome), (_, entry)) in self.plan.outcomes.iter().zip(self.rules.entries()) {
+            // Said at boot, when all functions were done.
+            let is_known = is_for_one
+                && matches!(
+                    outcome,
+                    Outcome::Invalid(_) | Outcome::Refused(Refusal::LostExclusion(_))
+                );
+            if !is_known {
+                say_rule(journal, number, entry, outcome);
+            }
+            if let Some(doubt) = entry.rule().and_then(Doubt::about)
+                && !is_for_one
+            {
+                journal.say(Level::Warn, &Warning::Doubtful(number, entry, doubt));
+            }
+        }
+    }
+
+    fn say_warnings(&self, journal: Journal<'_>, gaps: &Gaps) {
+        let warn = |warning: &Warning<'_, '_>| journal.say(Level::Warn, warning);
+        let decisions = &self.plan.decisions;
+        let mut last_group = None;
+        let mut has_groups = true;
+        let mut is_auto = false;
+        for taken in decisions.taken(&self.rules, &self.inventory) {
+            let function = taken.function;
+            has_groups &= function.group.is_some() || !taken.needs_iommu();
+            is_auto |= self.rules.driver(taken.rule) == Some(crate::rule::Driver::Auto);
+            if let Some(group) = function.group
+                && last_group != Some(group)
+                && self.is_first_of_group(taken.index, group)
+            {
+                last_group = Some(group);
+                let left =
+                    Left { decisions, rules: &self.rules, inventory: &self.inventory, group };
+                if !left.is_empty() {
+                    warn(&Warning::NotViable(group, &left));
+                }
+            }
+            if function.boot_vga {
+                warn(&Warning::BootDisplay(function.address));
+            }
+            if function.class.is_storage() {
+                warn(&Warning::Storage(function));
+            }
+            if function.class.is_network() {
+                warn(&Warning::Network(function));
+            }
+            if self.inventory.has_framebuffer(taken.index) {
+                warn(&Warning::Framebuffer(function.address));
+            }
+        }
+        if !has_groups {
+            warn(&Warning::NoIommu);
+        }
+        if let Some(errno) = gaps.aliases_missing.filter(|_| is_auto) {
+            warn(&Warning::NoAliases(errno));
+        }
+        for (index, function) in self.inventory.functions().enumerate() {
+            let rule = decisions.rule(index);
+            if rule.and_then(|rule| self.rules.driver(rule)).is_none() {
+                journal.say(Level::Debug, &LeftAlone { function, rule });
+            }
+        }
+    }
+
+    fn is_first_of_group(&self, index: usize, group: u32) -> bool {
+        let mut taken = self.plan.decisions.taken(&self.rules, &self.inventory);
+        taken
+            .find(|taken| taken.function.group == Some(group) && taken.needs_iommu())
+            .is_some_and(|taken| taken.index == index)
+    }
+
+    fn summarise(&mut self, journal: Journal<'_>, is_for_one: bool) -> bool {
+        let mut is_done = self.rules.surplus() == 0;
+        for ((number, outcome), (_, entry)) in self.plan.outcomes.iter().zip(self.rules.entries()) {
+            self.summary.count(outcome);
+            is_done &= RuleLine { number, entry, outcome }.level() != Level::Warn;
+        }
+        if !is_for_one || self.summary.taken > 0 {
+            journal.say(if is_done { Level::Info } else { Level::Warn }, &self.summary);
+        }
+        is_done
+    }
+}
+
+fn say_rule(journal: Journal<'_>, number: RuleNumber, entry: &Entry<'_>, outcome: Outcome) {
+    let line = RuleLine { number, entry, outcome };
+    journal.say(line.level(), &line);
+}
+
+/// The functions of a group that stay with the host, the first few by name.
+struct Left<'a> {
+    decisions: &'a Decisions,
+    rules: &'a RuleSet<'a>,
+    inventory: &'a Inventory,
+    group: u32,
+}
+
+impl Left<'_> {
+    const MOST_NAMED: usize = 8;
+
+    fn is_empty(&self) -> bool {
+        self.decisions.left_in_group(self.inventory, self.rules, self.group).next().is_none()
+    }
+}
+
+impl fmt::Display for Left<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut count = 0;
+        for function in self.decisions.left_in_group(self.inventory, self.rules, self.group) {
+            if count < Self::MOST_NAMED {
+                f.write_str(if count > 0 { ", " } else { "" })?;
+                function.address.fmt(f)?;
+            }
+            count += 1;
+        }
+        match count.checked_sub(Self::MOST_NAMED) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, " and {} more", Decimal::from(more)),
+        }
+    }
+}
