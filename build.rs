@@ -1,4 +1,4 @@
-//! How the early binary is linked, besides being static: see `xtask/src/link.rs` for that.
+//! How the early binary is linked, besides being static: see `xtask/src/build.rs` for that.
 
 fn main() {
     println!("cargo::rerun-if-changed=src/early/link.ld");

@@ -6,7 +6,7 @@
 use heapless::Vec;
 use nix::errno::Errno;
 
-use crate::pci::Address;
+use crate::pci::{Address, Function};
 use crate::plan::Failure;
 use crate::rule::{MAX_DRIVER, NOBODY};
 use crate::system::{self, Attribute, Fault, Held, Operation, Path, System};
@@ -61,14 +61,22 @@ impl<'a> Registered<'a> {
 
 /// Takes the function away from any other driver and offers it to the one asked for.
 ///
-/// A driver that is not registered yet takes its functions by itself when it loads.
+/// A driver that is not registered yet takes its functions by itself when it loads. What the survey
+/// saw of a driver only decides what is tried first: the `driver` link, read after the override was
+/// set, has the last word.
 pub fn bind<'a>(
     system: &mut impl System,
     registered: &mut Registered<'a>,
-    address: Address,
+    function: &Function,
     driver: &'a [u8],
 ) -> Result<Bound, Failure> {
+    let address = function.address;
+    let is_registered = registered.has(system, driver);
     let mut bound = Bound::default();
+    if !function.is_bound && is_registered {
+        bound.was_probed = true;
+        probe(system, address)?;
+    }
     let mut buffer = [0; 256];
     match driver_of(system, address, &mut buffer)? {
         Some(name) if name == driver => {
@@ -76,28 +84,30 @@ pub fn bind<'a>(
             return Ok(bound);
         }
         Some(name) => {
-            let name = DriverName::from_slice(name.get(..MAX_DRIVER).unwrap_or(name));
-            bound.left = name.ok();
+            let name = name.get(..MAX_DRIVER).unwrap_or(name);
+            bound.left = DriverName::from_slice(name).ok();
             unbind(system, address)?;
         }
+        None if bound.was_probed || !is_registered => return Ok(bound),
         None => {}
     }
-    if registered.has(system, driver) {
+    if is_registered {
         bound.was_probed = true;
-        let path = Path::DriversProbe;
-        let name = system::name(address);
-        system
-            .probe(&name)
-            .map_err(|errno| Failure::Fault(Fault { operation: Operation::Write, path, errno }))?;
+        probe(system, address)?;
     }
-    if bound.was_probed || bound.left.is_some() {
-        match driver_of(system, address, &mut buffer)? {
-            Some(name) if name == driver => bound.is_bound = true,
-            Some(_) => return Err(Failure::StillBound(address)),
-            None => {}
-        }
+    match driver_of(system, address, &mut buffer)? {
+        Some(name) if name == driver => bound.is_bound = true,
+        Some(_) => return Err(Failure::StillBound(address)),
+        None => {}
     }
     Ok(bound)
+}
+
+fn probe(system: &mut impl System, address: Address) -> Result<(), Failure> {
+    let path = Path::DriversProbe;
+    system
+        .probe(&system::name(address))
+        .map_err(|errno| Failure::Fault(Fault { operation: Operation::Write, path, errno }))
 }
 
 /// Whether this driver has the function.

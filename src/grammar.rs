@@ -232,7 +232,7 @@ impl<'a> Cursor<'a> {
             return self.class();
         }
         if self.eat(b"pci:") {
-            return self.kernel_ids().map(Selector::Ids);
+            return self.ids(true).map(Selector::Ids);
         }
         if !matches!(selector, [b'*' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) {
             return self.fail(Expected::Selector);
@@ -240,7 +240,7 @@ impl<'a> Cursor<'a> {
         if selector.contains(&b'.') {
             self.address_or_path()
         } else {
-            self.ids().map(Selector::Ids)
+            self.ids(false).map(Selector::Ids)
         }
     }
 
@@ -311,52 +311,36 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The form of `vfio-pci.ids=` (`vfio_pci_fill_ids` in `drivers/vfio/pci/vfio_pci.c`).
-    fn ids(&mut self) -> Result<Ids, SyntaxError> {
+    /// The form of `vfio-pci.ids=` (`vfio_pci_fill_ids` in `drivers/vfio/pci/vfio_pci.c`), or behind
+    /// `pci:` that of the kernel's `<pci_dev>` (`pci_dev_str_match` in `drivers/pci/pci.c`), in which 0
+    /// means any.
+    fn ids(&mut self, is_pci_dev: bool) -> Result<Ids, SyntaxError> {
         let mut ids = Ids { vendor: self.id_or_any(Expected::VendorOrAny)?, ..Ids::default() };
         self.expect(b':', Expected::Colon)?;
         ids.device = self.id_or_any(Expected::DeviceIdOrAny)?;
         if self.eat(b":") {
             ids.subvendor = self.id_or_any(Expected::SubvendorOrAny)?;
-        } else {
-            return Ok(ids);
+            if self.eat(b":") {
+                ids.subdevice = self.id_or_any(Expected::SubdeviceOrAny)?;
+                if !is_pci_dev && self.eat(b":") {
+                    (ids.class, ids.mask) = self.class_and_mask()?;
+                }
+            } else if is_pci_dev {
+                return self.fail(Expected::SubdeviceOfPair);
+            }
         }
-        if self.eat(b":") {
-            ids.subdevice = self.id_or_any(Expected::SubdeviceOrAny)?;
-        } else {
-            return Ok(ids);
-        }
-        if self.eat(b":") {
-            ids.class = self.class_or_any()?;
-        } else {
-            return Ok(ids);
-        }
-        if self.eat(b":") {
-            let mask = self.mask()?;
-            if ids.class.is_some() {
-                ids.mask = mask;
+        if is_pci_dev {
+            for id in [&mut ids.vendor, &mut ids.device, &mut ids.subvendor, &mut ids.subdevice] {
+                *id = id.filter(|&id| id != 0);
             }
         }
         Ok(ids)
     }
 
-    /// The form of the kernel's `<pci_dev>` (`pci_dev_str_match` in `drivers/pci/pci.c`), in which 0
-    /// means any.
-    fn kernel_ids(&mut self) -> Result<Ids, SyntaxError> {
-        let mut ids = Ids { vendor: self.id_or_any(Expected::VendorOrAny)?, ..Ids::default() };
-        self.expect(b':', Expected::Colon)?;
-        ids.device = self.id_or_any(Expected::DeviceIdOrAny)?;
-        if self.eat(b":") {
-            ids.subvendor = self.id_or_any(Expected::SubvendorOrAny)?;
-            if !self.eat(b":") {
-                return self.fail(Expected::SubdeviceOfPair);
-            }
-            ids.subdevice = self.id_or_any(Expected::SubdeviceOrAny)?;
-        }
-        for id in [&mut ids.vendor, &mut ids.device, &mut ids.subvendor, &mut ids.subdevice] {
-            *id = id.filter(|&id| id != 0);
-        }
-        Ok(ids)
+    fn class_and_mask(&mut self) -> Result<(Option<Class>, u32), SyntaxError> {
+        let class = self.class_or_any()?;
+        let mask = if self.eat(b":") { self.mask()? } else { 0 };
+        Ok((class, if class.is_some() { mask } else { 0 }))
     }
 
     /// `*`, and `ffffffff` as the kernel's `PCI_ANY_ID` is written.

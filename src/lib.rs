@@ -4,7 +4,7 @@
 //! The way of a rule: [`cmdline`] finds it, [`grammar`] reads it into a [`rule::Rule`],
 //! [`ruleset::RuleSet`] numbers it, [`survey::survey`] looks at the functions it concerns,
 //! [`plan::Plan`] decides what becomes of each, [`apply`] does it through [`system::System`], and
-//! [`report`] says so. [`run::run`] is all of this in order.
+//! [`report`] says so. [`run::Run`] is all of this in order.
 //!
 //! Nothing here allocates, and nothing can panic: the early binary is checked for both when it is
 //! linked.

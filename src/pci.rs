@@ -185,6 +185,8 @@ pub struct Function {
     pub class: Class,
     /// Number of its IOMMU group; `None` without an IOMMU, or where nobody needed to know.
     pub group: Option<u32>,
+    /// Some driver had it when it was looked at.
+    pub is_bound: bool,
     /// The display that the firmware booted on (`drivers/pci/vgaarb.c`).
     pub boot_vga: bool,
 }

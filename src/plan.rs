@@ -166,7 +166,7 @@ impl Plan {
                 Expansion::Group => seed.group.is_some() && function.group == seed.group,
             };
             for (function, deciding) in inventory.functions().zip(&mut self.decisions.0) {
-                if joins(function) && may_take(&function) {
+                if joins(function) && !function.class.is_bridge() {
                     *deciding = Some(number);
                 }
             }
@@ -238,15 +238,17 @@ impl Decisions {
         rules: &RuleSet<'_>,
         group: u32,
     ) -> impl Iterator<Item = &'a Function> {
-        inventory
-            .functions()
-            .zip(&self.0)
-            .filter(move |(function, deciding)| {
-                function.group == Some(group)
-                    && !function.class.is_bridge()
-                    && deciding.and_then(|rule| rules.driver(rule)).is_none()
-            })
-            .map(|(function, _)| function)
+        let left =
+            inventory.functions().enumerate().filter(move |(index, _)| !self.takes(*index, rules));
+        left.map(|(_, function)| function)
+            .chain(inventory.neighbours())
+            .filter(move |function| function.group == Some(group) && !function.class.is_bridge())
+    }
+
+    /// Whether the function at `index` of [`Inventory::functions`] is taken.
+    #[must_use]
+    pub fn takes(&self, index: usize, rules: &RuleSet<'_>) -> bool {
+        self.rule(index).and_then(|rule| rules.driver(rule)).is_some()
     }
 }
 

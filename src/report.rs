@@ -394,17 +394,17 @@ impl Summary {
 
     /// Counts a rule.
     pub fn count(&mut self, outcome: Outcome) {
-        let word = match outcome {
+        let index = match outcome {
             Outcome::Setting | Outcome::Elsewhere => return,
-            Outcome::Applied => "applied",
-            Outcome::Excluded => "excluded",
-            Outcome::Overruled => "overruled",
-            Outcome::Unmatched => "unmatched",
-            Outcome::Refused(_) => "refused",
-            Outcome::Invalid(_) => "invalid",
-            Outcome::Failed(_) => "failed",
+            Outcome::Applied => 0,
+            Outcome::Excluded => 1,
+            Outcome::Overruled => 2,
+            Outcome::Unmatched => 3,
+            Outcome::Refused(_) => 4,
+            Outcome::Invalid(_) => 5,
+            Outcome::Failed(_) => 6,
         };
-        for (count, _) in self.counts.iter_mut().zip(Self::WORDS).filter(|(_, w)| *w == word) {
+        if let Some(count) = self.counts.get_mut(index) {
             *count += 1;
         }
     }

@@ -71,6 +71,8 @@ impl<'a> Run<'a> {
         let gaps = survey::survey(system, &self.rules, only, &mut self.inventory);
         self.plan.decide(&self.rules, &self.inventory, only);
         self.set_overrides(system);
+        let Self { rules, inventory, plan, .. } = self;
+        survey::surroundings(system, inventory, |index| plan.decisions.takes(index, rules));
         let is_unobstructed = self.say_obstacles(journal, &gaps, only.is_some());
         self.say_rules(journal, only.is_some());
         self.say_warnings(journal, &gaps);
@@ -123,7 +125,7 @@ impl<'a> Run<'a> {
         for taken in self.plan.decisions.taken(&self.rules, &self.inventory) {
             let Some(held) = self.overrides.get(taken.index).copied().flatten() else { continue };
             let result = held.and_then(|was_written| {
-                apply::bind(system, &mut registered, taken.function.address, taken.driver)
+                apply::bind(system, &mut registered, taken.function, taken.driver)
                     .map(|bound| (was_written, bound))
             });
             self.summary.taken += 1;
@@ -220,7 +222,7 @@ impl<'a> Run<'a> {
                 last_group = Some(group);
                 let left =
                     Left { decisions, rules: &self.rules, inventory: &self.inventory, group };
-                if !left.is_empty() {
+                if left.count() > 0 {
                     warn(&Warning::NotViable(group, &left));
                 }
             }
@@ -287,24 +289,34 @@ struct Left<'a> {
 impl Left<'_> {
     const MOST_NAMED: usize = 8;
 
-    fn is_empty(&self) -> bool {
-        self.decisions.left_in_group(self.inventory, self.rules, self.group).next().is_none()
+    #[inline(never)]
+    fn for_each(&self, each: &mut dyn FnMut(Address)) {
+        for function in self.decisions.left_in_group(self.inventory, self.rules, self.group) {
+            each(function.address);
+        }
+    }
+
+    fn count(&self) -> usize {
+        let mut count = 0;
+        self.for_each(&mut |_| count += 1);
+        count
     }
 }
 
 impl fmt::Display for Left<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut count = 0;
-        for function in self.decisions.left_in_group(self.inventory, self.rules, self.group) {
-            if count < Self::MOST_NAMED {
-                f.write_str(if count > 0 { ", " } else { "" })?;
-                function.address.fmt(f)?;
+        let mut result = Ok(());
+        let mut named = 0;
+        self.for_each(&mut |address| {
+            if named < Self::MOST_NAMED {
+                let separator = if named > 0 { ", " } else { "" };
+                result = result.and(f.write_str(separator)).and(address.fmt(f));
             }
-            count += 1;
-        }
-        match count.checked_sub(Self::MOST_NAMED) {
-            None | Some(0) => Ok(()),
-            Some(more) => write!(f, " and {} more", Decimal::from(more)),
+            named += 1;
+        });
+        match named.checked_sub(Self::MOST_NAMED) {
+            None | Some(0) => result,
+            Some(more) => result.and(write!(f, " and {} more", Decimal::from(more))),
         }
     }
 }

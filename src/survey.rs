@@ -1,5 +1,8 @@
 //! Looking: which functions the rules concern, and what is known of each.
 //!
+//! What a decision depends on is looked at by [`survey`], before any override is written; what only
+//! warnings depend on by [`surroundings`], afterwards.
+//!
 //! Rules with an address or a path lead straight to their functions; any other rule costs one pass
 //! over all of them. What no rule concerns is forgotten at once, so that memory stays the same
 //! however many functions there are.
@@ -18,8 +21,12 @@ use crate::variant::{self, Alias};
 
 /// The most functions that rules may concern: all of 16 buses.
 pub const MAX_FUNCTIONS: usize = 4096;
-/// The most functions that all paths together may lead to, or one path on its way.
-pub const MAX_PATH_ENDS: usize = 128;
+/// The most neighbours in the IOMMU groups of taken functions that are remembered.
+pub const MAX_NEIGHBOURS: usize = 1024;
+/// The most functions that all paths together may lead to.
+pub const MAX_PATH_ENDS: usize = 1024;
+/// The most functions that one path may lead to, or over at one of its hops.
+pub const MAX_PATH_BREADTH: usize = 64;
 /// The most variant drivers that rules with `auto` may find.
 pub const MAX_VARIANTS: usize = 32;
 /// The most functions whose attributes could not be read that are remembered.
@@ -29,6 +36,8 @@ pub const MAX_UNREADABLE: usize = 64;
 #[derive(Debug, Default)]
 pub struct Inventory {
     functions: Vec<Known, MAX_FUNCTIONS>,
+    /// In no order, and none of them among `functions`.
+    neighbours: Vec<Function, MAX_NEIGHBOURS>,
     path_ends: Vec<(RuleNumber, Address), MAX_PATH_ENDS>,
     variants: Vec<variant::Name, MAX_VARIANTS>,
     unreadable: Vec<(Address, Fault), MAX_UNREADABLE>,
@@ -54,14 +63,12 @@ pub struct Limit {
     pub what: &'static str,
 }
 
-/// A function, and how the survey came to it.
+/// A function, and what the survey did about it.
 #[derive(Debug)]
 struct Known {
     function: Function,
-    /// Reached by a rule, not only a neighbour of one that was.
-    concerned: bool,
-    /// Its group and its slot were looked at.
-    surveyed: bool,
+    /// What its rules take along was looked at.
+    expanded: bool,
     /// The framebuffer driver of the firmware's display holds memory of it.
     framebuffer: bool,
     /// The best variant driver, and the number of wildcards in its alias.
@@ -74,15 +81,21 @@ impl Inventory {
     pub const fn new() -> Self {
         Self {
             functions: Vec::new(),
+            neighbours: Vec::new(),
             path_ends: Vec::new(),
             variants: Vec::new(),
             unreadable: Vec::new(),
         }
     }
 
-    /// Every function that a rule concerns and every neighbour in their IOMMU groups, by address.
+    /// Every function that a rule may decide on, by address.
     pub fn functions(&self) -> impl Iterator<Item = &Function> {
         self.functions.iter().map(|known| &known.function)
+    }
+
+    /// The functions that share an IOMMU group with a taken one, and that no rule decides on.
+    pub fn neighbours(&self) -> impl Iterator<Item = &Function> {
+        self.neighbours.iter()
     }
 
     /// Whether the selector of the rule of this number itself matches the function.
@@ -145,13 +158,12 @@ impl Inventory {
     }
 
     /// Adds a function that is not there yet.
-    fn insert(&mut self, function: Function, concerned: bool) -> Result<(), Limit> {
+    fn insert(&mut self, function: Function) -> Result<(), Limit> {
         if self.functions.is_full() {
             return Err(Limit { limit: MAX_FUNCTIONS, what: "functions" });
         }
         let (Ok(at) | Err(at)) = self.index(function.address);
-        let mut carried =
-            Known { function, concerned, surveyed: false, framebuffer: false, variant: None };
+        let mut carried = Known { function, expanded: false, framebuffer: false, variant: None };
         // Moves the rest up by one.
         for known in self.functions.iter_mut().skip(at) {
             core::mem::swap(known, &mut carried);
@@ -178,10 +190,9 @@ pub fn survey(
         Some(address) => survey.one(system, address),
         None => survey.all(system),
     }
-    while let Some(function) = survey.next_concerned() {
-        survey.neighbours(system, function);
+    while let Some(function) = survey.next_unexpanded() {
+        survey.expand(system, &function);
     }
-    survey.framebuffers(system);
     survey.variants(system);
     survey.gaps
 }
@@ -200,7 +211,7 @@ impl Survey<'_, '_> {
             match &rule.selector {
                 Selector::Address { domain, bus, place } => {
                     for address in place.addresses(*domain, *bus) {
-                        self.visit(system, address, true);
+                        self.visit(system, address);
                     }
                 }
                 Selector::Path { start, hops } => self.walk(system, number, *start, hops),
@@ -213,27 +224,34 @@ impl Survey<'_, '_> {
                     && let Some(function) = self.look(system, address)
                     && self.has_rule(&function, |_| true)
                 {
-                    self.insert(function, true);
+                    self.insert(function);
                 }
             });
             self.gaps.fault = self.gaps.fault.or(listed.err());
         }
     }
 
-    /// The function, and whatever a rule that concerns it may start from: its slot and its group.
+    /// The function, and whatever a rule that concerns it may start from, in its slot and its group, or
+    /// be refused for: a guard is checked on the first of all functions that its rule selects.
     fn one(&mut self, system: &mut impl System, address: Address) {
         let rules = self.rules;
         for (number, rule) in rules.rules() {
-            if let Selector::Path { start, hops } = &rule.selector {
-                self.walk(system, number, *start, hops);
+            match &rule.selector {
+                Selector::Address { domain, bus, place } if rule.guard.is_some() => {
+                    for address in place.addresses(*domain, *bus) {
+                        self.visit(system, address);
+                    }
+                }
+                Selector::Path { start, hops } => self.walk(system, number, *start, hops),
+                _ => {}
             }
         }
-        self.visit(system, address, true);
+        self.visit(system, address);
         if self.inventory.index(address).is_ok() {
             for function in 0..=MAX_FUNCTION {
-                self.visit(system, address.sibling(function), true);
+                self.visit(system, address.sibling(function));
             }
-            self.group(system, address, true);
+            self.group(system, address);
         }
     }
 
@@ -245,16 +263,16 @@ impl Survey<'_, '_> {
         })
     }
 
-    fn visit(&mut self, system: &mut impl System, address: Address, concerned: bool) {
-        if let Some(known) = self.inventory.get_mut(address) {
-            known.concerned |= concerned;
-        } else if let Some(function) = self.look(system, address) {
-            self.insert(function, concerned);
+    fn visit(&mut self, system: &mut impl System, address: Address) {
+        if self.inventory.index(address).is_err()
+            && let Some(function) = self.look(system, address)
+        {
+            self.insert(function);
         }
     }
 
-    fn insert(&mut self, function: Function, concerned: bool) {
-        if let Err(limit) = self.inventory.insert(function, concerned) {
+    fn insert(&mut self, function: Function) {
+        if let Err(limit) = self.inventory.insert(function) {
             self.gaps.exceeded = Some(limit);
         }
     }
@@ -268,10 +286,10 @@ impl Survey<'_, '_> {
         start: Address,
         hops: &[Place],
     ) {
-        let mut here = Vec::<Address, MAX_PATH_ENDS>::new();
+        let mut here = Vec::<Address, MAX_PATH_BREADTH>::new();
         let _ = here.push(start);
         for hop in hops {
-            let mut next = Vec::<Address, MAX_PATH_ENDS>::new();
+            let mut next = Vec::<Address, MAX_PATH_BREADTH>::new();
             let mut full = false;
             for &bridge in &here {
                 let listed = system::list(system, Path::Device(bridge), |_, address| {
@@ -282,69 +300,46 @@ impl Survey<'_, '_> {
                     Err(fault) => self.gaps.fault = Some(fault),
                 }
             }
-            self.limit_path_ends(full);
+            if full {
+                let what = "functions at one hop of a path";
+                self.gaps.exceeded = Some(Limit { limit: MAX_PATH_BREADTH, what });
+            }
             here = next;
         }
         for &address in &here {
-            let full = self.inventory.path_ends.push((number, address)).is_err();
-            self.limit_path_ends(full);
-            self.visit(system, address, true);
+            if self.inventory.path_ends.push((number, address)).is_err() {
+                let what = "functions at the ends of paths";
+                self.gaps.exceeded = Some(Limit { limit: MAX_PATH_ENDS, what });
+            }
+            self.visit(system, address);
         }
     }
 
-    fn limit_path_ends(&mut self, full: bool) {
-        if full {
-            self.gaps.exceeded =
-                Some(Limit { limit: MAX_PATH_ENDS, what: "functions at the ends of paths" });
-        }
-    }
-
-    fn next_concerned(&mut self) -> Option<Function> {
-        let known = self.inventory.functions.iter_mut().find(|k| k.concerned && !k.surveyed)?;
-        known.surveyed = true;
+    fn next_unexpanded(&mut self) -> Option<Function> {
+        let known = self.inventory.functions.iter_mut().find(|known| !known.expanded)?;
+        known.expanded = true;
         Some(known.function)
     }
 
-    /// Adds the neighbours that rules take along, and those with which a function shares its group.
-    fn neighbours(&mut self, system: &mut impl System, function: Function) {
-        let address = function.address;
-        if self.has_rule(&function, |rule| rule.expansion == Some(Expansion::Slot)) {
+    /// Adds what rules may take along with the function.
+    fn expand(&mut self, system: &mut impl System, function: &Function) {
+        if self.has_rule(function, |rule| rule.expansion == Some(Expansion::Slot)) {
             for number in 0..=MAX_FUNCTION {
-                self.visit(system, address.sibling(number), true);
+                self.visit(system, function.address.sibling(number));
             }
         }
-        let takes_group = self.has_rule(&function, |rule| rule.expansion == Some(Expansion::Group));
-        let is_taken = self.has_rule(&function, |rule| rule.action != Action::Exclude);
-        // What is only there because of a neighbour may be taken along with it.
-        let is_selected = self.has_rule(&function, |_| true);
-        if is_selected && !is_taken && !takes_group {
-            return;
+        if self.has_rule(function, |rule| rule.expansion == Some(Expansion::Group)) {
+            self.group(system, function.address);
         }
-        if function.class.is_vga() && !self.needs_boot_vga {
-            let boot_vga = self.boot_vga(system, address);
-            if let Some(known) = self.inventory.get_mut(address) {
-                known.function.boot_vga = boot_vga;
-            }
-        }
-        self.group(system, address, takes_group);
     }
 
-    /// Finds out the function's IOMMU group and adds the others in it.
-    fn group(&mut self, system: &mut impl System, address: Address, concerned: bool) {
+    /// Adds the others of the function's IOMMU group.
+    fn group(&mut self, system: &mut impl System, address: Address) {
         if self.inventory.get_mut(address).is_none_or(|known| known.function.group.is_some()) {
             return;
         }
-        let mut buffer = [0; 256];
-        let link = Path::Attribute(address, Attribute::IommuGroup);
-        let group = match system::link_name(system, link, &mut buffer) {
-            Ok(Some(name)) => decimal(name),
-            Ok(None) => None,
-            Err(fault) => return self.remember(address, fault),
-        };
-        let Some(group) = group else { return };
-        let members = Path::Attribute(address, Attribute::IommuGroupDevices);
-        let listed = system::list(system, members, |system, member| {
-            self.visit(system, member, concerned);
+        let listed = list_group(system, address, |system, group, member| {
+            self.visit(system, member);
             if let Some(known) = self.inventory.get_mut(member) {
                 known.function.group = Some(group);
             }
@@ -359,8 +354,8 @@ impl Survey<'_, '_> {
         match look(system, address) {
             Ok(function) => {
                 let mut function = function?;
-                if self.needs_boot_vga && function.class.is_vga() {
-                    function.boot_vga = self.boot_vga(system, address);
+                if self.needs_boot_vga {
+                    function.boot_vga = is_boot_vga(system, &function);
                 }
                 Some(function)
             }
@@ -371,44 +366,12 @@ impl Survey<'_, '_> {
         }
     }
 
-    fn boot_vga(&mut self, system: &mut impl System, address: Address) -> bool {
-        let mut buffer = [0; 4];
-        let path = Path::Attribute(address, Attribute::BootVga);
-        match system::read(system, path, &mut buffer) {
-            Ok(text) => text.starts_with(b"1"),
-            Err(Fault { errno: Errno::ENOENT, .. }) => false,
-            Err(fault) => {
-                self.remember(address, fault);
-                false
-            }
-        }
-    }
-
     #[inline(never)]
     fn remember(&mut self, address: Address, fault: Fault) {
         if self.inventory.unreadable.push((address, fault)).is_err() {
             self.gaps.exceeded =
                 Some(Limit { limit: MAX_UNREADABLE, what: "unreadable functions" });
         }
-    }
-
-    fn framebuffers(&mut self, system: &mut impl System) {
-        let functions = &mut self.inventory.functions;
-        if !functions.iter().any(|k| k.concerned && k.function.class.is_display()) {
-            return;
-        }
-        let mut nesting = Nesting::default();
-        let mut mark = |line: &[u8]| {
-            if let Some(address) = nesting.framebuffer(line) {
-                for known in functions.iter_mut().filter(|k| k.function.address == address) {
-                    known.framebuffer = true;
-                }
-            }
-        };
-        let mut lines = Lines::default();
-        // Only a warning depends on it, and a copy of a machine need not hold the file.
-        let _ = system.stream(Text::IoMemory, &mut |piece| lines.add(piece, &mut mark));
-        lines.finish(&mut mark);
     }
 
     fn variants(&mut self, system: &mut impl System) {
@@ -447,6 +410,72 @@ impl Survey<'_, '_> {
     }
 }
 
+/// Looks at what an operator should know of the functions that are taken: their IOMMU groups, the boot
+/// display, and the firmware's framebuffer. A fault here costs a warning, no more.
+pub fn surroundings(
+    system: &mut impl System,
+    inventory: &mut Inventory,
+    is_taken: impl Fn(usize) -> bool,
+) {
+    let mut has_display = false;
+    for index in 0..inventory.functions.len() {
+        let Some(known) = inventory.functions.get_mut(index).filter(|_| is_taken(index)) else {
+            continue;
+        };
+        has_display |= known.function.class.is_display();
+        known.function.boot_vga = known.function.boot_vga || is_boot_vga(system, &known.function);
+        if known.function.group.is_some() {
+            continue;
+        }
+        let _ = list_group(system, known.function.address, |system, group, member| {
+            if let Some(known) = inventory.get_mut(member) {
+                known.function.group = Some(group);
+            } else if let Ok(Some(function)) = look(system, member) {
+                let _ = inventory.neighbours.push(Function { group: Some(group), ..function });
+            }
+        });
+    }
+    if has_display {
+        framebuffers(system, inventory);
+    }
+}
+
+fn framebuffers(system: &mut impl System, inventory: &mut Inventory) {
+    let mut nesting = Nesting::default();
+    let mut mark = |line: &[u8]| {
+        let address = nesting.framebuffer(line);
+        if let Some(known) = address.and_then(|address| inventory.get_mut(address)) {
+            known.framebuffer = true;
+        }
+    };
+    let mut lines = Lines::default();
+    // A copy of a machine need not hold the file.
+    let _ = system.stream(Text::IoMemory, &mut |piece| lines.add(piece, &mut mark));
+    lines.finish(&mut mark);
+}
+
+/// Hands over each member of the function's IOMMU group, itself included, with the group's number.
+fn list_group<S: System>(
+    system: &mut S,
+    address: Address,
+    mut each: impl FnMut(&mut S, u32, Address),
+) -> Result<(), Fault> {
+    let mut buffer = [0; 256];
+    let link = Path::Attribute(address, Attribute::IommuGroup);
+    let Some(group) = system::link_name(system, link, &mut buffer)?.and_then(decimal) else {
+        return Ok(());
+    };
+    let members = Path::Attribute(address, Attribute::IommuGroupDevices);
+    system::list(system, members, |system, member| each(system, group, member))
+}
+
+#[inline(never)]
+fn is_boot_vga(system: &mut impl System, function: &Function) -> bool {
+    let path = Path::Attribute(function.address, Attribute::BootVga);
+    function.class.is_vga()
+        && system::read(system, path, &mut [0; 4]).is_ok_and(|text| text.starts_with(b"1"))
+}
+
 /// Reads `uevent`, the one attribute that tells all IDs and the class (`pci_uevent` in
 /// `drivers/pci/pci-driver.c`).
 fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, Fault> {
@@ -465,6 +494,7 @@ fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, 
     };
 
     let (mut class, mut id, mut subsystem) = (None, None, Id::default());
+    let mut is_bound = false;
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(value) = line.strip_prefix(b"PCI_CLASS=") {
             class = hex::number(value, 8).and_then(Class::new);
@@ -472,12 +502,20 @@ fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, 
             id = parse_id(value);
         } else if let Some(value) = line.strip_prefix(b"PCI_SUBSYS_ID=") {
             subsystem = parse_id(value).unwrap_or_default();
+        } else if line.starts_with(b"DRIVER=") {
+            is_bound = true;
         }
     }
     match (class, id) {
-        (Some(class), Some(id)) => {
-            Ok(Some(Function { address, id, subsystem, class, group: None, boot_vga: false }))
-        }
+        (Some(class), Some(id)) => Ok(Some(Function {
+            address,
+            id,
+            subsystem,
+            class,
+            group: None,
+            is_bound,
+            boot_vga: false,
+        })),
         _ => Err(Fault { operation: Operation::Read, path, errno: Errno::EBADMSG }),
     }
 }

@@ -85,6 +85,7 @@ mod tests {
             subsystem: Id { vendor: 0x15b3, device: 0x0020 },
             class: Class::new(0x02_00_00).unwrap(),
             group: None,
+            is_bound: false,
             boot_vga: false,
         }
     }

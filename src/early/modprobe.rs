@@ -4,7 +4,6 @@ use core::ffi::CStr;
 
 use log::Level;
 use nix::libc;
-use nix::unistd::{ForkResult, fork};
 use vfio_override::report::{Journal, Loading, LoadingResult};
 use vfio_override::rule::MAX_DRIVER;
 use vfio_override::run::Run;
@@ -37,9 +36,8 @@ fn load(driver: &[u8], process: Process) -> LoadingResult {
         return LoadingResult::NotStarted(nix::errno::Errno::ENAMETOOLONG);
     }
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
-    // SAFETY: this process has one thread, so that the child may do whatever its parent may.
-    match unsafe { fork() } {
-        Ok(ForkResult::Child) => {
+    match sys::fork() {
+        Ok(None) => {
             // Without the pipe in particular, whose end is the end of the work.
             let _ = sys::close_range(sys::STDERR + 1, i32::MAX);
             for modprobe in MODPROBES {
@@ -48,7 +46,7 @@ fn load(driver: &[u8], process: Process) -> LoadingResult {
             }
             sys::exit(MISSING);
         }
-        Ok(ForkResult::Parent { child }) => match sys::wait(child, 0) {
+        Ok(Some(child)) => match sys::wait(child, 0) {
             Ok(Some(status)) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
                 0 => LoadingResult::Loaded,
                 MISSING => LoadingResult::NoModprobe,

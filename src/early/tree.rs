@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 use core::mem;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 
 use heapless::Vec;
 use nix::errno::Errno;
@@ -10,7 +10,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
 use nix::sys::utsname::uname;
-use nix::unistd::{read, write};
+use nix::unistd::{close, read, write};
 use vfio_override::system::{Access, File, System, Text};
 
 use crate::sys::{self, retry};
@@ -34,21 +34,39 @@ impl Tree {
     /// it.
     pub fn open(sysfs: &CStr, cmdline: &'static CStr) -> nix::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let root = retry(|| open(sysfs, flags, Mode::empty()))?;
-        let pci = retry(|| openat(&root, c"bus/pci", flags, Mode::empty()))?;
+        let path = Joined::new(&[sysfs.to_bytes(), b"/bus/pci"])?;
+        let pci = retry(|| open(path.as_c_str(), flags, Mode::empty()))?;
         Ok(Self { pci, probe: None, batch: Vec::new(), cmdline })
     }
 
+    fn close_later(&mut self, file: OwnedFd) {
+        if self.batch.is_full() {
+            self.close_batch();
+        }
+        let _ = self.batch.push(file);
+    }
+
+    /// Closes all in as few calls as there are runs of numbers, which is mostly one.
     fn close_batch(&mut self) {
-        let fds = || self.batch.iter().map(AsRawFd::as_raw_fd);
-        let (Some(first), Some(last)) = (fds().min(), fds().max()) else { return };
-        // As many numbers as descriptors: the range holds nothing but ours.
-        let is_range = usize::try_from(last - first).is_ok_and(|gap| gap + 1 == self.batch.len());
-        let batch = mem::take(&mut self.batch);
-        if is_range && sys::close_range(first, last).is_ok() {
-            for file in batch {
-                let _ = file.into_raw_fd();
-            }
+        let mut run = None;
+        for fd in mem::take(&mut self.batch).into_iter().map(IntoRawFd::into_raw_fd) {
+            run = match run {
+                Some((first, last)) if fd == last + 1 => Some((first, fd)),
+                _ => {
+                    close_run(run);
+                    Some((fd, fd))
+                }
+            };
+        }
+        close_run(run);
+    }
+}
+
+fn close_run(run: Option<(RawFd, RawFd)>) {
+    let Some((first, last)) = run else { return };
+    if sys::close_range(first, last).is_err() {
+        for fd in first..=last {
+            let _ = close(fd);
         }
     }
 }
@@ -92,11 +110,8 @@ impl System for Tree {
             Access::Write => OFlag::O_WRONLY,
             Access::ReadWrite => OFlag::O_RDWR,
         };
-        if self.batch.is_full() {
-            self.close_batch();
-        }
         let file = retry(|| openat(&self.pci, path, flags, Mode::empty()))?;
-        let _ = self.batch.push(file);
+        self.close_later(file);
         self.batch.last().map(Attribute).ok_or(Errno::EMFILE)
     }
 
@@ -107,7 +122,9 @@ impl System for Tree {
     fn list(&mut self, path: &CStr, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let directory = retry(|| openat(&self.pci, path, flags, Mode::empty()))?;
-        sys::read_directory(&directory, |name| each(self, name))
+        let result = sys::read_directory(&directory, |name| each(self, name));
+        self.close_later(directory);
+        result
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{ForkResult, Pid, fork, pipe};
+use nix::unistd::{Pid, pipe};
 use vfio_override::report::{Journal, Trouble};
 
 use crate::kmsg::Kmsg;
@@ -29,15 +29,15 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
             return false;
         }
     };
-    // SAFETY: this process has one thread, so that the child may do whatever its parent may.
-    let child = match unsafe { fork() } {
-        Ok(ForkResult::Child) => {
-            drop(ended);
+    let child = match sys::fork() {
+        Ok(None) => {
+            // One descriptor less to close, and the end of the process closes it.
+            core::mem::forget(ended);
             kmsg.enter_child();
             let is_done = work();
             sys::exit(i32::from(!is_done));
         }
-        Ok(ForkResult::Parent { child }) => child,
+        Ok(Some(child)) => child,
         Err(errno) => {
             journal.say(Level::Error, &Trouble::NoWorker(errno));
             return false;

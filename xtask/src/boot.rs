@@ -1,0 +1,173 @@
+//! `cargo xtask boot`: two identical cards, one taken, and the kernel's word for who probed what.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build::{self, MuslOptions, Target};
+use crate::cases::{self, DEMO_RULES, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
+use crate::guest::Evidence;
+use crate::image::Ingredients;
+use crate::kernel::{self, Choice};
+use crate::session::{Artefacts, Interaction, Session};
+use crate::workspace::Workspace;
+use crate::{Verdict, judge, progress, qemu, setup};
+
+const PARAMETER: &str = "vfio.override=";
+
+/// Build everything, boot it in QEMU, and show which driver probed which device
+///
+/// The guest has an emulated IOMMU, two identical displays (00:02.0, which it boots on, and
+/// 01:00.0, with an audio and a USB function in its slot), two e1000e network cards (00:03.0 and
+/// 00:04.0), an nvme drive (00:05.0) and a virtio network card (00:06.0). It runs the early
+/// binary, loads every host driver, then vfio-pci. The table names every driver that ever probed
+/// each function, from the kernel's driver-core debug lines.
+///
+/// Fails with status 1 if a function that a rule selects was probed by any other driver than the
+/// one it is for, and with status 3 if the guest did not come up. A failed boot keeps its logs,
+/// its image and the exact QEMU command, and says where.
+///
+/// What is missing on a Debian or Ubuntu machine is installed with apt-get; elsewhere the command
+/// to do so is printed.
+#[derive(Args)]
+pub struct Options {
+    /// Rules, with or without "vfio.override=" before them
+    #[arg(default_value = DEMO_RULES, value_name = "RULES")]
+    rules: String,
+
+    /// auto (the host's if usable, else the distribution's), cloud, a Debian version such as
+    /// 6.1 or 6.12, or the path of a vmlinuz
+    #[arg(long, value_name = "KERNEL", default_value_t = Choice::Auto)]
+    kernel: Choice,
+
+    /// Let the kernel start the early binary as PID 1 instead of the initramfs as a hook
+    #[arg(long)]
+    rdinit: bool,
+
+    /// Which early binary to boot (default: musl where the target can be had, else glibc)
+    #[arg(long, value_name = "TARGET")]
+    target: Option<Target>,
+
+    /// Give a prompt in the guest after the table; `exit` ends the guest
+    #[arg(long)]
+    shell: bool,
+
+    /// Keep the logs, the image and the QEMU command, and say where
+    #[arg(long)]
+    keep: bool,
+
+    #[command(flatten)]
+    musl: MuslOptions,
+}
+
+impl Options {
+    fn rules(&self) -> &str {
+        self.rules.strip_prefix(PARAMETER).unwrap_or(&self.rules)
+    }
+
+    fn mode(&self) -> Mode {
+        if self.rdinit { Mode::Rdinit } else { Mode::Hook }
+    }
+
+    fn interaction(&self) -> Interaction {
+        if self.shell { Interaction::Shell } else { Interaction::Progress }
+    }
+}
+
+pub fn run(options: &Options) -> Result<Verdict> {
+    let workspace = Workspace::locate()?;
+    setup::ensure(&[&setup::QEMU, &setup::BUSYBOX])?;
+    let early = build::preferred(&workspace, options.target, options.musl)?;
+    let kernel = kernel::prepare(&options.kernel, &workspace)?;
+    let image = progress::phase("make the image", || {
+        Ingredients::of(&workspace, &kernel)?.mix(&early.path)?.to_bytes()
+    })?;
+    let shell = if options.shell { " guest.shell" } else { "" };
+    // The quotes are the kernel's: rules may hold blanks.
+    let parameters = format!("\"{PARAMETER}{}\"{shell}", options.rules());
+    let session = Session {
+        name: "boot",
+        kernel: &kernel,
+        image,
+        parameters: options.mode().parameters(&parameters),
+        devices: qemu::demo(),
+        interaction: options.interaction(),
+    };
+    let artefacts = Artefacts::create(&workspace, session.name)?;
+    match boot(&session, &artefacts, options) {
+        Ok(complaints) if complaints.is_empty() => {
+            println!("\nno selected function was ever probed by another driver");
+            if options.keep {
+                println!("{}", artefacts.keep());
+            }
+            Ok(Verdict::Good)
+        }
+        Ok(complaints) => {
+            println!("\nFAILED:\n  {}", complaints.join("\n  "));
+            println!("{}", artefacts.keep_as_evidence());
+            Ok(Verdict::Bad)
+        }
+        Err(error) => {
+            progress::note(artefacts.keep_as_evidence());
+            Err(error
+                .context("the boot did not go through, so nothing can be said about the rules"))
+        }
+    }
+}
+
+/// Boots, prints what came of it, and returns what is wrong.
+fn boot(session: &Session, artefacts: &Artefacts, options: &Options) -> Result<Vec<String>> {
+    let running = session.run(artefacts)?;
+    let rows = judge::rows(&running.evidence);
+    println!("\n{PARAMETER}{}\n\n{}", options.rules(), judge::show(&rows));
+    for record in running.evidence.early_records() {
+        println!("{record}");
+    }
+    let complaints = complaints(options, &running.evidence);
+    running.finish(session.interaction)?;
+    Ok(complaints)
+}
+
+fn complaints(options: &Options, evidence: &Evidence) -> Vec<String> {
+    let rows = judge::rows(evidence);
+    let mut complaints = if options.rules() == DEMO_RULES {
+        judge::judge_expected(&rows, &cases::demo_taken())
+    } else {
+        judge::judge_selected(&rows)
+    };
+    match options.mode() {
+        Mode::Rdinit => {
+            complaints.extend(judge::judge_entry(
+                &evidence.report.entry,
+                &INIT_ARGUMENTS,
+                INIT_VARIABLE,
+            ));
+        }
+        Mode::Hook | Mode::Control => complaints.extend(judge::judge_status(evidence, 0)),
+    }
+    complaints
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn rules(arguments: &[&str]) -> String {
+        let line = Line::parse_from([&["boot"], arguments].concat());
+        line.options.rules().to_owned()
+    }
+
+    #[test]
+    fn rules_are_taken_with_and_without_the_parameter() {
+        assert_eq!(rules(&["01:00.0,!boot_vga"]), "01:00.0,!boot_vga");
+        assert_eq!(rules(&["vfio.override=01:00.0"]), "01:00.0");
+        assert_eq!(rules(&["--rdinit"]), DEMO_RULES);
+    }
+}

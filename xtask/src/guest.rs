@@ -1,0 +1,237 @@
+//! What the guest reports: the lines that tests/guest/init writes, and the early binary's log.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+
+/// Lines on the guest's console that tell how far it came.
+pub const STARTED: &str = "@guest start";
+pub const LOADING: &str = "@guest drivers";
+pub const REPORTED: &str = "@guest reported";
+
+const MARK: &str = "@guest ";
+
+/// All that is known about a boot that went through.
+pub struct Evidence {
+    pub report: Report,
+    /// The kernel log, from its first record on.
+    pub log: String,
+}
+
+impl Evidence {
+    /// Reads both serial ports' files; an incomplete one proves nothing and is an error.
+    pub fn read(report: &str, log: &str) -> Result<Self> {
+        let report = Report::parse(report)?;
+        let Some((log, _)) = log.split_once("@guest end") else {
+            bail!("the kernel log is cut short");
+        };
+        if !log.lines().take(3).any(|line| line.contains("Linux version")) {
+            bail!("the kernel log lost its beginning; log_buf_len is too small");
+        }
+        Ok(Self { report, log: log.replace('\r', "") })
+    }
+
+    /// The rule that decided each function, from the early binary's log.
+    pub fn rules(&self) -> BTreeMap<&str, usize> {
+        self.early_records().filter_map(decision).collect()
+    }
+
+    /// What the early binary said.
+    pub fn early_records(&self) -> impl Iterator<Item = &str> {
+        self.log.lines().filter_map(early_record)
+    }
+
+    /// Seconds from the start of PID 1, whoever it was, to that of /init.
+    pub fn seconds_to_init(&self) -> Option<f64> {
+        let started = self.log.lines().find(|line| line.ends_with(" as init process"))?;
+        let (_, stamp) = started.split_once('[')?;
+        let (stamp, _) = stamp.split_once(']')?;
+        let uptime: f64 = self.report.entry.uptime.as_ref()?.parse().ok()?;
+        Some(uptime - stamp.trim().parse::<f64>().ok()?)
+    }
+}
+
+/// The guest's own report.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub entry: Entry,
+    /// The early binary's exit status, where /init ran it.
+    pub early_status: Option<i32>,
+    pub devices: Vec<Device>,
+    pub failed_modules: Vec<String>,
+}
+
+/// What /init found when it was started.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    pub pid: Option<u32>,
+    pub arguments: Vec<String>,
+    pub environment: Vec<String>,
+    /// Mount points, /init's own /proc among them.
+    pub mounts: Vec<String>,
+    pub uptime: Option<String>,
+}
+
+/// A PCI function after all drivers were loaded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Device {
+    pub address: String,
+    pub ids: String,
+    pub class: String,
+    pub group: Option<String>,
+    pub driver: Option<String>,
+    pub driver_override: Option<String>,
+}
+
+impl Report {
+    fn parse(text: &str) -> Result<Self> {
+        let mut report = Self::default();
+        for line in text.lines() {
+            let Some(line) = line.trim_end().strip_prefix(MARK) else {
+                continue;
+            };
+            let (topic, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match topic {
+                "entry" => report.entry.add(rest)?,
+                "early" => report.early_status = Some(early_status(rest)?),
+                "device" => report.devices.push(Device::parse(rest)?),
+                "module" => report.failed_modules.push(rest.to_owned()),
+                "end" => return Ok(report),
+                _ => bail!("the guest reported something unknown: {line}"),
+            }
+        }
+        bail!("the guest's report is cut short")
+    }
+}
+
+impl Entry {
+    fn add(&mut self, text: &str) -> Result<()> {
+        let (topic, value) = text.split_once(' ').unwrap_or((text, ""));
+        let owned = value.to_owned();
+        match topic {
+            "pid" => self.pid = Some(value.parse().context("the guest's pid is no number")?),
+            "argument" => self.arguments.push(owned),
+            "environment" => self.environment.push(owned),
+            "mount" => self.mounts.push(owned),
+            "uptime" => self.uptime = Some(owned),
+            _ => bail!("the guest reported something unknown: entry {text}"),
+        }
+        Ok(())
+    }
+}
+
+impl Device {
+    fn parse(text: &str) -> Result<Self> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [address, ids, class, group, driver, driver_override] = words[..] else {
+            bail!("the guest reported a device with {} fields: {text}", words.len());
+        };
+        let known = |word: &str| !matches!(word, "-" | "(null)" | "");
+        let optional = |word: &str| known(word).then(|| word.to_owned());
+        Ok(Self {
+            address: address.to_owned(),
+            ids: ids.to_owned(),
+            class: class.to_owned(),
+            group: optional(group),
+            driver: optional(driver),
+            driver_override: optional(driver_override),
+        })
+    }
+}
+
+fn early_status(text: &str) -> Result<i32> {
+    text.strip_prefix("status ")
+        .and_then(|status| status.parse().ok())
+        .with_context(|| format!("the guest reported something unknown: early {text}"))
+}
+
+/// The text of a record that the early binary wrote: `[    1.77] vfio-override[93]: …`.
+fn early_record(line: &str) -> Option<&str> {
+    let (_, record) = line.split_once(" vfio-override[")?;
+    record.split_once("]: ").map(|(_, text)| text)
+}
+
+/// `0000:01:00.0 [1234:1111] class 030000 group 8, rule 1: …`
+fn decision(record: &str) -> Option<(&str, usize)> {
+    let (function, decision) = record.split_once(", rule ")?;
+    let (rule, outcome) = decision.split_once(": ")?;
+    if outcome.starts_with("left alone") {
+        return None;
+    }
+    let address = function.split(' ').next()?;
+    Some((address, rule.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = "\
+        @guest entry pid 1\r\n\
+        @guest entry argument two words\r\n\
+        @guest entry environment TERM=linux\r\n\
+        @guest entry mount /\r\n\
+        @guest entry uptime 3.05\r\n\
+        @guest early status 0\r\n\
+        @guest device 0000:00:1f.0 8086:2918 060100 7 - (null)\r\n\
+        @guest device 0000:01:00.0 1234:1111 030000 8 vfio-pci vfio-pci\r\n\
+        @guest end\r\n";
+
+    #[test]
+    fn a_report_is_read() -> Result<()> {
+        let report = Report::parse(REPORT)?;
+        assert_eq!(report.entry.pid, Some(1));
+        assert_eq!(report.entry.arguments, ["two words"]);
+        assert_eq!(report.entry.environment, ["TERM=linux"]);
+        assert_eq!(report.entry.mounts, ["/"]);
+        assert_eq!(report.early_status, Some(0));
+        let [bridge, display] = &report.devices[..] else {
+            bail!("expected two devices: {report:?}");
+        };
+        assert_eq!(bridge.driver, None);
+        assert_eq!(bridge.driver_override, None);
+        assert_eq!(display.class, "030000");
+        assert_eq!(display.group.as_deref(), Some("8"));
+        assert_eq!(display.driver_override.as_deref(), Some("vfio-pci"));
+        Ok(())
+    }
+
+    #[test]
+    fn half_a_report_proves_nothing() {
+        let half = REPORT.replace("@guest end", "");
+        let log = "[ 0.0] Linux version 6.1\n@guest end\n";
+        assert!(Report::parse(&half).is_err());
+        assert!(Evidence::read(REPORT, log).is_ok());
+        assert!(Evidence::read(REPORT, "[ 0.0] Linux version 6.1\n").is_err());
+        assert!(Evidence::read(REPORT, "[ 9.0] later\n@guest end\n").is_err());
+    }
+
+    #[test]
+    fn the_early_binarys_decisions_are_read() {
+        let read = |line| early_record(line).and_then(decision);
+        assert_eq!(
+            read(
+                "[    1.770917] vfio-override[93]: 0000:01:00.0 [1234:1111] class 030000 group 8, \
+                  rule 12: driver_override set to vfio-pci, no driver has it until vfio-pci loads"
+            ),
+            Some(("0000:01:00.0", 12))
+        );
+        for line in [
+            "[    2.1] vfio-override[93]: 0000:00:02.0 [1234:1111] class 030000 group 1, rule 2: \
+             left alone",
+            "[    2.1] vfio-override[93]: rule 2 \"zz\": invalid at column 1",
+            "[    2.1] pci 0000:01:00.0: BAR 0, rule 1: x",
+        ] {
+            assert_eq!(read(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_time_to_init_comes_from_both_reports() -> Result<()> {
+        let log = "[    0.0] Linux version 6.1\n\
+                   [    1.550000] Run /vfio-override-early as init process\n@guest end\n";
+        let seconds = Evidence::read(REPORT, log)?.seconds_to_init();
+        assert!(seconds.is_some_and(|seconds| (seconds - 1.5).abs() < 0.001));
+        Ok(())
+    }
+}

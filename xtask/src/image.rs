@@ -1,0 +1,127 @@
+//! `cargo xtask image`: the guest's initramfs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::archive::Archive;
+use crate::build::{self, MuslOptions, Target};
+use crate::kernel::{self, Choice, Kernel};
+use crate::modules::{self, Place};
+use crate::workspace::Workspace;
+use crate::{Verdict, progress, setup};
+
+/// Where the early binary is, on every host and in every image.
+pub const EARLY: &str = "usr/lib/vfio-override/vfio-override-early";
+
+/// The `vfio_pci:` lines of modules.alias, for the driver name `auto`.
+const VARIANTS: &str = "usr/lib/vfio-override/variants";
+
+/// The drivers that want the emulated devices, in the order of loading.
+const HOST_DRIVERS: [&str; 7] =
+    ["bochs", "snd_hda_intel", "xhci_pci", "e1000e", "nvme", "virtio_pci", "virtio_net"];
+
+/// What passthrough needs.
+const VFIO_DRIVERS: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
+
+/// Make the initramfs that `cargo xtask boot` boots
+///
+/// An uncompressed newc cpio archive with the early binary (and the link /vfio-override-early to
+/// it), a static busybox, the guest's /init from tests/guest, and the kernel modules for the
+/// emulated devices and for vfio-pci. The same inputs make the same bytes.
+///
+/// The path of the archive goes to standard output.
+#[derive(Args)]
+pub struct Options {
+    /// auto (the host's if usable, else the distribution's), cloud, a Debian version such as
+    /// 6.1 or 6.12, or the path of a vmlinuz
+    #[arg(long, value_name = "KERNEL", default_value_t = Choice::Auto)]
+    kernel: Choice,
+
+    /// Which early binary goes in (default: musl where the target can be had, else glibc)
+    #[arg(long, value_name = "TARGET")]
+    target: Option<Target>,
+
+    #[command(flatten)]
+    musl: MuslOptions,
+}
+
+pub fn run(options: &Options) -> Result<Verdict> {
+    let workspace = Workspace::locate()?;
+    setup::ensure(&[&setup::BUSYBOX])?;
+    let early = build::preferred(&workspace, options.target, options.musl)?;
+    let kernel = kernel::prepare(&options.kernel, &workspace)?;
+    let image = progress::phase("make the image", || {
+        Ingredients::of(&workspace, &kernel)?.mix(&early.path)?.to_bytes()
+    })?;
+    let path =
+        workspace.scratch("image")?.join(format!("guest-{}-{}.cpio", kernel.release, early.target));
+    fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{}", path.display());
+    Ok(Verdict::Good)
+}
+
+/// The drivers of the emulated machine: a kernel without them shows nothing.
+pub fn demo_drivers() -> impl Iterator<Item = &'static str> {
+    HOST_DRIVERS.into_iter().chain(VFIO_DRIVERS)
+}
+
+/// All that goes into an image but the early binary; reading it once serves several images.
+pub struct Ingredients {
+    common: Archive,
+}
+
+impl Ingredients {
+    pub fn of(workspace: &Workspace, kernel: &Kernel) -> Result<Self> {
+        let mut common = Archive::default();
+        for directory in ["dev", "proc", "sys", "sbin"] {
+            common.directory(directory);
+        }
+        common.program_from("init", &guest_init(workspace))?;
+        common.program_from("bin/busybox", &setup::BUSYBOX.path()?)?;
+        common.link("bin/sh", "busybox");
+        common.link("sbin/modprobe", "../bin/busybox");
+        add_modules(&mut common, kernel)?;
+        Ok(Self { common })
+    }
+
+    /// The image with this early binary.
+    pub fn mix(&self, early: &Path) -> Result<Archive> {
+        let mut archive = self.common.clone();
+        archive.program_from(EARLY, early)?;
+        archive.link("vfio-override-early", EARLY);
+        Ok(archive)
+    }
+}
+
+/// The guest's userspace.
+pub fn guest_init(workspace: &Workspace) -> PathBuf {
+    workspace.root.join("tests/guest/init")
+}
+
+fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
+    let loadable = |names: &[&'static str]| -> Vec<&'static str> {
+        names.iter().copied().filter(|name| kernel.modules.place(name) == Place::Module).collect()
+    };
+    let (host, vfio) = (loadable(&HOST_DRIVERS), loadable(&VFIO_DRIVERS));
+    let wanted: Vec<&str> = host.iter().chain(&vfio).copied().collect();
+    let modules = kernel.modules.closure(&wanted)?;
+    let directory = format!("lib/modules/{}", kernel.release);
+    for module in &modules {
+        archive.file(&format!("{directory}/{}.ko", module.name), &*module.bytes);
+    }
+    let vfio_aliases = kernel.modules.vfio_aliases()?;
+    let aliases = modules::modules_alias(&modules)? + &vfio_aliases;
+    archive.file(&format!("{directory}/modules.alias"), aliases);
+    archive.file(&format!("{directory}/modules.dep"), modules::modules_dep(&modules)?);
+    archive.file(VARIANTS, vfio_aliases);
+    archive.file("etc/drivers.host", lines(&host));
+    archive.file("etc/drivers.vfio", lines(&vfio));
+    Ok(())
+}
+
+fn lines(words: &[&str]) -> String {
+    words.iter().flat_map(|word| [*word, "\n"]).collect()
+}

@@ -1,0 +1,249 @@
+//! `cargo xtask test`: every check there is, and every boot.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::build::{self, Binary, MuslOptions, Target};
+use crate::cases::{CASES, Case};
+use crate::image::Ingredients;
+use crate::kernel::{self, Choice};
+use crate::mutants::{self, MUTANTS};
+use crate::suite::{self, Kernels};
+use crate::workspace::{Workspace, cargo};
+use crate::{Verdict, command, progress, setup};
+
+/// Run every check and every boot
+///
+/// Formatting, lints, the tests of the workspace, documentation, dependencies (if cargo-deny is
+/// installed), the build and audit of both binaries, a proof that the audit can fail, shell
+/// files, the reproducible image, and boots on two kernels, with the early binary as a hook, as
+/// PID 1 and, as the control, not at all.
+///
+/// A failure does not stop the rest; all failures are told at the end, and the last line counts.
+#[derive(Args)]
+pub struct Options {
+    /// Run only the checks and boots whose name contains this text
+    #[arg(value_name = "TEXT", default_value = "", hide_default_value = true)]
+    only: String,
+
+    #[command(flatten)]
+    musl: MuslOptions,
+}
+
+pub fn run(options: &Options) -> Result<Verdict> {
+    let workspace = Workspace::locate()?;
+    setup::ensure(&[&setup::QEMU, &setup::BUSYBOX, &setup::SHELLCHECK])?;
+    let mut ledger = Ledger::new(&options.only);
+    check_sources(&workspace, &mut ledger);
+    let binaries = check_builds(&workspace, options.musl, &mut ledger);
+    check_mutants(&workspace, options.musl, &mut ledger);
+    check_boots(&workspace, &binaries, &mut ledger);
+    Ok(ledger.close())
+}
+
+fn check_sources(workspace: &Workspace, ledger: &mut Ledger) {
+    let root = &workspace.root;
+    ledger.check("format", || {
+        cargo_task(root, &["fmt", "--all", "--", "--check", "--color", "never"])
+    });
+    ledger.check("clippy", || {
+        let scope = ["clippy", "--locked", "--workspace", "--all-targets", "--all-features"];
+        cargo_task(root, &[&scope[..], &["--", "-D", "warnings"]].concat())
+    });
+    ledger
+        .check("unit tests", || cargo_task(root, &["test", "--locked", "--workspace", "--quiet"]));
+    ledger.check("documentation", || document(root));
+    if setup::program("cargo-deny").is_some() {
+        ledger.check("dependencies", || cargo_task(root, &["deny", "check"]));
+    } else {
+        progress::note(
+            "NOT RUN: dependencies, because cargo-deny is not installed \
+             (cargo install --locked cargo-deny)",
+        );
+    }
+    ledger.check("shell files", || check_shell_files(workspace));
+}
+
+/// Both binaries, for the boots; one that fails is missing.
+fn check_builds(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) -> Vec<Binary> {
+    // The boots need them, whatever was selected.
+    Target::ALL
+        .into_iter()
+        .filter_map(|target| {
+            ledger.always(&format!("build and audit, {target}"), || {
+                build::build_or_stop(workspace, target, musl)
+            })
+        })
+        .collect()
+}
+
+fn check_mutants(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
+    if !ledger.wants("audit goes red") {
+        return;
+    }
+    let Some(copy) =
+        ledger.always("audit goes red: copy the sources", || mutants::Replica::of(workspace))
+    else {
+        return;
+    };
+    for target in Target::ALL {
+        ledger.check(&format!("audit goes red: not without a change, {target}"), || {
+            copy.is_green(target, musl)
+        });
+        for mutant in &MUTANTS {
+            ledger.check(&format!("audit goes red: {}, {target}", mutant.name), || {
+                copy.is_red(mutant, target, musl)
+            });
+        }
+    }
+}
+
+fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+    let cases: Vec<&Case> = CASES.iter().filter(|case| ledger.wants(&boot_name(case))).collect();
+    let kernels = Kernels::prepare(workspace, &cases);
+    if let Some(binary) = binaries.first() {
+        ledger.check("image: built twice, equal bytes", || {
+            check_reproducible(workspace, &binary.path)
+        });
+    }
+    let boots = suite::run(workspace, &cases, &kernels, binaries);
+    if !boots.is_empty() {
+        println!("\n{}", suite::show(&boots));
+    }
+    for boot in boots {
+        ledger.record(&boot_name(boot.case), boot.failure);
+    }
+}
+
+fn boot_name(case: &Case) -> String {
+    format!("boot {}", case.name)
+}
+
+fn cargo_task(root: &Path, arguments: &[&str]) -> Result<()> {
+    command::check(Command::new(cargo()).args(arguments).current_dir(root)).map(drop)
+}
+
+fn document(root: &Path) -> Result<()> {
+    let mut command = Command::new(cargo());
+    command
+        .args(["doc", "--locked", "--workspace", "--no-deps", "--all-features"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .current_dir(root);
+    command::check(&mut command).map(drop)
+}
+
+fn check_reproducible(workspace: &Workspace, early: &Path) -> Result<()> {
+    let version = CASES.first().context("there are no boots")?.kernel;
+    let kernel = kernel::prepare(&Choice::Version(version.to_owned()), workspace)?;
+    let make = || Ingredients::of(workspace, &kernel)?.mix(early)?.to_bytes();
+    if make()? == make()? { Ok(()) } else { bail!("two images from the same inputs differ") }
+}
+
+/// Every file that says in its first line that it is for a shell.
+fn check_shell_files(workspace: &Workspace) -> Result<()> {
+    let files = workspace
+        .sources()?
+        .into_iter()
+        .filter(|path| fs::read(path).is_ok_and(|bytes| is_shell(&bytes)));
+    command::check(Command::new(setup::SHELLCHECK.path()?).args(files)).map(drop)
+}
+
+fn is_shell(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.starts_with(b"#!")
+        && line
+            .split(|byte| matches!(byte, b'/' | b' '))
+            .any(|word| matches!(word, b"sh" | b"ash" | b"bash" | b"dash"))
+}
+
+/// What passed and what failed.
+struct Ledger<'a> {
+    only: &'a str,
+    start: Instant,
+    passed: usize,
+    failures: Vec<String>,
+}
+
+impl<'a> Ledger<'a> {
+    fn new(only: &'a str) -> Self {
+        Self { only, start: Instant::now(), passed: 0, failures: Vec::new() }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        name.contains(self.only)
+    }
+
+    /// Runs a check if it is wanted.
+    fn check(&mut self, name: &str, check: impl FnOnce() -> Result<()>) {
+        if self.wants(name) {
+            self.always(name, check);
+        }
+    }
+
+    /// Runs a check and keeps what it yields.
+    fn always<T>(&mut self, name: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
+        let (value, failure) = match progress::phase(name, check) {
+            Ok(value) => (Some(value), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        self.record(name, failure);
+        value
+    }
+
+    fn record(&mut self, name: &str, failure: Option<String>) {
+        match failure {
+            None => self.passed += 1,
+            Some(reason) => self.failures.push(format!("{name}:\n{reason}")),
+        }
+    }
+
+    /// Tells every failure; the last line is read by CI.
+    fn close(self) -> Verdict {
+        for failure in &self.failures {
+            println!("\nFAILED {}", failure.trim_end());
+        }
+        println!("\n{:.0} s in all", self.start.elapsed().as_secs_f64());
+        println!("{} passed, {} failed", self.passed, self.failures.len());
+        if self.failures.is_empty() { Verdict::Good } else { Verdict::Bad }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shell_files_are_known_by_their_first_line() {
+        for line in
+            ["#!/bin/sh\n", "#!/usr/bin/env bash", "#!/bin/busybox sh\n#", "#!/bin/dash -e\n"]
+        {
+            assert!(is_shell(line.as_bytes()), "{line}");
+        }
+        for line in ["#!/usr/bin/python3\n", "fn main() {}", "# sh", ""] {
+            assert!(!is_shell(line.as_bytes()), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_goes_on_after_a_failure() {
+        let mut ledger = Ledger::new("");
+        ledger.check("bad", || bail!("reason"));
+        ledger.check("good", || Ok(()));
+        assert_eq!(ledger.passed, 1);
+        assert_eq!(ledger.failures, ["bad:\nreason"]);
+        assert_eq!(ledger.close(), Verdict::Bad);
+    }
+
+    #[test]
+    fn unwanted_checks_do_not_run() {
+        let mut ledger = Ledger::new("boot");
+        ledger.check("clippy", || bail!("not wanted"));
+        assert_eq!((ledger.passed, ledger.failures.len()), (0, 0));
+        assert_eq!(ledger.close(), Verdict::Good);
+    }
+}
