@@ -162,11 +162,15 @@ impl Plan {
             }
             let Some(expansion) = rule.expansion else { continue };
             let joins = |function: &Function| match expansion {
-                Expansion::Slot => function.address.same_slot(seed.address),
-                Expansion::Group => seed.group.is_some() && function.group == seed.group,
+                Expansion::Slot => function.address.same_slot(seed.address) && may_take(&function),
+                Expansion::Group => {
+                    seed.group.is_some()
+                        && function.group == seed.group
+                        && !function.class.is_bridge()
+                }
             };
             for (function, deciding) in inventory.functions().zip(&mut self.decisions.0) {
-                if joins(function) && !function.class.is_bridge() {
+                if joins(function) {
                     *deciding = Some(number);
                 }
             }
