@@ -234,7 +234,11 @@ impl<'a> Cursor<'a> {
         if self.eat(b"pci:") {
             return self.ids(true).map(Selector::Ids);
         }
-        if !matches!(selector, [b'*' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) {
+        // A word that is no number is not a number gone wrong.
+        let word = selector.split(|byte| b":.".contains(byte)).next().unwrap_or_default();
+        let digits = word.strip_prefix(b"0x").or(word.strip_prefix(b"0X")).unwrap_or(word);
+        let is_number = digits.iter().all(u8::is_ascii_hexdigit) && !word.is_empty();
+        if !is_number && word != b"*" {
             return self.fail(Expected::Selector);
         }
         if selector.contains(&b'.') {

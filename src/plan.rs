@@ -8,7 +8,7 @@ use crate::grammar::SyntaxError;
 use crate::pci::{Address, Class, Function, Id};
 use crate::rule::{Action, Driver, Expansion, NOBODY, Place, Rule, Selector, Statement, VFIO_PCI};
 use crate::ruleset::{MAX_RULES, RuleNumber, RuleSet};
-use crate::survey::{Inventory, MAX_FUNCTIONS};
+use crate::survey::{Inventory, Limit, MAX_FUNCTIONS};
 use crate::system::Fault;
 
 /// What came of one rule.
@@ -41,7 +41,8 @@ pub enum Refusal {
     Bridge(Address, Class),
     /// The function found there has another ID than its guard.
     Guard(Address, Id),
-    /// The exclusion of this number, which comes later, cannot be honoured.
+    /// The exclusion of this number, which comes later, cannot be honoured: it is not understood, there
+    /// was no room for it, or what it matches cannot be looked at.
     LostExclusion(RuleNumber),
 }
 
@@ -54,6 +55,8 @@ pub enum Failure {
     NotHeld(Address),
     /// A driver that was not asked for has the function still.
     StillBound(Address),
+    /// There was no room for what had to be kept in mind.
+    Exceeded(Limit),
 }
 
 /// One thing to do. All overrides come first, so that no slow function leaves another unprotected.
@@ -106,6 +109,9 @@ impl Plan {
                     _ => self.rule(number, rule, inventory),
                 },
             };
+            if matches!(outcome, Outcome::Failed(_)) && rules.driver(number).is_none() {
+                self.refuse_all(number);
+            }
             let _ = self.outcomes.0.push(outcome);
         }
 
@@ -136,13 +142,29 @@ impl Plan {
         }
     }
 
+    /// Takes back all decisions so far, because of a later exclusion that may have protected any
+    /// function.
+    fn refuse_all(&mut self, exclusion: RuleNumber) {
+        self.decisions.0.iter_mut().for_each(|deciding| *deciding = None);
+        for outcome in &mut self.outcomes.0 {
+            if !matches!(outcome, Outcome::Setting | Outcome::Invalid(_)) {
+                *outcome = Outcome::Refused(Refusal::LostExclusion(exclusion));
+            }
+        }
+    }
+
     /// Marks what the rule matches as decided by it.
     fn rule(&mut self, number: RuleNumber, rule: &Rule<'_>, inventory: &Inventory) -> Outcome {
         let excludes = rule.action == Action::Exclude;
         let selected = |function: &&Function| inventory.selects(number, &rule.selector, function);
         let may_take = |function: &&Function| excludes || !function.class.is_bridge();
 
+        let failure = inventory.failure_of(number, rule).map(Outcome::Failed);
         if let Some(first) = inventory.functions().find(selected) {
+            // What cannot be looked at cannot be compared with the guard either.
+            if let Some(failure) = failure.filter(|_| rule.guard.is_some()) {
+                return failure;
+            }
             if rule.guard.is_some_and(|guard| guard != first.id) {
                 return Outcome::Refused(Refusal::Guard(first.address, first.id));
             }
@@ -175,10 +197,7 @@ impl Plan {
                 }
             }
         }
-        match inventory.fault_of(number, &rule.selector) {
-            Some(fault) => Outcome::Failed(Failure::Fault(fault)),
-            None => outcome,
-        }
+        failure.unwrap_or(outcome)
     }
 }
 

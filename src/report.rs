@@ -14,8 +14,10 @@ use crate::pci::{Address, Function};
 use crate::plan::{Failure, Outcome, Refusal};
 use crate::rule::{Action, Driver, NOBODY, Rule, Selector};
 use crate::ruleset::{Entry, MAX_RULES, RuleNumber};
-use crate::survey::Limit;
-use crate::system::{ErrnoName, Fault};
+use crate::survey::{
+    Limit, MAX_FUNCTIONS, MAX_OBSTACLES, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_VARIANTS,
+};
+use crate::system::ErrnoName;
 use crate::text::{Decimal, Escaped, Quoted};
 
 /// The target of every record.
@@ -130,6 +132,7 @@ impl fmt::Display for Failure {
                     "{address} does not keep its driver_override; is something else setting it?"
                 )
             }
+            Self::Exceeded(limit) => limit.fmt(f),
             Self::StillBound(address) => {
                 write!(f, "another driver has {address} still; find it with lspci -k and unload it")
             }
@@ -201,7 +204,7 @@ impl fmt::Display for RuleLine<'_, '_> {
             }
             Outcome::Refused(Refusal::LostExclusion(lost)) => write!(
                 f,
-                "refused: rule {} is an exclusion that is not understood, and may protect any function",
+                "refused: rule {} is an exclusion that cannot be honoured, and may have protected any function",
                 Decimal(lost.into())
             ),
             Outcome::Invalid(error) => {
@@ -331,13 +334,11 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What could not be looked at, or not be kept.
-pub enum Obstacle {
-    /// The functions could not be listed, or a path not be followed.
-    List(Fault),
-    /// A function that rules with IDs, a class or `boot_vga` may have meant.
-    Function(Fault),
-    /// More than this program has room for.
+/// What was not done, and concerns no rule that is told so by a line of its own.
+pub enum Omission {
+    /// A function that rules with IDs, a class or `boot_vga` may have meant was not looked at.
+    Function(Failure),
+    /// There was more than this program has room for.
     Exceeded(Limit),
     /// Rules past the limit.
     Surplus(usize),
@@ -345,16 +346,11 @@ pub enum Obstacle {
     LongLine,
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for Omission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::List(fault) => write!(f, "{fault}; rules that depend on it are not applied"),
-            Self::Function(fault) => write!(f, "{fault}; the function cannot be looked at"),
-            Self::Exceeded(Limit { limit, what }) => {
-                write!(f, "more than {} ", Decimal::from(*limit))?;
-                f.write_str(what)?;
-                f.write_str(": the rest is not protected; use narrower rules")
-            }
+            Self::Function(failure) => write!(f, "{failure}; no rule is applied to it"),
+            Self::Exceeded(limit) => limit.fmt(f),
             Self::Surplus(count) => {
                 let (limit, count) = (Decimal::from(MAX_RULES), Decimal::from(*count));
                 write!(
@@ -368,6 +364,26 @@ impl fmt::Display for Obstacle {
                 Decimal::from(cmdline::MAX_LENGTH)
             ),
         }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (limit, rest) = match self {
+            Self::Functions => {
+                (MAX_FUNCTIONS, "functions: the rest is not protected; use narrower rules")
+            }
+            Self::PathBreadth => {
+                (MAX_PATH_BREADTH, "functions at one hop: the rest is not followed; do without *")
+            }
+            Self::PathEnds => {
+                (MAX_PATH_ENDS, "functions at the ends of paths: the rest is not protected")
+            }
+            Self::Variants => (MAX_VARIANTS, "variant drivers: the rest is kept for vfio-pci"),
+            Self::Obstacles => (MAX_OBSTACLES, "failures: the rest is not told"),
+        };
+        write!(f, "more than {} ", Decimal::from(limit))?;
+        f.write_str(rest)
     }
 }
 
@@ -456,12 +472,12 @@ pub struct LeftAlone<'a> {
 
 impl fmt::Display for LeftAlone<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its group was mostly not looked at.
+        let Function { address, id, class, .. } = self.function;
+        write!(f, "{address} [{id}] class {class}")?;
         match self.rule {
-            Some(rule) => {
-                let rule = Decimal(rule.into());
-                write!(f, "{}, rule {rule}: left alone", Described(self.function))
-            }
-            None => write!(f, "{}: no rule takes it", Described(self.function)),
+            Some(rule) => write!(f, ", rule {}: left alone", Decimal(rule.into())),
+            None => f.write_str(": no rule takes it"),
         }
     }
 }

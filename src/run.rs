@@ -9,7 +9,7 @@ use crate::apply::{self, Bound, Registered};
 use crate::pci::Address;
 use crate::plan::{Decisions, Failure, Outcome, Plan, Refusal};
 use crate::report::{
-    Doubt, FunctionLine, Journal, LeftAlone, NoRules, Obstacle, Off, RuleLine, Summary, Warning,
+    Doubt, FunctionLine, Journal, LeftAlone, NoRules, Off, Omission, RuleLine, Summary, Warning,
 };
 use crate::rule::NOBODY;
 use crate::ruleset::{Entry, RuleNumber, RuleSet};
@@ -73,11 +73,11 @@ impl<'a> Run<'a> {
         self.set_overrides(system);
         let Self { rules, inventory, plan, .. } = self;
         survey::surroundings(system, inventory, |index| plan.decisions.takes(index, rules));
-        let is_unobstructed = self.say_obstacles(journal, &gaps, only.is_some());
+        let is_complete = self.say_omissions(journal, gaps, only.is_some());
         self.say_rules(journal, only.is_some());
-        self.say_warnings(journal, &gaps);
+        self.say_warnings(journal, gaps);
         self.bind(system, journal);
-        self.summarise(journal, only.is_some()) && is_unobstructed
+        self.summarise(journal, only.is_some()) && is_complete
     }
 
     /// The drivers that taken functions are kept for, each once.
@@ -160,30 +160,31 @@ impl<'a> Run<'a> {
         is_valid
     }
 
-    /// Says what could not be looked at or kept. Returns whether there was nothing of this.
-    fn say_obstacles(&self, journal: Journal<'_>, gaps: &Gaps, is_for_one: bool) -> bool {
-        let mut is_unobstructed = true;
-        let mut say = |level, obstacle: &Obstacle| {
-            is_unobstructed = false;
-            journal.say(level, obstacle);
+    /// Says what was not done at all. Returns whether there was nothing of this.
+    fn say_omissions(&self, journal: Journal<'_>, gaps: Gaps, is_for_one: bool) -> bool {
+        let mut is_complete = true;
+        let mut say = |level, omission: &Omission| {
+            is_complete = false;
+            journal.say(level, omission);
         };
         let general = if is_for_one { Level::Debug } else { Level::Warn };
         if self.rules.line_is_cut() {
-            say(general, &Obstacle::LongLine);
+            say(general, &Omission::LongLine);
         }
         if self.rules.surplus() > 0 {
-            say(general, &Obstacle::Surplus(self.rules.surplus()));
-        }
-        if let Some(fault) = gaps.fault {
-            say(Level::Warn, &Obstacle::List(fault));
+            say(general, &Omission::Surplus(self.rules.surplus()));
         }
         if let Some(limit) = gaps.exceeded {
-            say(Level::Warn, &Obstacle::Exceeded(limit));
+            say(Level::Warn, &Omission::Exceeded(limit));
         }
-        for fault in self.inventory.unreadable() {
-            say(Level::Warn, &Obstacle::Function(fault));
+        for (obstacle, failure) in self.inventory.obstacles() {
+            // The others are told with their rules.
+            let mut rules = self.rules.rules();
+            if !rules.any(|(number, rule)| self.inventory.hampers(obstacle, number, rule)) {
+                say(Level::Warn, &Omission::Function(failure));
+            }
         }
-        is_unobstructed
+        is_complete
     }
 
     fn say_rules(&self, journal: Journal<'_>, is_for_one: bool) {
@@ -205,7 +206,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn say_warnings(&self, journal: Journal<'_>, gaps: &Gaps) {
+    fn say_warnings(&self, journal: Journal<'_>, gaps: Gaps) {
         let warn = |warning: &Warning<'_, '_>| journal.say(Level::Warn, warning);
         let decisions = &self.plan.decisions;
         let mut last_group = None;

@@ -14,6 +14,7 @@ use crate::hex;
 use crate::iomem::Nesting;
 use crate::lines::Lines;
 use crate::pci::{Address, Class, Function, Id, MAX_FUNCTION};
+use crate::plan::Failure;
 use crate::rule::{Action, Driver, Expansion, Place, Rule, Selector};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{self, Attribute, Fault, Operation, Path, System, Text};
@@ -29,8 +30,8 @@ pub const MAX_PATH_ENDS: usize = 1024;
 pub const MAX_PATH_BREADTH: usize = 64;
 /// The most variant drivers that rules with `auto` may find.
 pub const MAX_VARIANTS: usize = 32;
-/// The most functions whose attributes could not be read that are remembered.
-pub const MAX_UNREADABLE: usize = 64;
+/// The most failures of a survey that are remembered.
+pub const MAX_OBSTACLES: usize = 64;
 
 /// What the rules concern.
 #[derive(Debug, Default)]
@@ -40,27 +41,46 @@ pub struct Inventory {
     neighbours: Vec<Function, MAX_NEIGHBOURS>,
     path_ends: Vec<(RuleNumber, Address), MAX_PATH_ENDS>,
     variants: Vec<variant::Name, MAX_VARIANTS>,
-    unreadable: Vec<(Address, Fault), MAX_UNREADABLE>,
+    obstacles: Vec<(Obstacle, Failure), MAX_OBSTACLES>,
 }
 
-/// What stood in the way of a survey, besides functions that could not be looked at.
+/// What a failure keeps a survey from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Looking at the function at this address.
+    Function(Address),
+    /// Finding the IOMMU group of the function at this address.
+    Group(Address),
+    /// Following the path of the rule of this number.
+    Path(RuleNumber),
+    /// Going over all functions.
+    Scan,
+    /// Knowing whether some display is the one that the firmware booted on.
+    BootVga,
+}
+
+/// What a survey had no room for, or no list of. Neither keeps it from a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gaps {
-    /// What kept it from a list of functions.
-    pub fault: Option<Fault>,
-    /// A limit that was exceeded: what lies beyond it was not kept.
+    /// A limit that was exceeded.
     pub exceeded: Option<Limit>,
     /// Why no variant driver could be looked up, where a rule asks for one.
     pub aliases_missing: Option<Errno>,
 }
 
-/// A limit that a machine exceeded.
+/// A limit that a machine may exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// How many were accepted.
-    pub limit: usize,
-    /// Of what.
-    pub what: &'static str,
+pub enum Limit {
+    /// [`MAX_FUNCTIONS`].
+    Functions,
+    /// [`MAX_PATH_BREADTH`].
+    PathBreadth,
+    /// [`MAX_PATH_ENDS`].
+    PathEnds,
+    /// [`MAX_VARIANTS`].
+    Variants,
+    /// [`MAX_OBSTACLES`].
+    Obstacles,
 }
 
 /// A function, and what the survey did about it.
@@ -84,7 +104,7 @@ impl Inventory {
             neighbours: Vec::new(),
             path_ends: Vec::new(),
             variants: Vec::new(),
-            unreadable: Vec::new(),
+            obstacles: Vec::new(),
         }
     }
 
@@ -117,22 +137,39 @@ impl Inventory {
         }
     }
 
-    /// What kept the survey from a function that an address or a path names.
+    /// Whether an obstacle keeps the rule of this number from a function that it may select.
     #[must_use]
-    pub fn fault_of(&self, number: RuleNumber, selector: &Selector) -> Option<Fault> {
-        let names = |address: Address| match selector {
-            Selector::Address { domain, bus, place } => {
-                address.domain() == *domain && address.bus() == *bus && place.holds(address)
+    pub fn hampers(&self, obstacle: Obstacle, number: RuleNumber, rule: &Rule<'_>) -> bool {
+        match obstacle {
+            Obstacle::Function(address) => match &rule.selector {
+                Selector::Address { domain, bus, place } => {
+                    address.domain() == *domain && address.bus() == *bus && place.holds(address)
+                }
+                Selector::Path { .. } => self.path_ends.contains(&(number, address)),
+                _ => false,
+            },
+            Obstacle::Group(address) => {
+                let known = self.index(address).ok().and_then(|at| self.functions.get(at));
+                rule.expansion == Some(Expansion::Group)
+                    && known.is_some_and(|k| self.selects(number, &rule.selector, &k.function))
             }
-            Selector::Path { .. } => self.path_ends.contains(&(number, address)),
-            _ => false,
-        };
-        self.unreadable.iter().find(|(address, _)| names(*address)).map(|&(_, fault)| fault)
+            Obstacle::Path(path) => path == number,
+            Obstacle::Scan => rule.selector.needs_scan(),
+            Obstacle::BootVga => rule.selector == Selector::BootVga,
+        }
     }
 
-    /// The functions that could not be looked at.
-    pub fn unreadable(&self) -> impl Iterator<Item = Fault> {
-        self.unreadable.iter().map(|&(_, fault)| fault)
+    /// What kept the survey from some function that the rule of this number may select.
+    #[must_use]
+    pub fn failure_of(&self, number: RuleNumber, rule: &Rule<'_>) -> Option<Failure> {
+        let mut obstacles = self.obstacles.iter();
+        let (_, failure) = obstacles.find(|(obstacle, _)| self.hampers(*obstacle, number, rule))?;
+        Some(*failure)
+    }
+
+    /// Everything that the survey was kept from, and by what.
+    pub fn obstacles(&self) -> impl Iterator<Item = (Obstacle, Failure)> {
+        self.obstacles.iter().copied()
     }
 
     /// The variant driver for the function at `index` of [`Inventory::functions`].
@@ -158,9 +195,9 @@ impl Inventory {
     }
 
     /// Adds a function that is not there yet.
-    fn insert(&mut self, function: Function) -> Result<(), Limit> {
+    fn insert(&mut self, function: Function) -> Result<(), Failure> {
         if self.functions.is_full() {
-            return Err(Limit { limit: MAX_FUNCTIONS, what: "functions" });
+            return Err(Failure::Exceeded(Limit::Functions));
         }
         let (Ok(at) | Err(at)) = self.index(function.address);
         let mut carried = Known { function, expanded: false, framebuffer: false, variant: None };
@@ -223,11 +260,14 @@ impl Survey<'_, '_> {
                 if self.inventory.index(address).is_err()
                     && let Some(function) = self.look(system, address)
                     && self.has_rule(&function, |_| true)
+                    && let Err(failure) = self.inventory.insert(function)
                 {
-                    self.insert(function);
+                    self.remember(Obstacle::Scan, failure);
                 }
             });
-            self.gaps.fault = self.gaps.fault.or(listed.err());
+            if let Err(fault) = listed {
+                self.remember(Obstacle::Scan, Failure::Fault(fault));
+            }
         }
     }
 
@@ -266,14 +306,9 @@ impl Survey<'_, '_> {
     fn visit(&mut self, system: &mut impl System, address: Address) {
         if self.inventory.index(address).is_err()
             && let Some(function) = self.look(system, address)
+            && let Err(failure) = self.inventory.insert(function)
         {
-            self.insert(function);
-        }
-    }
-
-    fn insert(&mut self, function: Function) {
-        if let Err(limit) = self.inventory.insert(function) {
-            self.gaps.exceeded = Some(limit);
+            self.remember(Obstacle::Function(address), failure);
         }
     }
 
@@ -297,19 +332,18 @@ impl Survey<'_, '_> {
                 });
                 match listed {
                     Ok(()) | Err(Fault { errno: Errno::ENOENT | Errno::ENOTDIR, .. }) => {}
-                    Err(fault) => self.gaps.fault = Some(fault),
+                    Err(fault) => self.remember(Obstacle::Path(number), Failure::Fault(fault)),
                 }
             }
             if full {
-                let what = "functions at one hop of a path";
-                self.gaps.exceeded = Some(Limit { limit: MAX_PATH_BREADTH, what });
+                let failure = Failure::Exceeded(Limit::PathBreadth);
+                self.remember(Obstacle::Path(number), failure);
             }
             here = next;
         }
         for &address in &here {
             if self.inventory.path_ends.push((number, address)).is_err() {
-                let what = "functions at the ends of paths";
-                self.gaps.exceeded = Some(Limit { limit: MAX_PATH_ENDS, what });
+                self.remember(Obstacle::Path(number), Failure::Exceeded(Limit::PathEnds));
             }
             self.visit(system, address);
         }
@@ -345,7 +379,7 @@ impl Survey<'_, '_> {
             }
         });
         if let Err(fault) = listed {
-            self.remember(address, fault);
+            self.remember(Obstacle::Group(address), Failure::Fault(fault));
         }
     }
 
@@ -355,22 +389,25 @@ impl Survey<'_, '_> {
             Ok(function) => {
                 let mut function = function?;
                 if self.needs_boot_vga {
-                    function.boot_vga = is_boot_vga(system, &function);
+                    match is_boot_vga(system, &function) {
+                        Ok(is_boot_vga) => function.boot_vga = is_boot_vga,
+                        Err(fault) => self.remember(Obstacle::BootVga, Failure::Fault(fault)),
+                    }
                 }
                 Some(function)
             }
             Err(fault) => {
-                self.remember(address, fault);
+                self.remember(Obstacle::Function(address), Failure::Fault(fault));
                 None
             }
         }
     }
 
     #[inline(never)]
-    fn remember(&mut self, address: Address, fault: Fault) {
-        if self.inventory.unreadable.push((address, fault)).is_err() {
-            self.gaps.exceeded =
-                Some(Limit { limit: MAX_UNREADABLE, what: "unreadable functions" });
+    fn remember(&mut self, obstacle: Obstacle, failure: Failure) {
+        let is_known = self.inventory.obstacles.iter().any(|(known, _)| *known == obstacle);
+        if !is_known && self.inventory.obstacles.push((obstacle, failure)).is_err() {
+            self.gaps.exceeded = Some(Limit::Obstacles);
         }
     }
 
@@ -398,7 +435,7 @@ impl Survey<'_, '_> {
                 match at {
                     Some(at) => known.variant = Some((at, wildcards)),
                     None => {
-                        *exceeded = Some(Limit { limit: MAX_VARIANTS, what: "variant drivers" });
+                        *exceeded = Some(Limit::Variants);
                     }
                 }
             }
@@ -423,7 +460,7 @@ pub fn surroundings(
             continue;
         };
         has_display |= known.function.class.is_display();
-        known.function.boot_vga = known.function.boot_vga || is_boot_vga(system, &known.function);
+        known.function.boot_vga |= is_boot_vga(system, &known.function).unwrap_or(false);
         if known.function.group.is_some() {
             continue;
         }
@@ -470,10 +507,17 @@ fn list_group<S: System>(
 }
 
 #[inline(never)]
-fn is_boot_vga(system: &mut impl System, function: &Function) -> bool {
+fn is_boot_vga(system: &mut impl System, function: &Function) -> Result<bool, Fault> {
+    if !function.class.is_vga() {
+        return Ok(false);
+    }
     let path = Path::Attribute(function.address, Attribute::BootVga);
-    function.class.is_vga()
-        && system::read(system, path, &mut [0; 4]).is_ok_and(|text| text.starts_with(b"1"))
+    match system::read(system, path, &mut [0; 4]) {
+        Ok(text) => Ok(text.starts_with(b"1")),
+        // Not every architecture has it, and a function may vanish.
+        Err(Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(false),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Reads `uevent`, the one attribute that tells all IDs and the class (`pci_uevent` in

@@ -39,15 +39,11 @@ impl Tree {
         Ok(Self { pci, probe: None, batch: Vec::new(), cmdline })
     }
 
-    fn close_later(&mut self, file: OwnedFd) {
-        if self.batch.is_full() {
-            self.close_batch();
+    /// Closes all of a full batch, in as few calls as there are runs of numbers, which is mostly one.
+    fn make_room(&mut self) {
+        if !self.batch.is_full() {
+            return;
         }
-        let _ = self.batch.push(file);
-    }
-
-    /// Closes all in as few calls as there are runs of numbers, which is mostly one.
-    fn close_batch(&mut self) {
         let mut run = None;
         for fd in mem::take(&mut self.batch).into_iter().map(IntoRawFd::into_raw_fd) {
             run = match run {
@@ -110,8 +106,9 @@ impl System for Tree {
             Access::Write => OFlag::O_WRONLY,
             Access::ReadWrite => OFlag::O_RDWR,
         };
+        self.make_room();
         let file = retry(|| openat(&self.pci, path, flags, Mode::empty()))?;
-        self.close_later(file);
+        let _ = self.batch.push(file);
         self.batch.last().map(Attribute).ok_or(Errno::EMFILE)
     }
 
@@ -123,7 +120,8 @@ impl System for Tree {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let directory = retry(|| openat(&self.pci, path, flags, Mode::empty()))?;
         let result = sys::read_directory(&directory, |name| each(self, name));
-        self.close_later(directory);
+        self.make_room();
+        let _ = self.batch.push(directory);
         result
     }
 

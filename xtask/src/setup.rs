@@ -62,6 +62,13 @@ pub const SHELLCHECK: Tool = Tool {
     },
 };
 
+pub const STRACE: Tool = Tool {
+    name: "strace",
+    why: "counts the early binary's system calls",
+    find: || program("strace"),
+    packages: Packages { apt: "strace", dnf: "strace", pacman: "strace", zypper: "strace" },
+};
+
 impl Tool {
     /// Where the tool is; an error if [`ensure`] was not asked for it.
     pub fn path(&self) -> Result<PathBuf> {

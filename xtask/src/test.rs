@@ -37,10 +37,11 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
-    setup::ensure(&[&setup::QEMU, &setup::BUSYBOX, &setup::SHELLCHECK])?;
+    setup::ensure(&[&setup::QEMU, &setup::BUSYBOX, &setup::SHELLCHECK, &setup::STRACE])?;
     let mut ledger = Ledger::new(&options.only);
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
+    check_binaries(&workspace, &binaries, &mut ledger);
     check_mutants(&workspace, options.musl, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
     Ok(ledger.close())
@@ -80,6 +81,19 @@ fn check_builds(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) -
             })
         })
         .collect()
+}
+
+/// The tests that run the binaries which ship; without these they are ignored.
+fn check_binaries(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+    ledger.check("tests of the binaries", || {
+        let paths = std::env::join_paths(binaries.iter().map(|binary| &binary.path))?;
+        let mut command = Command::new(cargo());
+        command
+            .args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"])
+            .env("VFIO_OVERRIDE_EARLY", paths)
+            .current_dir(&workspace.root);
+        command::check(&mut command).map(drop)
+    });
 }
 
 fn check_mutants(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {

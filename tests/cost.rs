@@ -1,0 +1,194 @@
+//! What a run costs in system calls, counted by strace on the binary that ships.
+//!
+//! Differences between two runs are counted, so that what a run costs in any case does not blur what
+//! one function or one rule adds. Two things are shared by many functions and counted apart: the log
+//! is opened anew after nine records, and files are closed 64 at a time.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// The calls that open the log anew for this many records.
+fn reopened(records: usize) -> usize {
+    2 * records.div_ceil(9)
+}
+
+/// The calls that close this many files, and a few more where their numbers have gaps.
+fn closed(files: usize) -> usize {
+    files.div_ceil(64) + 4
+}
+
+/// A copy of sysfs with this many functions, four to a slot so that all fit on one bus.
+struct Tree(TempDir);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Groups {
+    None,
+    OneEach,
+}
+
+impl Tree {
+    fn new(functions: usize, class: &str, groups: Groups) -> Self {
+        let tree = Self(TempDir::new().unwrap());
+        let root = tree.0.path();
+        fs::create_dir_all(root.join("sys/bus/pci/devices")).unwrap();
+        fs::create_dir_all(root.join("sys/bus/pci/drivers/vfio-pci")).unwrap();
+        fs::write(root.join("sys/bus/pci/drivers_probe"), "").unwrap();
+        fs::write(root.join("kmsg"), "").unwrap();
+        for index in 0..functions {
+            tree.add(&address(index), class, (groups == Groups::OneEach).then_some(index));
+        }
+        tree
+    }
+
+    fn add(&self, address: &str, class: &str, group: Option<usize>) {
+        let root = self.0.path().join("sys");
+        let device = root.join("devices/pci0000:00").join(address);
+        fs::create_dir_all(&device).unwrap();
+        let uevent = format!(
+            "PCI_CLASS={class}\nPCI_ID=10DE:2204\nPCI_SUBSYS_ID=1043:87B8\nPCI_SLOT_NAME={address}\n"
+        );
+        fs::write(device.join("uevent"), uevent).unwrap();
+        fs::write(device.join("driver_override"), "(null)\n").unwrap();
+        fs::write(device.join("boot_vga"), "0\n").unwrap();
+        let target = format!("../../../devices/pci0000:00/{address}");
+        symlink(target, root.join("bus/pci/devices").join(address)).unwrap();
+        if let Some(group) = group {
+            let members = root.join(format!("kernel/iommu_groups/{group}/devices"));
+            fs::create_dir_all(&members).unwrap();
+            let target = format!("../../../kernel/iommu_groups/{group}");
+            symlink(target, device.join("iommu_group")).unwrap();
+            let target = format!("../../../../devices/pci0000:00/{address}");
+            symlink(target, members.join(address)).unwrap();
+        }
+    }
+
+    /// The system calls of one run of `binary`, one a line.
+    fn trace(&self, binary: &Path, rules: &str) -> Vec<String> {
+        let root = self.0.path();
+        let (cmdline, log) = (root.join("cmdline"), root.join("strace"));
+        fs::write(&cmdline, format!("quiet vfio.override={rules}\n")).unwrap();
+        let ran = Command::new("strace")
+            .args(["-f", "-q", "-o"])
+            .arg(&log)
+            .arg(binary)
+            .arg("--sysfs")
+            .arg(root.join("sys"))
+            .arg("--cmdline")
+            .arg(&cmdline)
+            .arg("--kmsg")
+            .arg(root.join("kmsg"))
+            .status()
+            .expect("strace starts");
+        assert!(ran.code().is_some(), "{ran}");
+        // Not the ends of processes and signals, and a call that another process interrupted once.
+        fs::read_to_string(&log)
+            .unwrap()
+            .lines()
+            .filter(|line| !line.contains("+++ ") && !line.contains("--- "))
+            .filter(|line| !line.contains(" resumed>"))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn address(index: usize) -> String {
+    format!("0000:01:{:02x}.{}", index / 4, index % 4)
+}
+
+/// An address rule for each of the first `count` functions.
+fn address_rules(count: usize) -> String {
+    let mut rules = String::new();
+    for index in 0..count {
+        write!(rules, "{},", address(index)).unwrap();
+    }
+    rules
+}
+
+/// The binaries under test; `cargo xtask test` names them.
+fn binaries() -> Vec<PathBuf> {
+    let paths = std::env::var_os("VFIO_OVERRIDE_EARLY")
+        .expect("VFIO_OVERRIDE_EARLY names the binaries: run `cargo xtask test`");
+    std::env::split_paths(&paths).collect()
+}
+
+const MANY: usize = 72;
+const FEW: usize = 8;
+
+/// How many more calls `MANY` address rules take than `FEW`, without what is shared.
+fn added_by_overrides(tree: impl Fn() -> Tree, binary: &Path) -> usize {
+    let many = tree().trace(binary, &address_rules(MANY)).len();
+    let few = tree().trace(binary, &address_rules(FEW)).len();
+    many - few - reopened(MANY - FEW) - closed(4 * (MANY - FEW))
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn an_overridden_function_takes_at_most_twelve_calls() {
+    for binary in binaries() {
+        let tree = || Tree::new(MANY, "30000", Groups::None);
+        let calls = added_by_overrides(tree, &binary);
+        assert!(calls <= 12 * (MANY - FEW), "{calls} for {} displays", MANY - FEW);
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn an_iommu_group_takes_three_calls_more() {
+    for binary in binaries() {
+        let tree = || Tree::new(MANY, "30000", Groups::OneEach);
+        let calls = added_by_overrides(tree, &binary);
+        assert!(calls <= 15 * (MANY - FEW), "{calls} for {} displays", MANY - FEW);
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_function_that_is_only_looked_at_takes_at_most_four_calls() {
+    for binary in binaries() {
+        for (rules, most) in [("ffff:1,class:ff", 2), ("boot_vga,ffff:1+group", 4)] {
+            let calls = |functions| {
+                Tree::new(functions, "30000", Groups::OneEach).trace(&binary, rules).len()
+            };
+            let added = calls(MANY) - calls(FEW) - closed(2 * (MANY - FEW));
+            assert!(added <= most * (MANY - FEW), "{rules}: {added} for {}", MANY - FEW);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn the_number_of_rules_costs_no_calls() {
+    for binary in binaries() {
+        let tree = Tree::new(FEW, "20000", Groups::OneEach);
+        let unmatched = |count: usize| "!ffff:1,".repeat(count);
+        let one = tree.trace(&binary, &unmatched(1)).len();
+        let many = tree.trace(&binary, &unmatched(500)).len();
+        // Each is told in a record of its own.
+        assert!(many - one <= 499 + reopened(499), "{one} with one rule, {many} with 500");
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn address_rules_touch_no_function_that_none_of_them_names() {
+    for binary in binaries() {
+        let tree = Tree::new(MANY, "30000", Groups::OneEach);
+        let named = address(5);
+        let calls = tree.trace(&binary, &named);
+        assert!(calls.iter().any(|call| call.contains(&named)));
+        for index in (0..MANY).filter(|index| *index != 5) {
+            let other = format!("devices/{}", address(index));
+            let touching = calls.iter().find(|call| call.contains(&other));
+            assert_eq!(touching, None);
+        }
+        assert!(
+            !calls.iter().any(|call| call.contains("\"devices\"")),
+            "no pass over all functions"
+        );
+    }
+}
