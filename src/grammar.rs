@@ -234,11 +234,10 @@ impl<'a> Cursor<'a> {
         if self.eat(b"pci:") {
             return self.ids(true).map(Selector::Ids);
         }
-        // A word that is no number is not a number gone wrong.
-        let word = selector.split(|byte| b":.".contains(byte)).next().unwrap_or_default();
-        let digits = word.strip_prefix(b"0x").or(word.strip_prefix(b"0X")).unwrap_or(word);
-        let is_number = digits.iter().all(u8::is_ascii_hexdigit) && !word.is_empty();
-        if !is_number && word != b"*" {
+        // A word is not a number gone wrong, even one that begins with a digit, as `boot` does.
+        let mut first_field = selector.iter().take_while(|byte| **byte != b':');
+        let is_word = first_field.any(|byte| matches!(byte | 0x20, b'g'..=b'w' | b'y' | b'z'));
+        if is_word || !matches!(selector, [b'*' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) {
             return self.fail(Expected::Selector);
         }
         if selector.contains(&b'.') {

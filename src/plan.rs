@@ -254,18 +254,33 @@ impl Decisions {
             .chain(binds.map(|taken| Step::Bind(taken.function.address, taken.driver)))
     }
 
-    /// The functions of an IOMMU group that stay with the host: endpoints that are not taken.
-    pub fn left_in_group<'a>(
+    /// The functions that stay with the host, as far as their IOMMU group is known: endpoints that are
+    /// not taken.
+    pub fn left<'a>(
         &self,
         inventory: &'a Inventory,
         rules: &RuleSet<'_>,
-        group: u32,
     ) -> impl Iterator<Item = &'a Function> {
-        let left =
-            inventory.functions().enumerate().filter(move |(index, _)| !self.takes(*index, rules));
-        left.map(|(_, function)| function)
-            .chain(inventory.neighbours())
-            .filter(move |function| function.group == Some(group) && !function.class.is_bridge())
+        let mut next = 0;
+        core::iter::from_fn(move || {
+            let (index, function) = self.next_left(next, inventory, rules)?;
+            next = index + 1;
+            Some(function)
+        })
+    }
+
+    /// The first that stays from `index` on, neighbours counted behind the functions.
+    #[inline(never)]
+    fn next_left<'a>(
+        &self,
+        index: usize,
+        inventory: &'a Inventory,
+        rules: &RuleSet<'_>,
+    ) -> Option<(usize, &'a Function)> {
+        let all = inventory.functions().chain(inventory.neighbours()).enumerate();
+        all.skip(index).find(|(index, function)| {
+            function.group.is_some() && !function.class.is_bridge() && !self.takes(*index, rules)
+        })
     }
 
     /// Whether the function at `index` of [`Inventory::functions`] is taken.

@@ -209,24 +209,12 @@ impl<'a> Run<'a> {
     fn say_warnings(&self, journal: Journal<'_>, gaps: Gaps) {
         let warn = |warning: &Warning<'_, '_>| journal.say(Level::Warn, warning);
         let decisions = &self.plan.decisions;
-        let mut last_group = None;
         let mut has_groups = true;
         let mut is_auto = false;
         for taken in decisions.taken(&self.rules, &self.inventory) {
             let function = taken.function;
             has_groups &= function.group.is_some() || !taken.needs_iommu();
             is_auto |= self.rules.driver(taken.rule) == Some(crate::rule::Driver::Auto);
-            if let Some(group) = function.group
-                && last_group != Some(group)
-                && self.is_first_of_group(taken.index, group)
-            {
-                last_group = Some(group);
-                let left =
-                    Left { decisions, rules: &self.rules, inventory: &self.inventory, group };
-                if left.count() > 0 {
-                    warn(&Warning::NotViable(group, &left));
-                }
-            }
             if function.boot_vga {
                 warn(&Warning::BootDisplay(function.address));
             }
@@ -240,6 +228,7 @@ impl<'a> Run<'a> {
                 warn(&Warning::Framebuffer(function.address));
             }
         }
+        self.say_viability(journal);
         if !has_groups {
             warn(&Warning::NoIommu);
         }
@@ -254,11 +243,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn is_first_of_group(&self, index: usize, group: u32) -> bool {
-        let mut taken = self.plan.decisions.taken(&self.rules, &self.inventory);
-        taken
-            .find(|taken| taken.function.group == Some(group) && taken.needs_iommu())
-            .is_some_and(|taken| taken.index == index)
+    /// Tells each group of which functions are taken and others stay with the host.
+    fn say_viability(&self, journal: Journal<'_>) {
+        let Self { rules, inventory, plan: Plan { decisions, .. }, .. } = self;
+        for (index, function) in decisions.left(inventory, rules).enumerate() {
+            let mut before = decisions.left(inventory, rules).take(index);
+            let mut taken = decisions.taken(rules, inventory);
+            if let Some(group) = function.group
+                && !before.any(|other| other.group == Some(group))
+                && taken.any(|taken| taken.function.group == Some(group) && taken.needs_iommu())
+            {
+                let left = Left { decisions, rules, inventory, group };
+                journal.say(Level::Warn, &Warning::NotViable(group, &left));
+            }
+        }
     }
 
     fn summarise(&mut self, journal: Journal<'_>, is_for_one: bool) -> bool {
@@ -289,35 +287,24 @@ struct Left<'a> {
 
 impl Left<'_> {
     const MOST_NAMED: usize = 8;
-
-    #[inline(never)]
-    fn for_each(&self, each: &mut dyn FnMut(Address)) {
-        for function in self.decisions.left_in_group(self.inventory, self.rules, self.group) {
-            each(function.address);
-        }
-    }
-
-    fn count(&self) -> usize {
-        let mut count = 0;
-        self.for_each(&mut |_| count += 1);
-        count
-    }
 }
 
 impl fmt::Display for Left<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut result = Ok(());
-        let mut named = 0;
-        self.for_each(&mut |address| {
-            if named < Self::MOST_NAMED {
-                let separator = if named > 0 { ", " } else { "" };
-                result = result.and(f.write_str(separator)).and(address.fmt(f));
+        let mut count = 0;
+        for function in self.decisions.left(self.inventory, self.rules) {
+            if function.group != Some(self.group) {
+                continue;
             }
-            named += 1;
-        });
-        match named.checked_sub(Self::MOST_NAMED) {
-            None | Some(0) => result,
-            Some(more) => result.and(write!(f, " and {} more", Decimal::from(more))),
+            if count < Self::MOST_NAMED {
+                f.write_str(if count > 0 { ", " } else { "" })?;
+                function.address.fmt(f)?;
+            }
+            count += 1;
+        }
+        match count.checked_sub(Self::MOST_NAMED) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, " and {} more", Decimal::from(more)),
         }
     }
 }

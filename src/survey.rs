@@ -227,8 +227,10 @@ pub fn survey(
         Some(address) => survey.one(system, address),
         None => survey.all(system),
     }
-    while let Some(function) = survey.next_unexpanded() {
-        survey.expand(system, &function);
+    if rules.rules().any(|(_, rule)| rule.expansion.is_some()) {
+        while let Some(function) = survey.next_unexpanded() {
+            survey.expand(system, &function);
+        }
     }
     survey.variants(system);
     survey.gaps
@@ -460,7 +462,9 @@ pub fn surroundings(
             continue;
         };
         has_display |= known.function.class.is_display();
-        known.function.boot_vga |= is_boot_vga(system, &known.function).unwrap_or(false);
+        if !known.function.boot_vga {
+            known.function.boot_vga = is_boot_vga(system, &known.function).unwrap_or(false);
+        }
         if known.function.group.is_some() {
             continue;
         }

@@ -60,7 +60,9 @@ fn check_sources(workspace: &Workspace, ledger: &mut Ledger) {
         .check("unit tests", || cargo_task(root, &["test", "--locked", "--workspace", "--quiet"]));
     ledger.check("documentation", || document(root));
     if setup::program("cargo-deny").is_some() {
-        ledger.check("dependencies", || cargo_task(root, &["deny", "check"]));
+        // Advisories change by the day: they are no property of a commit, and need the network.
+        let what = ["deny", "--all-features", "check", "bans", "licenses", "sources"];
+        ledger.check("dependencies", || cargo_task(root, &what));
     } else {
         progress::note(
             "NOT RUN: dependencies, because cargo-deny is not installed \
