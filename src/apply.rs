@@ -6,8 +6,8 @@
 use heapless::Vec;
 use nix::errno::Errno;
 
+use crate::failure::Failure;
 use crate::pci::{Address, Function};
-use crate::plan::Failure;
 use crate::rule::{MAX_DRIVER, NOBODY};
 use crate::system::{self, Attribute, Fault, Held, Operation, Path, System};
 

@@ -14,6 +14,7 @@
 
 pub mod apply;
 pub mod cmdline;
+pub mod failure;
 pub mod grammar;
 mod hex;
 mod iomem;

@@ -4,12 +4,12 @@
 
 use heapless::Vec;
 
+use crate::failure::Failure;
 use crate::grammar::SyntaxError;
 use crate::pci::{Address, Class, Function, Id};
 use crate::rule::{Action, Driver, Expansion, NOBODY, Place, Rule, Selector, Statement, VFIO_PCI};
 use crate::ruleset::{MAX_RULES, RuleNumber, RuleSet};
-use crate::survey::{Inventory, Limit, MAX_FUNCTIONS};
-use crate::system::Fault;
+use crate::survey::{Inventory, MAX_FUNCTIONS};
 
 /// What came of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,19 +44,6 @@ pub enum Refusal {
     /// The exclusion of this number, which comes later, cannot be honoured: it is not understood, there
     /// was no room for it, or what it matches cannot be looked at.
     LostExclusion(RuleNumber),
-}
-
-/// Why a function is not as its rule wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// An operation failed.
-    Fault(Fault),
-    /// `driver_override` was written, and holds something else.
-    NotHeld(Address),
-    /// A driver that was not asked for has the function still.
-    StillBound(Address),
-    /// There was no room for what had to be kept in mind.
-    Exceeded(Limit),
 }
 
 /// One thing to do. All overrides come first, so that no slow function leaves another unprotected.

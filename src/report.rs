@@ -10,13 +10,12 @@ use nix::errno::Errno;
 
 use crate::apply::Bound;
 use crate::cmdline;
+use crate::failure::{Failure, Limit};
 use crate::pci::{Address, Function};
-use crate::plan::{Failure, Outcome, Refusal};
+use crate::plan::{Outcome, Refusal};
 use crate::rule::{Action, Driver, NOBODY, Rule, Selector};
 use crate::ruleset::{Entry, MAX_RULES, RuleNumber};
-use crate::survey::{
-    Limit, MAX_FUNCTIONS, MAX_OBSTACLES, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_VARIANTS,
-};
+use crate::survey::{MAX_FUNCTIONS, MAX_OBSTACLES, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_VARIANTS};
 use crate::system::ErrnoName;
 use crate::text::{Decimal, Escaped, Quoted};
 

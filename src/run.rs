@@ -6,8 +6,9 @@ use heapless::Vec;
 use log::{Level, Log};
 
 use crate::apply::{self, Bound, Registered};
+use crate::failure::Failure;
 use crate::pci::Address;
-use crate::plan::{Decisions, Failure, Outcome, Plan, Refusal};
+use crate::plan::{Decisions, Outcome, Plan, Refusal};
 use crate::report::{
     Doubt, FunctionLine, Journal, LeftAlone, NoRules, Off, Omission, RuleLine, Summary, Warning,
 };

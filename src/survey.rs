@@ -10,11 +10,11 @@
 use heapless::Vec;
 use nix::errno::Errno;
 
+use crate::failure::{Failure, Limit};
 use crate::hex;
 use crate::iomem::Nesting;
 use crate::lines::Lines;
 use crate::pci::{Address, Class, Function, Id, MAX_FUNCTION};
-use crate::plan::Failure;
 use crate::rule::{Action, Driver, Expansion, Place, Rule, Selector};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{self, Attribute, Fault, Operation, Path, System, Text};
@@ -66,21 +66,6 @@ pub struct Gaps {
     pub exceeded: Option<Limit>,
     /// Why no variant driver could be looked up, where a rule asks for one.
     pub aliases_missing: Option<Errno>,
-}
-
-/// A limit that a machine may exceed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// [`MAX_FUNCTIONS`].
-    Functions,
-    /// [`MAX_PATH_BREADTH`].
-    PathBreadth,
-    /// [`MAX_PATH_ENDS`].
-    PathEnds,
-    /// [`MAX_VARIANTS`].
-    Variants,
-    /// [`MAX_OBSTACLES`].
-    Obstacles,
 }
 
 /// A function, and what the survey did about it.

@@ -1,8 +1,7 @@
 //! The kernel log as a [`log::Log`], in the record format of the crate kernlog, which allocates.
 
 use core::ffi::CStr;
-use core::fmt::{self, Write as _};
-use core::ops::Deref;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::os::fd::{IntoRawFd, RawFd};
 
@@ -12,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, close, getpid};
 use vfio_override::text::Decimal;
 
+use crate::line::Line;
 use crate::sys;
 
 /// How many records are written before the log is opened again: the kernel drops what one open file
@@ -99,45 +99,4 @@ impl Log for Kmsg {
     }
 
     fn flush(&self) {}
-}
-
-/// The kernel refuses longer records (`LOG_LINE_MAX` in `kernel/printk/printk.c`).
-const MAX_LINE: usize = 960;
-
-/// One line of bounded length; what does not fit is cut off.
-#[derive(Default)]
-pub struct Line(heapless::Vec<u8, MAX_LINE>);
-
-impl Line {
-    pub fn add(&mut self, text: &dyn fmt::Display) {
-        // It only fails where a `Display` does, and none of ours does.
-        let _ = write!(self, "{text}");
-    }
-
-    /// The line with its newline.
-    pub fn finish(mut self) -> impl Deref<Target = [u8]> {
-        let _ = self.0.push(b'\n');
-        self.0
-    }
-
-    /// How many bytes still fit, one kept for the newline.
-    fn room(&self) -> usize {
-        MAX_LINE.saturating_sub(self.0.len() + 1)
-    }
-}
-
-impl fmt::Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let fitting = text.as_bytes().get(..self.room()).unwrap_or(text.as_bytes());
-        self.0.extend_from_slice(fitting).map_err(|_| fmt::Error)
-    }
-
-    fn write_char(&mut self, character: char) -> fmt::Result {
-        // Every text of ours is ASCII, and any other is escaped.
-        let byte = u8::try_from(character).unwrap_or(b'?');
-        if self.room() > 0 {
-            let _ = self.0.push(byte);
-        }
-        Ok(())
-    }
 }

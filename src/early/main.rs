@@ -8,6 +8,7 @@
 mod args;
 mod init;
 mod kmsg;
+mod line;
 mod memory;
 mod modprobe;
 mod sys;

@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read, write};
 
-use crate::kmsg::Line;
+use crate::line::Line;
 
 pub const STDOUT: RawFd = 1;
 pub const STDERR: RawFd = 2;

@@ -10,6 +10,7 @@ use crate::archive::Archive;
 use crate::build::{self, MuslOptions, Target};
 use crate::kernel::{self, Choice, Kernel};
 use crate::modules::{self, Place};
+use crate::qemu::{HOST_DRIVERS, VFIO_DRIVERS};
 use crate::workspace::Workspace;
 use crate::{Verdict, progress, setup};
 
@@ -18,13 +19,6 @@ pub const EARLY: &str = "usr/lib/vfio-override/vfio-override-early";
 
 /// The `vfio_pci:` lines of modules.alias, for the driver name `auto`.
 const VARIANTS: &str = "usr/lib/vfio-override/variants";
-
-/// The drivers that want the emulated devices, in the order of loading.
-const HOST_DRIVERS: [&str; 7] =
-    ["bochs", "snd_hda_intel", "xhci_pci", "e1000e", "nvme", "virtio_pci", "virtio_net"];
-
-/// What passthrough needs.
-const VFIO_DRIVERS: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
 
 /// Make the initramfs that `cargo xtask boot` boots
 ///
@@ -61,11 +55,6 @@ pub fn run(options: &Options) -> Result<Verdict> {
     fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}", path.display());
     Ok(Verdict::Good)
-}
-
-/// The drivers of the emulated machine: a kernel without them shows nothing.
-pub fn demo_drivers() -> impl Iterator<Item = &'static str> {
-    HOST_DRIVERS.into_iter().chain(VFIO_DRIVERS)
 }
 
 /// All that goes into an image but the early binary; reading it once serves several images.

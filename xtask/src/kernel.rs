@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::bzimage::BzImage;
 use crate::modules::{Place, Tree};
 use crate::workspace::Workspace;
-use crate::{command, image, progress, setup};
+use crate::{command, progress, qemu, setup};
 
 /// What `--kernel` may say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ fn host(cache: &Path) -> Result<Kernel> {
         .find(|path: &PathBuf| path.exists())
         .with_context(|| format!("no vmlinuz of {release} in /boot or {}", modules.display()))?;
     let tree = Tree::open(&modules)?;
-    if let Some(driver) = image::demo_drivers().find(|name| tree.place(name) == Place::Absent) {
+    if let Some(driver) = qemu::drivers().find(|name| tree.place(name) == Place::Absent) {
         bail!("it has no {driver}");
     }
     extract(&image, tree, cache)

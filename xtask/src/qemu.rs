@@ -20,6 +20,18 @@ use anyhow::Result;
 
 use crate::setup;
 
+/// The drivers that want the emulated devices, in the order of loading.
+pub const HOST_DRIVERS: [&str; 7] =
+    ["bochs", "snd_hda_intel", "xhci_pci", "e1000e", "nvme", "virtio_pci", "virtio_net"];
+
+/// What passthrough needs.
+pub const VFIO_DRIVERS: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
+
+/// The drivers of the emulated machine: a kernel without them shows nothing.
+pub fn drivers() -> impl Iterator<Item = &'static str> {
+    HOST_DRIVERS.into_iter().chain(VFIO_DRIVERS)
+}
+
 /// QEMU options of a set of devices, without their leading dash.
 pub type Devices = Vec<(&'static str, String)>;
 
