@@ -51,7 +51,9 @@ impl Kmsg {
 }
 
 fn open_log(path: &CStr) -> RawFd {
-    let file = sys::retry(|| open(path, OFlag::O_WRONLY | OFlag::O_APPEND, Mode::empty()));
+    // Not to wait: the parent writes too, and nobody watches over it.
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK;
+    let file = sys::retry(|| open(path, flags, Mode::empty()));
     let fd = file.map_or(sys::STDERR, IntoRawFd::into_raw_fd);
     // The first descriptor of a process whose standard streams are open has a higher number.
     if fd <= sys::STDERR {

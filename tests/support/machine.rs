@@ -1,0 +1,537 @@
+//! A PCI bus in memory, which answers as the kernel's sysfs does and remembers what it was asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
+
+use nix::errno::Errno;
+use vfio_override::pci::Address;
+use vfio_override::system::{Access, File, System, Text};
+
+/// The function with this sysfs name.
+pub fn address(name: &str) -> Address {
+    Address::from_sysfs(name.as_bytes()).unwrap_or_else(|| panic!("{name} is no address"))
+}
+
+/// One PCI function.
+#[derive(Clone, Debug)]
+pub struct Function {
+    pub address: Address,
+    /// The bridge whose directory holds that of the function.
+    pub parent: Option<Address>,
+    pub id: (u16, u16),
+    pub subsystem: (u16, u16),
+    pub class: u32,
+    pub group: Option<u32>,
+    pub boot_vga: bool,
+    pub driver: Option<String>,
+    /// What `driver_override` holds.
+    pub kept_for: Option<String>,
+    /// The driver that takes the function where no override forbids it.
+    host_driver: Option<String>,
+    missing: BTreeSet<&'static str>,
+    uevent: Option<Vec<u8>>,
+    forgets_override: bool,
+    returns_to_driver: bool,
+}
+
+/// A function of this class.
+pub fn function(name: &str, class: u32) -> Function {
+    Function {
+        address: address(name),
+        parent: None,
+        id: (0x1234, 0x1111),
+        subsystem: (0x1af4, 0x1100),
+        class,
+        group: None,
+        boot_vga: false,
+        driver: None,
+        kept_for: None,
+        host_driver: None,
+        missing: BTreeSet::new(),
+        uevent: None,
+        forgets_override: false,
+        returns_to_driver: false,
+    }
+}
+
+/// A VGA controller.
+pub fn vga(name: &str) -> Function {
+    function(name, 0x03_00_00)
+}
+
+/// The audio function of a graphics card.
+pub fn audio(name: &str) -> Function {
+    function(name, 0x04_03_00).with_id(0x10de, 0x1aef)
+}
+
+/// An Ethernet controller.
+pub fn network(name: &str) -> Function {
+    function(name, 0x02_00_00).with_id(0x8086, 0x10d3)
+}
+
+/// A solid-state drive.
+pub fn nvme(name: &str) -> Function {
+    function(name, 0x01_08_02).with_id(0x1b36, 0x0010)
+}
+
+/// A PCI-to-PCI bridge.
+pub fn bridge(name: &str) -> Function {
+    Function { subsystem: (0, 0), ..function(name, 0x06_04_00).with_id(0x8086, 0x3420) }
+}
+
+impl Function {
+    pub fn with_id(self, vendor: u16, device: u16) -> Self {
+        Self { id: (vendor, device), ..self }
+    }
+
+    pub fn behind(self, bridge: &str) -> Self {
+        Self { parent: Some(address(bridge)), ..self }
+    }
+
+    pub fn in_group(self, group: u32) -> Self {
+        Self { group: Some(group), ..self }
+    }
+
+    pub fn that_the_firmware_booted_on(self) -> Self {
+        Self { boot_vga: true, ..self }
+    }
+
+    pub fn bound_to(self, driver: &str) -> Self {
+        Self { driver: Some(driver.to_owned()), host_driver: Some(driver.to_owned()), ..self }
+    }
+
+    pub fn kept_for(self, driver: &str) -> Self {
+        Self { kept_for: Some(driver.to_owned()), ..self }
+    }
+
+    /// One whose attribute of this name is not there.
+    pub fn without(mut self, attribute: &'static str) -> Self {
+        self.missing.insert(attribute);
+        self
+    }
+
+    /// One whose `uevent` holds this.
+    pub fn with_uevent(self, text: &[u8]) -> Self {
+        Self { uevent: Some(text.to_vec()), ..self }
+    }
+
+    /// One whose override something else resets at once.
+    pub fn that_forgets_its_override(self) -> Self {
+        Self { forgets_override: true, ..self }
+    }
+
+    /// One that its driver takes back at once.
+    pub fn that_returns_to_its_driver(self) -> Self {
+        Self { returns_to_driver: true, ..self }
+    }
+
+    /// `pci_uevent` in `drivers/pci/pci-driver.c`.
+    fn uevent(&self) -> Vec<u8> {
+        if let Some(text) = &self.uevent {
+            return text.clone();
+        }
+        let driver = self.driver.as_ref().map(|driver| format!("DRIVER={driver}\n"));
+        let ((vendor, device), (subvendor, subdevice)) = (self.id, self.subsystem);
+        let class = self.class;
+        let (base, sub, interface) = (class >> 16, class >> 8 & 0xff, class & 0xff);
+        let text = format!(
+            "{}PCI_CLASS={class:04X}\n\
+             PCI_ID={vendor:04X}:{device:04X}\n\
+             PCI_SUBSYS_ID={subvendor:04X}:{subdevice:04X}\n\
+             PCI_SLOT_NAME={}\n\
+             MODALIAS=pci:v{vendor:08X}d{device:08X}sv{subvendor:08X}sd{subdevice:08X}\
+             bc{base:02X}sc{sub:02X}i{interface:02X}\n",
+            driver.unwrap_or_default(),
+            self.address,
+        );
+        text.into_bytes()
+    }
+
+    fn has(&self, attribute: &str) -> bool {
+        !self.missing.contains(attribute)
+            && match attribute {
+                "boot_vga" => self.class >> 8 == 0x0300,
+                "iommu_group" | "iommu_group/devices" => self.group.is_some(),
+                "driver" | "driver/unbind" => self.driver.is_some(),
+                "uevent" | "driver_override" => true,
+                _ => false,
+            }
+    }
+}
+
+/// What was asked of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Open(Access),
+    Read,
+    Write(Vec<u8>),
+    ReadLink,
+    List,
+    Probe,
+    Stream,
+}
+
+/// One operation, in the order they came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    pub asked: Asked,
+    /// Relative to `bus/pci`; the function's name for a probe, and the text's for a stream.
+    pub path: String,
+}
+
+impl Operation {
+    /// The function that the operation looks at or changes.
+    pub fn function(&self) -> Option<Address> {
+        let name = match self.asked {
+            Asked::Probe => &self.path,
+            _ => self.path.strip_prefix("devices/")?.split('/').next()?,
+        };
+        Address::from_sysfs(name.as_bytes())
+    }
+
+    /// Whether it asks for a change of the machine.
+    pub fn changes(&self) -> bool {
+        matches!(self.asked, Asked::Write(_) | Asked::Probe)
+    }
+
+    /// Whether it writes a `driver_override`.
+    pub fn sets_override(&self) -> bool {
+        matches!(self.asked, Asked::Write(_)) && self.path.ends_with("/driver_override")
+    }
+
+    /// How the log names the operation, and the path as the log shows it.
+    pub fn told(&self) -> (&'static str, String) {
+        match self.asked {
+            Asked::Open(_) => ("open", format!("bus/pci/{}", self.path)),
+            Asked::Read => ("read", format!("bus/pci/{}", self.path)),
+            Asked::Write(_) => ("write", format!("bus/pci/{}", self.path)),
+            Asked::ReadLink => ("read link", format!("bus/pci/{}", self.path)),
+            Asked::List => ("list", format!("bus/pci/{}", self.path)),
+            Asked::Probe => ("write", "bus/pci/drivers_probe".to_owned()),
+            Asked::Stream => ("stream", self.path.clone()),
+        }
+    }
+}
+
+/// The operation that fails.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    /// Counted from 1.
+    at: usize,
+    errno: Errno,
+    /// How many entries a list hands over before it fails.
+    after: usize,
+}
+
+/// A PCI bus with its functions and drivers.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    functions: BTreeMap<Address, Function>,
+    /// Each registered driver, and whether its probe succeeds.
+    drivers: BTreeMap<String, bool>,
+    aliases: Result<Vec<u8>, Errno>,
+    iomem: Result<Vec<u8>, Errno>,
+    has_bus: bool,
+    fault: Option<Fault>,
+    pub operations: Vec<Operation>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Machine {
+    /// A machine without functions and drivers.
+    pub fn new() -> Self {
+        Self {
+            functions: BTreeMap::new(),
+            drivers: BTreeMap::new(),
+            aliases: Err(Errno::ENOENT),
+            iomem: Ok(Vec::new()),
+            has_bus: true,
+            fault: None,
+            operations: Vec::new(),
+        }
+    }
+
+    /// With one more function, and its driver registered if it has one.
+    pub fn with(mut self, function: Function) -> Self {
+        for driver in function.driver.iter().chain(&function.host_driver) {
+            self.drivers.insert(driver.clone(), true);
+        }
+        self.functions.insert(function.address, function);
+        self
+    }
+
+    /// With this driver loaded or built in.
+    pub fn with_driver(mut self, name: &str) -> Self {
+        self.drivers.insert(name.to_owned(), true);
+        self
+    }
+
+    /// With this driver loaded, whose probe always fails.
+    pub fn with_failing_driver(mut self, name: &str) -> Self {
+        self.drivers.insert(name.to_owned(), false);
+        self
+    }
+
+    /// With these lines of `modules.alias`.
+    pub fn with_aliases(self, text: &str) -> Self {
+        Self { aliases: Ok(text.as_bytes().to_vec()), ..self }
+    }
+
+    /// With this `/proc/iomem`.
+    pub fn with_iomem(self, text: &str) -> Self {
+        Self { iomem: Ok(text.as_bytes().to_vec()), ..self }
+    }
+
+    /// Whose `/proc/iomem` cannot be read.
+    pub fn without_iomem(self) -> Self {
+        Self { iomem: Err(Errno::ENOENT), ..self }
+    }
+
+    /// Whose operation of this number, counted from 1, fails.
+    pub fn failing_at(self, at: usize, errno: Errno) -> Self {
+        Self { fault: Some(Fault { at, errno, after: 0 }), ..self }
+    }
+
+    /// The same, and where the operation is a list, it hands over this many entries before.
+    pub fn failing_late_at(self, at: usize, errno: Errno, after: usize) -> Self {
+        Self { fault: Some(Fault { at, errno, after }), ..self }
+    }
+
+    pub fn functions(&self) -> impl Iterator<Item = &Function> {
+        self.functions.values()
+    }
+
+    pub fn function(&self, name: &str) -> &Function {
+        &self.functions[&address(name)]
+    }
+
+    /// The driver that each function with an override is kept for.
+    pub fn kept(&self) -> BTreeMap<Address, String> {
+        let kept = |function: &Function| Some((function.address, function.kept_for.clone()?));
+        self.functions().filter_map(kept).collect()
+    }
+
+    /// The driver that each function is bound to.
+    pub fn bound(&self) -> BTreeMap<Address, String> {
+        let bound = |function: &Function| Some((function.address, function.driver.clone()?));
+        self.functions().filter_map(bound).collect()
+    }
+
+    /// The operation at which the fault struck, if it did.
+    pub fn struck(&self) -> Option<&Operation> {
+        self.fault.and_then(|fault| self.operations.get(fault.at - 1))
+    }
+
+    /// Records the operation, and fails where a fault is due.
+    fn record(&mut self, asked: Asked, path: &str) -> Result<(), Errno> {
+        self.operations.push(Operation { asked, path: path.to_owned() });
+        match self.due() {
+            Some(fault) if fault.after == 0 => Err(fault.errno),
+            _ => Ok(()),
+        }
+    }
+
+    fn due(&self) -> Option<Fault> {
+        self.fault.filter(|fault| fault.at == self.operations.len())
+    }
+
+    /// The function and the attribute that a path below `devices` names.
+    fn resolve<'p>(&self, path: &'p str) -> Result<(&Function, &'p str), Errno> {
+        let path = path.strip_prefix("devices/").ok_or(Errno::ENOENT)?;
+        let (name, attribute) = path.split_once('/').unwrap_or((path, ""));
+        let address = Address::from_sysfs(name.as_bytes()).ok_or(Errno::ENOENT)?;
+        let function = self.functions.get(&address).ok_or(Errno::ENOENT)?;
+        if attribute.is_empty() || function.has(attribute) {
+            Ok((function, attribute))
+        } else {
+            Err(Errno::ENOENT)
+        }
+    }
+
+    fn text(&self, path: &str) -> Result<Vec<u8>, Errno> {
+        let (function, attribute) = self.resolve(path)?;
+        Ok(match attribute {
+            "uevent" => function.uevent(),
+            "boot_vga" => format!("{}\n", u8::from(function.boot_vga)).into_bytes(),
+            "driver_override" => {
+                let text = function.kept_for.as_deref().unwrap_or("(null)");
+                format!("{text}\n").into_bytes()
+            }
+            _ => return Err(Errno::EIO),
+        })
+    }
+
+    fn store(&mut self, path: &str, text: &[u8]) -> Result<(), Errno> {
+        let (function, attribute) = self.resolve(path)?;
+        let address = function.address;
+        match attribute {
+            "driver_override" => self.set_override(address, text),
+            "driver/unbind" => self.unbind(address, text),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    /// `driver_set_override` in `drivers/base/driver.c`.
+    fn set_override(&mut self, address: Address, text: &[u8]) -> Result<(), Errno> {
+        if text.len() >= 4095 {
+            return Err(Errno::EINVAL);
+        }
+        let function = self.functions.get_mut(&address).ok_or(Errno::ENODEV)?;
+        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        // A write of no bytes never reaches the kernel's store function.
+        if !function.forgets_override && !text.is_empty() {
+            let line = String::from_utf8(line.to_vec()).map_err(|_| Errno::EINVAL)?;
+            function.kept_for = Some(line).filter(|line| !line.is_empty());
+        }
+        Ok(())
+    }
+
+    /// `unbind_store` in `drivers/base/bus.c`.
+    fn unbind(&mut self, address: Address, text: &[u8]) -> Result<(), Errno> {
+        let function = self.functions.get_mut(&address).ok_or(Errno::ENODEV)?;
+        if text.trim_ascii_end() != address.to_string().as_bytes() {
+            return Err(Errno::ENODEV);
+        }
+        if !function.returns_to_driver {
+            function.driver = None;
+        }
+        Ok(())
+    }
+
+    /// `drivers_probe_store` in `drivers/base/bus.c`, which does not tell what came of it.
+    fn probe_drivers(&mut self, address: Address) -> Result<(), Errno> {
+        let function = self.functions.get_mut(&address).ok_or(Errno::ENODEV)?;
+        if function.driver.is_none() {
+            let wanted = function.kept_for.as_ref().or(function.host_driver.as_ref());
+            let taker = wanted.filter(|driver| self.drivers.get(*driver) == Some(&true));
+            function.driver = taker.cloned();
+        }
+        Ok(())
+    }
+
+    fn link(&self, path: &str) -> Result<String, Errno> {
+        if let Some(driver) = path.strip_prefix("drivers/") {
+            return Err(if self.drivers.contains_key(driver) {
+                Errno::EINVAL
+            } else {
+                Errno::ENOENT
+            });
+        }
+        let (function, attribute) = self.resolve(path)?;
+        let name = function.address;
+        match (attribute, &function.driver, function.group) {
+            ("", ..) => Ok(format!("../../../devices/pci/{name}")),
+            ("driver", Some(driver), _) => Ok(format!("../../../bus/pci/drivers/{driver}")),
+            ("iommu_group", _, Some(group)) => Ok(format!("../../../kernel/iommu_groups/{group}")),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn entries(&self, path: &str) -> Result<Vec<String>, Errno> {
+        let names = |keep: &dyn Fn(&Function) -> bool| -> Vec<String> {
+            let kept = self.functions.values().filter(|function| keep(function));
+            // Directories come in no order.
+            kept.map(|function| function.address.to_string()).rev().collect()
+        };
+        if path == "devices" {
+            return if self.has_bus { Ok(names(&|_| true)) } else { Err(Errno::ENOENT) };
+        }
+        let (function, attribute) = self.resolve(path)?;
+        match attribute {
+            "" => {
+                let below = names(&|other| other.parent == Some(function.address));
+                let own = ["power", "uevent", "driver_override", "pci_bus"].map(str::to_owned);
+                let service = format!("{}:pcie001", function.address);
+                Ok(own.into_iter().chain(below).chain([service]).collect())
+            }
+            "iommu_group/devices" => Ok(names(&|other| other.group == function.group)),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+}
+
+/// An attribute of a [`Machine`].
+pub struct OpenAttribute<'a> {
+    machine: &'a mut Machine,
+    path: String,
+    access: Access,
+}
+
+impl File for OpenAttribute<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        self.machine.record(Asked::Read, &self.path)?;
+        if self.access == Access::Write {
+            return Err(Errno::EBADF);
+        }
+        let text = self.machine.text(&self.path)?;
+        let length = text.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&text[..length]);
+        Ok(length)
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
+        self.machine.record(Asked::Write(text.to_vec()), &self.path)?;
+        if self.access == Access::Read {
+            return Err(Errno::EBADF);
+        }
+        self.machine.store(&self.path, text)
+    }
+}
+
+fn text_of(path: &CStr) -> String {
+    path.to_str().expect("paths are ASCII").to_owned()
+}
+
+impl System for Machine {
+    type File<'a> = OpenAttribute<'a>;
+
+    fn open(&mut self, path: &CStr, access: Access) -> Result<OpenAttribute<'_>, Errno> {
+        let path = text_of(path);
+        self.record(Asked::Open(access), &path)?;
+        self.resolve(&path)?;
+        Ok(OpenAttribute { machine: self, path, access })
+    }
+
+    fn read_link(&mut self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let path = text_of(path);
+        self.record(Asked::ReadLink, &path)?;
+        let target = self.link(&path)?;
+        let length = target.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&target.as_bytes()[..length]);
+        Ok(length)
+    }
+
+    fn list(&mut self, path: &CStr, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
+        let path = text_of(path);
+        self.record(Asked::List, &path)?;
+        let due = self.due();
+        let entries = self.entries(&path)?;
+        let most = due.map_or(usize::MAX, |fault| fault.after);
+        for name in entries.iter().take(most) {
+            each(self, name.as_bytes());
+        }
+        due.map_or(Ok(()), |fault| Err(fault.errno))
+    }
+
+    fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
+        let name = String::from_utf8_lossy(name).into_owned();
+        self.record(Asked::Probe, &name)?;
+        self.probe_drivers(Address::from_sysfs(name.as_bytes()).ok_or(Errno::ENODEV)?)
+    }
+
+    fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        self.record(Asked::Stream, &format!("{text:?}"))?;
+        let whole = match text {
+            Text::Aliases => self.aliases.clone()?,
+            Text::IoMemory => self.iomem.clone()?,
+        };
+        // Pieces end anywhere, not at lines.
+        whole.chunks(7).for_each(each);
+        Ok(())
+    }
+}

@@ -1,0 +1,8 @@
+//! What the integration tests share: a machine that exists in memory only, and a log that remembers.
+
+#![allow(dead_code, reason = "each test program uses its own part of this module")]
+
+pub mod capture;
+pub mod early;
+pub mod machine;
+pub mod oracle;
