@@ -178,6 +178,22 @@ fn a_fault_leaves_no_function_with_a_foreign_driver_but_the_one_it_struck() {
 }
 
 #[test]
+fn a_function_whose_override_is_not_set_is_neither_unbound_nor_probed() {
+    let healthy = healthy(RULES);
+    let overrides = healthy.operations.iter().enumerate();
+    let overrides = overrides.filter(|(_, operation)| operation.path.ends_with("/driver_override"));
+    for (index, operation) in overrides {
+        let mut machine = machine().failing_at(index + 1, Errno::EIO);
+        let told = apply(&mut machine, RULES);
+        let later = machine.operations.iter().skip(index + 1);
+        let change =
+            later.clone().find(|later| later.changes() && later.function() == operation.function());
+        assert_eq!(change, None, "{told}");
+        assert!(later.clone().any(Operation::changes), "the others are");
+    }
+}
+
+#[test]
 fn a_list_that_breaks_off_is_told_and_what_it_named_is_taken() {
     let healthy = healthy(RULES);
     let lists = healthy.operations.iter().enumerate();

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use support::capture::{Told, apply_line};
-use support::machine::{Asked, Function, Machine, function};
+use support::machine::{Asked, Function, Machine, address, function};
 use support::oracle::{self, Device, Expansion, Item, Place, Rule, Selector};
 use vfio_override::pci::Address;
 
@@ -404,5 +404,23 @@ proptest! {
                 prop_assert!(named(address) || is_neighbour, "{:?} for {}", operation, line(&items));
             }
         }
+    }
+}
+
+/// A rare case that went wrong once: the function that a guard is about is not near the one asked for.
+#[test]
+fn a_guard_is_checked_on_the_lowest_function_also_where_only_another_is_asked_for() {
+    let reached = address("0000:01:00.0");
+    let machine = || {
+        Machine::new()
+            .with(function("0000:01:1f.0", 0x03_00_00).with_id(0x10de, 0x1aef))
+            .with(function("0000:01:1f.1", 0x03_00_00).with_id(0x10de, 0x2204).in_group(2))
+            .with(function("0000:01:00.0", 0x03_00_00).in_group(2))
+    };
+    for (guard, is_taken) in [("10de:1aef", true), ("10de:2204", false)] {
+        let mut machine = machine();
+        let line = format!("vfio.override=01:1f.*@{guard}+group");
+        let told = apply_line(&mut machine, line.as_bytes(), Some(reached));
+        assert_eq!(machine.kept().contains_key(&reached), is_taken, "{told}");
     }
 }
