@@ -8,11 +8,14 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use support::early::{Copy, Root, Run, binaries, unshare};
+use support::early::{Copy, Root, Run, add_function, binaries, bind, unshare};
 
 const CARD: &str = "0000:01:00.0";
 const OTHER: &str = "0000:02:00.0";
@@ -266,6 +269,27 @@ fn an_attribute_that_cannot_be_used_is_told_and_costs_no_other_function() {
 
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
+fn what_is_missing_is_not_made() {
+    for binary in binaries() {
+        let copy = two_cards("01:00.0,02:00.0").and_bound(CARD, "nouveau").and_driver("vfio-pci");
+        let missing = [
+            copy.path("sys/bus/pci/drivers/nouveau/unbind"),
+            copy.path("sys/bus/pci/drivers_probe"),
+            copy.attribute(OTHER, "driver_override"),
+        ];
+        for path in &missing {
+            fs::remove_file(path).unwrap();
+        }
+        let run = copy.run(&binary);
+        assert_eq!(run.status, Some(1), "{}", run.story());
+        for path in missing {
+            assert!(!path.exists(), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
 fn a_read_only_sysfs_is_told() {
     for binary in binaries() {
         let copy = two_cards("01:00.0,02:00.0");
@@ -424,6 +448,28 @@ fn a_command_line_of_any_length_is_read_as_far_as_it_counts() {
     }
 }
 
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_command_line_that_arrives_in_pieces_is_read_whole() {
+    for binary in binaries() {
+        let copy = two_cards("");
+        let path = copy.path("cmdline");
+        fs::remove_file(&path).unwrap();
+        mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+        let run = thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut line = fs::File::create(&path).unwrap();
+                line.write_all(b"vfio.override=01:").unwrap();
+                thread::sleep(Duration::from_millis(50));
+                line.write_all(b"00.0\n").unwrap();
+            });
+            copy.run(&binary)
+        });
+        assert_eq!(run.status, Some(0), "{}", run.story());
+        assert_eq!(copy.kept_for(CARD), "vfio-pci\n");
+    }
+}
+
 /// Runs `/early` in a root file system of its own that holds the machine as `/sys` and `/cmdline`.
 fn run_in(root: &Root, arguments: &[&str]) -> Run {
     let option = format!("--root={}", root.root().display());
@@ -435,7 +481,7 @@ fn run_in(root: &Root, arguments: &[&str]) -> Run {
 /// A root file system with a card at `CARD` and these rules.
 fn root(binary: &Path, rules: &str) -> Root {
     let root = Root::new(binary);
-    support::early::add_function(&root.path("sys"), CARD);
+    add_function(&root.path("sys"), CARD);
     root.write("sys/bus/pci/drivers_probe", "");
     root.write("cmdline", &format!("vfio.override={rules}\n"));
     root.write("kmsg", "");
@@ -509,10 +555,17 @@ fn the_drivers_that_rules_name_are_loaded_after_all_else() {
 
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
-fn nothing_is_loaded_for_nobody_nor_without_being_asked() {
+fn nothing_is_loaded_for_nobody_nor_where_all_is_bound_nor_without_being_asked() {
     for binary in binaries() {
-        for (rules, arguments) in [("01:00.0=none", &["--modprobe"][..]), ("01:00.0", &[])] {
+        for (rules, arguments) in [
+            ("01:00.0=none", &["--modprobe"][..]),
+            ("01:00.0=bound", &["--modprobe"]),
+            ("01:00.0", &[]),
+        ] {
             let root = root(&binary, rules);
+            if rules.ends_with("=bound") {
+                bind(&root.path("sys"), CARD, "bound");
+            }
             root.script("sbin/modprobe", "echo called > /called\n");
             let run = run_in(&root, arguments);
             assert_eq!(run.status, Some(0), "{}", run.story());
@@ -528,7 +581,7 @@ fn a_hang_ends_after_five_seconds_with_exit_status_1() {
         let root = root(&binary, "01:00.0");
         // It outlives the run, and must not hold the streams that the test reads.
         root.script("sbin/modprobe", "exec /bin/busybox sleep 9 >/out 2>&1\n");
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let run = run_in(&root, &["--modprobe"]);
         let seconds = start.elapsed().as_secs_f64();
         assert!((4.9..8.0).contains(&seconds), "{seconds} s");

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ const INIT: &str = r#"
     echo "mounts:" && /bin/busybox cat /tmp/mounts
     echo "signals:" && /bin/busybox grep -E "^Sig(Blk|Ign|Cgt)" /tmp/self/status
     echo "descriptors:" /tmp/self/fd/*
+    set -- /tmp/[0-9]*
+    echo "processes: $#"
 } > /report
 "#;
 
@@ -68,9 +70,21 @@ fn start(root: &Root, program: &str) -> Child {
         .expect("unshare starts")
 }
 
-/// Waits for the end of the real init.
+/// Waits for the end of the real init, and not for ever.
+fn end(mut child: Child) -> Output {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("PID 1 hangs");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
 fn finish(child: Child, root: &Root) -> Run {
-    Run::new(child.wait_with_output().unwrap(), &root.path("dev/kmsg"))
+    Run::new(end(child), &root.path("dev/kmsg"))
 }
 
 /// What the init of this root file system sees, started by the early binary or, the control, itself.
@@ -180,6 +194,19 @@ fn the_first_init_that_starts_is_taken() {
             );
             assert_eq!(run.status, Some(0));
         }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn an_init_is_called_by_its_own_name() {
+    for binary in binaries() {
+        let root = Root::new(&binary);
+        // Busybox is what its name says, and a shell takes its first argument for a script.
+        fs::copy(root.path("bin/busybox"), root.path("bin/sh")).unwrap();
+        root.write("quiet", "echo a shell runs as PID $$ with \"$@\"\n");
+        let run = finish(start(&root, "/early"), &root);
+        assert_eq!(run.stdout, "a shell runs as PID 1 with a b --\n", "{}", run.story());
     }
 }
 
@@ -357,7 +384,7 @@ fn a_log_that_nobody_reads_does_not_stop_the_boot() {
         let full = root_with_machine(&binary);
         let pipe = hang_in_write(&full, "dev/kmsg");
         for root in [&without_reader, &full] {
-            let output = start(root, "/early").wait_with_output().unwrap();
+            let output = end(start(root, "/early"));
             assert_eq!(output.status.code(), Some(0));
             assert!(root.path("report").exists());
             let path = root.path("sys/bus/pci/devices").join(CARD).join("driver_override");
