@@ -287,11 +287,6 @@ impl Machine {
         Self { iomem: Ok(text.as_bytes().to_vec()), ..self }
     }
 
-    /// Whose `/proc/iomem` cannot be read.
-    pub fn without_iomem(self) -> Self {
-        Self { iomem: Err(Errno::ENOENT), ..self }
-    }
-
     /// Whose operation of this number, counted from 1, fails.
     pub fn failing_at(self, at: usize, errno: Errno) -> Self {
         Self { fault: Some(Fault { at, errno, after: 0 }), ..self }
