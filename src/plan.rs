@@ -283,12 +283,6 @@ impl Outcomes {
         (1..).zip(self.0.iter().copied())
     }
 
-    /// The outcome of the rule of this number.
-    #[must_use]
-    pub fn outcome(&self, number: RuleNumber) -> Option<Outcome> {
-        self.0.get(usize::from(number).checked_sub(1)?).copied()
-    }
-
     /// Says that a function of this rule is not as it should be. Returns whether this is the rule's
     /// first failure, which is the one kept.
     pub fn fail(&mut self, number: RuleNumber, failure: Failure) -> bool {

@@ -12,7 +12,7 @@ use crate::plan::{Decisions, Outcome, Plan, Refusal};
 use crate::report::{
     Doubt, FunctionLine, Journal, LeftAlone, NoRules, Off, Omission, RuleLine, Summary, Warning,
 };
-use crate::rule::NOBODY;
+use crate::rule::{Driver, NOBODY};
 use crate::ruleset::{Entry, RuleNumber, RuleSet};
 use crate::survey::{self, Gaps, Inventory, MAX_FUNCTIONS};
 use crate::system::System;
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
         for taken in decisions.taken(&self.rules, &self.inventory) {
             let function = taken.function;
             has_groups &= function.group.is_some() || !taken.needs_iommu();
-            is_auto |= self.rules.driver(taken.rule) == Some(crate::rule::Driver::Auto);
+            is_auto |= self.rules.driver(taken.rule) == Some(Driver::Auto);
             if function.boot_vga {
                 warn(&Warning::BootDisplay(function.address));
             }
@@ -237,8 +237,8 @@ impl<'a> Run<'a> {
             warn(&Warning::NoAliases(errno));
         }
         for (index, function) in self.inventory.functions().enumerate() {
-            let rule = decisions.rule(index);
-            if rule.and_then(|rule| self.rules.driver(rule)).is_none() {
+            if !decisions.takes(index, &self.rules) {
+                let rule = decisions.rule(index);
                 journal.say(Level::Debug, &LeftAlone { function, rule });
             }
         }

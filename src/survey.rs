@@ -107,11 +107,9 @@ impl Inventory {
     #[must_use]
     pub fn selects(&self, number: RuleNumber, selector: &Selector, function: &Function) -> bool {
         match selector {
-            Selector::Address { domain, bus, place } => {
-                let address = function.address;
-                address.domain() == *domain && address.bus() == *bus && place.holds(address)
+            Selector::Address { .. } | Selector::Path { .. } => {
+                self.names(number, selector, function.address)
             }
-            Selector::Path { .. } => self.path_ends.contains(&(number, function.address)),
             Selector::Ids(ids) => ids.match_function(function),
             Selector::Class { prefix, digits } => {
                 // Two digits of the 24-bit class code are 8 bits, and so on.
@@ -122,17 +120,22 @@ impl Inventory {
         }
     }
 
+    /// Whether the rule of this number names the address, or leads to it.
+    fn names(&self, number: RuleNumber, selector: &Selector, address: Address) -> bool {
+        match selector {
+            Selector::Address { domain, bus, place } => {
+                address.domain() == *domain && address.bus() == *bus && place.holds(address)
+            }
+            Selector::Path { .. } => self.path_ends.contains(&(number, address)),
+            _ => false,
+        }
+    }
+
     /// Whether an obstacle keeps the rule of this number from a function that it may select.
     #[must_use]
     pub fn hampers(&self, obstacle: Obstacle, number: RuleNumber, rule: &Rule<'_>) -> bool {
         match obstacle {
-            Obstacle::Function(address) => match &rule.selector {
-                Selector::Address { domain, bus, place } => {
-                    address.domain() == *domain && address.bus() == *bus && place.holds(address)
-                }
-                Selector::Path { .. } => self.path_ends.contains(&(number, address)),
-                _ => false,
-            },
+            Obstacle::Function(address) => self.names(number, &rule.selector, address),
             Obstacle::Group(address) => {
                 let known = self.index(address).ok().and_then(|at| self.functions.get(at));
                 rule.expansion == Some(Expansion::Group)

@@ -46,8 +46,8 @@ fn load(driver: &[u8], process: Process) -> LoadingResult {
             }
             sys::exit(MISSING);
         }
-        Ok(Some(child)) => match sys::wait(child, 0) {
-            Ok(Some(status)) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
+        Ok(Some(child)) => match sys::wait(child) {
+            Ok(status) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
                 0 => LoadingResult::Loaded,
                 MISSING => LoadingResult::NoModprobe,
                 status => LoadingResult::Refused(status),

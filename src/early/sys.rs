@@ -188,14 +188,13 @@ pub fn fork() -> nix::Result<Option<Pid>> {
     Ok((child != 0).then(|| Pid::from_raw(child)))
 }
 
-/// Waits for a child and returns its status; with `WNOHANG` in `flags`, `None` while it still runs.
-pub fn wait(child: Pid, flags: c_int) -> nix::Result<Option<c_int>> {
+/// Waits for the end of a child and returns its status.
+pub fn wait(child: Pid) -> nix::Result<c_int> {
     let mut status = 0;
     // nix's own decodes the status with an assertion, which is a panic.
     // SAFETY: the kernel writes one `int` to `status`.
-    let pid =
-        retry(|| Errno::result(unsafe { libc::waitpid(child.as_raw(), &raw mut status, flags) }))?;
-    Ok((pid != 0).then_some(status))
+    retry(|| Errno::result(unsafe { libc::waitpid(child.as_raw(), &raw mut status, 0) }))?;
+    Ok(status)
 }
 
 /// Writes a line to one of the standard streams, as far as it is open.

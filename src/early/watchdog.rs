@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 
 use log::Level;
-use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -46,12 +45,9 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
     drop(running);
 
     let trouble = if hangs_up(ended.as_fd(), LIMIT) {
-        match sys::wait(child, 0) {
-            Ok(Some(status)) if libc::WIFEXITED(status) => {
-                return libc::WEXITSTATUS(status) == 0;
-            }
-            Ok(Some(status)) => Trouble::WorkerKilled(libc::WTERMSIG(status)),
-            Ok(None) => Trouble::WorkerLost(Errno::ECHILD),
+        match sys::wait(child) {
+            Ok(status) if libc::WIFEXITED(status) => return libc::WEXITSTATUS(status) == 0,
+            Ok(status) => Trouble::WorkerKilled(libc::WTERMSIG(status)),
             Err(errno) => Trouble::WorkerLost(errno),
         }
     } else {
@@ -65,7 +61,7 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
 fn give_up(child: Pid, ended: impl AsFd) {
     let _ = kill(child, Signal::SIGKILL);
     if hangs_up(ended, GRACE) {
-        let _ = sys::wait(child, 0);
+        let _ = sys::wait(child);
     }
 }
 
