@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::failure::Failure;
 use crate::pci::{Address, Function};
-use crate::rule::{MAX_DRIVER, NOBODY};
+use crate::rule::{MAX_DRIVER, NOBODY, VFIO_PCI};
 use crate::system::{self, Attribute, Fault, Held, Operation, Path, System};
 
 /// The name of a driver as sysfs has it. Its bytes are the kernel's, not checked.
@@ -78,7 +78,7 @@ pub fn bind<'a>(
         probe(system, address)?;
     }
     let mut buffer = [0; 256];
-    match driver_of(system, address, &mut buffer)? {
+    match driver_link(system, address, &mut buffer)? {
         Some(name) if name == driver => {
             bound.is_bound = true;
             return Ok(bound);
@@ -95,12 +95,74 @@ pub fn bind<'a>(
         bound.was_probed = true;
         probe(system, address)?;
     }
-    match driver_of(system, address, &mut buffer)? {
+    match driver_link(system, address, &mut buffer)? {
         Some(name) if name == driver => bound.is_bound = true,
         Some(_) => return Err(Failure::StillBound(address)),
         None => {}
     }
     Ok(bound)
+}
+
+/// What was undone of a function that goes back to the host.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct LetGo {
+    /// What its `driver_override` held.
+    pub kept_for: Option<DriverName>,
+    /// The driver that it was taken away from.
+    pub left: Option<DriverName>,
+}
+
+/// Clears the function's `driver_override`, then takes it away from the driver that it was kept for. A
+/// function that some other driver has stays there.
+pub fn let_go(system: &mut impl System, address: Address) -> Result<LetGo, Failure> {
+    let kept_for = override_of(system, address)?;
+    if kept_for.is_some() {
+        let path = Path::Attribute(address, Attribute::DriverOverride);
+        // Nothing but a newline: a write of no bytes never reaches the kernel's attribute.
+        system::write(system, path, b"\n").map_err(Failure::Fault)?;
+        if override_of(system, address)?.is_some() {
+            return Err(Failure::NotHeld(address));
+        }
+    }
+    let driver = driver_of(system, address)?;
+    let left = driver.filter(|driver| Some(driver) == kept_for.as_ref() || driver == VFIO_PCI);
+    if left.is_some() {
+        unbind(system, address)?;
+    }
+    Ok(LetGo { kept_for, left })
+}
+
+/// Offers the function to every driver, unless one has it. Returns the one that has it then.
+pub fn offer(system: &mut impl System, address: Address) -> Result<Option<DriverName>, Failure> {
+    if driver_of(system, address)?.is_none() {
+        probe(system, address)?;
+    }
+    driver_of(system, address)
+}
+
+/// The driver that the function is kept for.
+pub fn override_of(
+    system: &mut impl System,
+    address: Address,
+) -> Result<Option<DriverName>, Failure> {
+    let path = Path::Attribute(address, Attribute::DriverOverride);
+    let mut buffer = [0; MAX_DRIVER];
+    let text = system::read(system, path, &mut buffer).map_err(Failure::Fault)?;
+    let text = system::first_line(text);
+    // The kernel prints a null pointer; a plain file, in a copy of sysfs, may be empty.
+    Ok(DriverName::from_slice(text).ok().filter(|_| !matches!(text, b"" | b"(null)")))
+}
+
+/// The driver that has the function.
+pub fn driver_of(
+    system: &mut impl System,
+    address: Address,
+) -> Result<Option<DriverName>, Failure> {
+    let mut buffer = [0; 256];
+    let name = driver_link(system, address, &mut buffer)?;
+    Ok(name
+        .map(|name| name.get(..MAX_DRIVER).unwrap_or(name))
+        .and_then(|name| DriverName::from_slice(name).ok()))
 }
 
 fn probe(system: &mut impl System, address: Address) -> Result<(), Failure> {
@@ -112,7 +174,7 @@ fn probe(system: &mut impl System, address: Address) -> Result<(), Failure> {
 
 /// Whether this driver has the function.
 pub fn is_bound(system: &mut impl System, address: Address, driver: &[u8]) -> bool {
-    driver_of(system, address, &mut [0; 256]) == Ok(Some(driver))
+    driver_link(system, address, &mut [0; 256]) == Ok(Some(driver))
 }
 
 fn unbind(system: &mut impl System, address: Address) -> Result<(), Failure> {
@@ -124,7 +186,7 @@ fn unbind(system: &mut impl System, address: Address) -> Result<(), Failure> {
     }
 }
 
-fn driver_of<'b>(
+fn driver_link<'b>(
     system: &mut impl System,
     address: Address,
     buffer: &'b mut [u8],

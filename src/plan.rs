@@ -46,15 +46,6 @@ pub enum Refusal {
     LostExclusion(RuleNumber),
 }
 
-/// One thing to do. All overrides come first, so that no slow function leaves another unprotected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step<'a> {
-    /// Make `driver_override` of the function hold the driver's name.
-    Override(Address, &'a [u8]),
-    /// Unbind the function from any other driver, probe it, and see what has it then.
-    Bind(Address, &'a [u8]),
-}
-
 /// What becomes of every function of an inventory, and what came of every rule.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -226,19 +217,6 @@ impl Decisions {
             };
             Some(Taken { index, function, rule, driver })
         })
-    }
-
-    /// What to do, in order.
-    pub fn steps<'a>(
-        &self,
-        rules: &'a RuleSet<'_>,
-        inventory: &'a Inventory,
-    ) -> impl Iterator<Item = Step<'a>> {
-        let overrides = self.taken(rules, inventory);
-        let binds = self.taken(rules, inventory);
-        overrides
-            .map(|taken| Step::Override(taken.function.address, taken.driver))
-            .chain(binds.map(|taken| Step::Bind(taken.function.address, taken.driver)))
     }
 
     /// The functions that stay with the host, as far as their IOMMU group is known: endpoints that are

@@ -46,16 +46,47 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Applies the rules of a kernel command line; with `only`, to this one function. Returns whether
-    /// every rule was applied.
+    /// The rules, to be added before the run begins.
+    pub const fn rules_mut(&mut self) -> &mut RuleSet<'a> {
+        &mut self.rules
+    }
+
+    /// The rules.
+    #[must_use]
+    pub const fn rules(&self) -> &RuleSet<'a> {
+        &self.rules
+    }
+
+    /// What the rules concern, once the run has looked at it.
+    #[must_use]
+    pub const fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// What was decided.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Looks at and decides all that [`Run::apply`] would, and writes nothing. With the rule `off` nothing
+    /// is decided.
+    pub fn preview(&mut self, system: &mut impl System) -> Gaps {
+        if self.rules.off().is_some() {
+            return Gaps::default();
+        }
+        let gaps = self.decide(system, None);
+        self.look_around(system);
+        gaps
+    }
+
+    /// Applies the rules; with `only`, to this one function. Returns whether every rule was applied.
     pub fn apply(
         &mut self,
         system: &mut impl System,
-        line: &'a [u8],
         only: Option<Address>,
         log: &dyn Log,
     ) -> bool {
-        self.rules.add_line(line);
         let journal = Journal::new(log, self.rules.debug());
         // What concerns no function in particular was said at boot, when all were done.
         let general = if only.is_some() { Level::Debug } else { Level::Info };
@@ -69,14 +100,13 @@ impl<'a> Run<'a> {
             return is_valid;
         }
 
-        let gaps = survey::survey(system, &self.rules, only, &mut self.inventory);
-        self.plan.decide(&self.rules, &self.inventory, only);
+        let gaps = self.decide(system, only);
         self.set_overrides(system);
-        let Self { rules, inventory, plan, .. } = self;
-        survey::surroundings(system, inventory, |index| plan.decisions.takes(index, rules));
+        self.look_around(system);
         let is_complete = self.say_omissions(journal, gaps, only.is_some());
         self.say_rules(journal, only.is_some());
-        self.say_warnings(journal, gaps);
+        self.each_warning(gaps, &mut |warning| journal.say(Level::Warn, warning));
+        self.say_left_alone(journal);
         self.bind(system, journal);
         self.summarise(journal, only.is_some()) && is_complete
     }
@@ -103,6 +133,17 @@ impl<'a> Run<'a> {
             bound += usize::from(apply::is_bound(system, taken.function.address, driver));
         }
         (kept, bound)
+    }
+
+    fn decide(&mut self, system: &mut impl System, only: Option<Address>) -> Gaps {
+        let gaps = survey::survey(system, &self.rules, only, &mut self.inventory);
+        self.plan.decide(&self.rules, &self.inventory, only);
+        gaps
+    }
+
+    fn look_around(&mut self, system: &mut impl System) {
+        let Self { rules, inventory, plan, .. } = self;
+        survey::surroundings(system, inventory, |index| plan.decisions.takes(index, rules));
     }
 
     fn set_overrides(&mut self, system: &mut impl System) {
@@ -164,28 +205,33 @@ impl<'a> Run<'a> {
     /// Says what was not done at all. Returns whether there was nothing of this.
     fn say_omissions(&self, journal: Journal<'_>, gaps: Gaps, is_for_one: bool) -> bool {
         let mut is_complete = true;
-        let mut say = |level, omission: &Omission| {
+        self.each_omission(gaps, &mut |omission| {
             is_complete = false;
-            journal.say(level, omission);
-        };
-        let general = if is_for_one { Level::Debug } else { Level::Warn };
+            let is_general = matches!(omission, Omission::LongLine | Omission::Surplus(_));
+            let is_known = is_for_one && is_general;
+            journal.say(if is_known { Level::Debug } else { Level::Warn }, omission);
+        });
+        is_complete
+    }
+
+    /// Hands over what was not done, and concerns no rule that is told so by its outcome.
+    pub fn each_omission(&self, gaps: Gaps, each: &mut dyn FnMut(&Omission)) {
         if self.rules.line_is_cut() {
-            say(general, &Omission::LongLine);
+            each(&Omission::LongLine);
         }
         if self.rules.surplus() > 0 {
-            say(general, &Omission::Surplus(self.rules.surplus()));
+            each(&Omission::Surplus(self.rules.surplus()));
         }
         if let Some(limit) = gaps.exceeded {
-            say(Level::Warn, &Omission::Exceeded(limit));
+            each(&Omission::Exceeded(limit));
         }
         for (obstacle, failure) in self.inventory.obstacles() {
             // The others are told with their rules.
             let mut rules = self.rules.rules();
             if !rules.any(|(number, rule)| self.inventory.hampers(obstacle, number, rule)) {
-                say(Level::Warn, &Omission::Function(failure));
+                each(&Omission::Function(failure));
             }
         }
-        is_complete
     }
 
     fn say_rules(&self, journal: Journal<'_>, is_for_one: bool) {
@@ -207,8 +253,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn say_warnings(&self, journal: Journal<'_>, gaps: Gaps) {
-        let warn = |warning: &Warning<'_, '_>| journal.say(Level::Warn, warning);
+    /// Hands over what an operator should know of the functions that are taken.
+    pub fn each_warning(&self, gaps: Gaps, warn: &mut dyn FnMut(&Warning<'_, '_>)) {
         let decisions = &self.plan.decisions;
         let mut has_groups = true;
         let mut is_auto = false;
@@ -229,23 +275,17 @@ impl<'a> Run<'a> {
                 warn(&Warning::Framebuffer(function.address));
             }
         }
-        self.say_viability(journal);
+        self.each_group_not_viable(warn);
         if !has_groups {
             warn(&Warning::NoIommu);
         }
         if let Some(errno) = gaps.aliases_missing.filter(|_| is_auto) {
             warn(&Warning::NoAliases(errno));
         }
-        for (index, function) in self.inventory.functions().enumerate() {
-            if !decisions.takes(index, &self.rules) {
-                let rule = decisions.rule(index);
-                journal.say(Level::Debug, &LeftAlone { function, rule });
-            }
-        }
     }
 
     /// Tells each group of which functions are taken and others stay with the host.
-    fn say_viability(&self, journal: Journal<'_>) {
+    fn each_group_not_viable(&self, warn: &mut dyn FnMut(&Warning<'_, '_>)) {
         let Self { rules, inventory, plan: Plan { decisions, .. }, .. } = self;
         for (index, function) in decisions.left(inventory, rules).enumerate() {
             let mut before = decisions.left(inventory, rules).take(index);
@@ -254,8 +294,16 @@ impl<'a> Run<'a> {
                 && !before.any(|other| other.group == Some(group))
                 && taken.any(|taken| taken.function.group == Some(group) && taken.needs_iommu())
             {
-                let left = Left { decisions, rules, inventory, group };
-                journal.say(Level::Warn, &Warning::NotViable(group, &left));
+                warn(&Warning::NotViable(group, &Left { decisions, rules, inventory, group }));
+            }
+        }
+    }
+
+    fn say_left_alone(&self, journal: Journal<'_>) {
+        for (index, function) in self.inventory.functions().enumerate() {
+            if !self.plan.decisions.takes(index, &self.rules) {
+                let rule = self.plan.decisions.rule(index);
+                journal.say(Level::Debug, &LeftAlone { function, rule });
             }
         }
     }

@@ -201,7 +201,8 @@ fn drivers_past_the_limit_are_left_for_whoever_loads_them_later() {
     });
     let line = format!("vfio.override={rules}");
     let mut run = Box::<Run>::default();
-    assert!(run.apply(&mut machine, line.as_bytes(), None, &Capture::default()));
+    run.rules_mut().add_line(line.as_bytes());
+    assert!(run.apply(&mut machine, None, &Capture::default()));
     assert_eq!(run.drivers().len(), MAX_DRIVERS);
     assert_eq!(machine.kept().len(), count);
 }

@@ -75,7 +75,8 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
             return false;
         }
     };
-    let is_applied = run.apply(&mut tree, line, options.device, kmsg);
+    run.rules_mut().add_line(line);
+    let is_applied = run.apply(&mut tree, options.device, kmsg);
     if options.modprobe {
         modprobe::load_drivers(run, &mut tree, process, journal);
     }

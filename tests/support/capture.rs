@@ -75,6 +75,8 @@ pub fn apply_to(machine: &mut Machine, rules: &str, only: Address) -> Told {
 /// Applies a whole kernel command line.
 pub fn apply_line(machine: &mut Machine, line: &[u8], only: Option<Address>) -> Told {
     let log = Capture::default();
-    let is_applied = Box::<Run>::default().apply(machine, line, only, &log);
+    let mut run = Box::<Run>::default();
+    run.rules_mut().add_line(line);
+    let is_applied = run.apply(machine, only, &log);
     Told { is_applied, lines: log.into_lines() }
 }
