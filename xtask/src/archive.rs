@@ -54,6 +54,13 @@ impl Archive {
         self.insert(path, Node::Fifo);
     }
 
+    /// Adds all of another archive, whose files take the place of those with the same path.
+    pub fn merge(&mut self, other: &Self) {
+        for (path, node) in &other.nodes {
+            self.insert(path, node.clone());
+        }
+    }
+
     /// The archive's bytes: sorted paths, inodes in that order, owner 0:0, time 0.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
@@ -109,6 +116,18 @@ mod tests {
         let one = sample(&[0, 1, 2, 3]).to_bytes()?;
         let other = sample(&[3, 2, 1, 0]).to_bytes()?;
         assert_eq!(one, other);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_merged_takes_the_place_of_what_was_there() -> Result<()> {
+        let mut archive = sample(&[0, 3]);
+        let mut other = Archive::default();
+        other.file("etc/x", "other");
+        archive.merge(&other);
+        let mut expected = sample(&[0]);
+        expected.file("etc/x", "other");
+        assert_eq!(archive.to_bytes()?, expected.to_bytes()?);
         Ok(())
     }
 

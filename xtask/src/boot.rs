@@ -4,13 +4,13 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::build::{self, MuslOptions, Target};
-use crate::cases::{self, DEMO_RULES, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
-use crate::guest::Evidence;
+use crate::case::{Case, Mode};
+use crate::cases::{self, DEMO_RULES};
 use crate::image::Ingredients;
 use crate::kernel::{self, Choice};
 use crate::session::{Artefacts, Interaction, Session};
 use crate::workspace::Workspace;
-use crate::{Verdict, judge, progress, qemu, setup};
+use crate::{Verdict, judge, progress, qemu, setup, suite};
 
 const PARAMETER: &str = "vfio.override=";
 
@@ -64,8 +64,15 @@ impl Options {
         self.rules.strip_prefix(PARAMETER).unwrap_or(&self.rules)
     }
 
-    fn mode(&self) -> Mode {
-        if self.rdinit { Mode::Rdinit } else { Mode::Hook }
+    fn case(&self) -> Case {
+        let mode = if self.rdinit { Mode::Rdinit } else { Mode::Hook };
+        let case = if self.rules() == DEMO_RULES {
+            cases::demo()
+        } else {
+            Case::new("boot", &[], qemu::demo()).rules(self.rules())
+        };
+        let case = case.mode(mode);
+        if self.shell { case.parameter("guest.shell") } else { case }
     }
 
     fn interaction(&self) -> Interaction {
@@ -78,22 +85,20 @@ pub fn run(options: &Options) -> Result<Verdict> {
     setup::ensure(&[&setup::QEMU, &setup::BUSYBOX])?;
     let early = build::preferred(&workspace, options.target, options.musl)?;
     let kernel = kernel::prepare(&options.kernel, &workspace)?;
+    let case = options.case();
     let image = progress::phase("make the image", || {
-        Ingredients::of(&workspace, &kernel)?.mix(&early.path)?.to_bytes()
+        Ingredients::of(&workspace, &kernel)?.mix(&kernel, &early.path, &case.drivers())?.to_bytes()
     })?;
-    let shell = if options.shell { " guest.shell" } else { "" };
-    // The quotes are the kernel's: rules may hold blanks.
-    let parameters = format!("\"{PARAMETER}{}\"{shell}", options.rules());
     let session = Session {
         name: "boot",
         kernel: &kernel,
         image,
-        parameters: options.mode().parameters(&parameters),
-        devices: qemu::demo(),
+        parameters: case.command_line(),
+        machine: &case.machine,
         interaction: options.interaction(),
     };
     let artefacts = Artefacts::create(&workspace, session.name)?;
-    match boot(&session, &artefacts, options) {
+    match boot(&session, &artefacts, options, &case) {
         Ok(complaints) if complaints.is_empty() => {
             println!("\nno selected function was ever probed by another driver");
             if options.keep {
@@ -115,36 +120,30 @@ pub fn run(options: &Options) -> Result<Verdict> {
 }
 
 /// Boots, prints what came of it, and returns what is wrong.
-fn boot(session: &Session, artefacts: &Artefacts, options: &Options) -> Result<Vec<String>> {
+fn boot(
+    session: &Session,
+    artefacts: &Artefacts,
+    options: &Options,
+    case: &Case,
+) -> Result<Vec<String>> {
     let running = session.run(artefacts)?;
-    let rows = judge::rows(&running.evidence);
+    let evidence = &running.evidence;
+    let rows = judge::rows(evidence);
     println!("\n{PARAMETER}{}\n\n{}", options.rules(), judge::show(&rows));
-    for record in running.evidence.early_records() {
+    for record in evidence.early_records() {
         println!("{record}");
     }
-    let complaints = complaints(options, &running.evidence);
+    let modules = &session.kernel.modules;
+    let complaints = if options.rules() == DEMO_RULES {
+        suite::judge_case(case, modules, evidence)
+    } else {
+        let first_driver = |address: &str| case.first_driver(address, modules);
+        let mut complaints = judge::judge_selected(&rows, first_driver);
+        complaints.extend(suite::judge_start(case, evidence));
+        complaints
+    };
     running.finish(session.interaction)?;
     Ok(complaints)
-}
-
-fn complaints(options: &Options, evidence: &Evidence) -> Vec<String> {
-    let rows = judge::rows(evidence);
-    let mut complaints = if options.rules() == DEMO_RULES {
-        judge::judge_expected(&rows, &cases::demo_taken())
-    } else {
-        judge::judge_selected(&rows)
-    };
-    match options.mode() {
-        Mode::Rdinit => {
-            complaints.extend(judge::judge_entry(
-                &evidence.report.entry,
-                &INIT_ARGUMENTS,
-                INIT_VARIABLE,
-            ));
-        }
-        Mode::Hook | Mode::Control => complaints.extend(judge::judge_status(evidence, 0)),
-    }
-    complaints
 }
 
 #[cfg(test)]

@@ -31,9 +31,9 @@ impl Evidence {
         Ok(Self { report, log: log.replace('\r', "") })
     }
 
-    /// The rule that decided each function, from the early binary's log.
-    pub fn rules(&self) -> BTreeMap<&str, usize> {
-        self.early_records().filter_map(decision).collect()
+    /// What the early binary says that it did to each function.
+    pub fn decisions(&self) -> BTreeMap<&str, Decision<'_>> {
+        self.early_records().filter_map(Decision::parse).collect()
     }
 
     /// What the early binary said.
@@ -48,6 +48,29 @@ impl Evidence {
         let (stamp, _) = stamp.split_once(']')?;
         let uptime: f64 = self.report.entry.uptime.as_ref()?.parse().ok()?;
         Some(uptime - stamp.trim().parse::<f64>().ok()?)
+    }
+}
+
+/// What the early binary says that it did to a function.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Decision<'log> {
+    pub rule: usize,
+    /// The driver that had the function.
+    pub unbound_from: Option<&'log str>,
+}
+
+impl<'log> Decision<'log> {
+    /// `0000:01:00.0 [1234:1111] class 030000 group 8, rule 1: …`
+    fn parse(record: &'log str) -> Option<(&'log str, Self)> {
+        let (function, decision) = record.split_once(", rule ")?;
+        let (rule, outcome) = decision.split_once(": ")?;
+        if outcome.starts_with("left alone") {
+            return None;
+        }
+        let unbound_from =
+            outcome.split_once("unbound from ").and_then(|(_, rest)| rest.split(',').next());
+        let address = function.split(' ').next()?;
+        Some((address, Self { rule: rule.parse().ok()?, unbound_from }))
     }
 }
 
@@ -151,17 +174,6 @@ fn early_record(line: &str) -> Option<&str> {
     record.split_once("]: ").map(|(_, text)| text)
 }
 
-/// `0000:01:00.0 [1234:1111] class 030000 group 8, rule 1: …`
-fn decision(record: &str) -> Option<(&str, usize)> {
-    let (function, decision) = record.split_once(", rule ")?;
-    let (rule, outcome) = decision.split_once(": ")?;
-    if outcome.starts_with("left alone") {
-        return None;
-    }
-    let address = function.split(' ').next()?;
-    Some((address, rule.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,13 +220,20 @@ mod tests {
 
     #[test]
     fn the_early_binarys_decisions_are_read() {
-        let read = |line| early_record(line).and_then(decision);
+        let read = |line| early_record(line).and_then(Decision::parse);
         assert_eq!(
             read(
                 "[    1.770917] vfio-override[93]: 0000:01:00.0 [1234:1111] class 030000 group 8, \
                   rule 12: driver_override set to vfio-pci, no driver has it until vfio-pci loads"
             ),
-            Some(("0000:01:00.0", 12))
+            Some(("0000:01:00.0", Decision { rule: 12, unbound_from: None }))
+        );
+        assert_eq!(
+            read(
+                "[    1.770917] vfio-override[93]: 0000:01:00.0 [1234:1111] class 030000 group 8, \
+                  rule 1: driver_override set to vfio-pci, unbound from virtio-pci, bound to vfio-pci"
+            ),
+            Some(("0000:01:00.0", Decision { rule: 1, unbound_from: Some("virtio-pci") }))
         );
         for line in [
             "[    2.1] vfio-override[93]: 0000:00:02.0 [1234:1111] class 030000 group 1, rule 2: \

@@ -10,7 +10,7 @@ use crate::archive::Archive;
 use crate::build::{self, MuslOptions, Target};
 use crate::kernel::{self, Choice, Kernel};
 use crate::modules::{self, Place};
-use crate::qemu::{HOST_DRIVERS, VFIO_DRIVERS};
+use crate::qemu::{self, Machine, VFIO_MODULES};
 use crate::workspace::Workspace;
 use crate::{Verdict, progress, setup};
 
@@ -48,7 +48,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let early = build::preferred(&workspace, options.target, options.musl)?;
     let kernel = kernel::prepare(&options.kernel, &workspace)?;
     let image = progress::phase("make the image", || {
-        Ingredients::of(&workspace, &kernel)?.mix(&early.path)?.to_bytes()
+        let drivers = Drivers::of(&qemu::demo());
+        Ingredients::of(&workspace, &kernel)?.mix(&kernel, &early.path, &drivers)?.to_bytes()
     })?;
     let path =
         workspace.scratch("image")?.join(format!("guest-{}-{}.cpio", kernel.release, early.target));
@@ -57,9 +58,29 @@ pub fn run(options: &Options) -> Result<Verdict> {
     Ok(Verdict::Good)
 }
 
-/// All that goes into an image but the early binary; reading it once serves several images.
+/// The modules of an image, and when /init loads them. Those that the kernel has built in or lacks
+/// are passed over.
+#[derive(Clone, Debug, Default)]
+pub struct Drivers {
+    /// Before the early binary.
+    pub first: Vec<&'static str>,
+    /// After it: the host's.
+    pub host: Vec<&'static str>,
+    /// After those: what passthrough needs.
+    pub passthrough: Vec<&'static str>,
+}
+
+impl Drivers {
+    /// The host's drivers for this machine, and vfio-pci.
+    pub fn of(machine: &Machine) -> Self {
+        Self { first: Vec::new(), host: machine.host_modules(), passthrough: VFIO_MODULES.to_vec() }
+    }
+}
+
+/// All that goes into every image of a kernel; reading it once serves several images.
 pub struct Ingredients {
     common: Archive,
+    vfio_aliases: String,
 }
 
 impl Ingredients {
@@ -72,16 +93,38 @@ impl Ingredients {
         common.program_from("bin/busybox", &setup::BUSYBOX.path()?)?;
         common.link("bin/sh", "busybox");
         common.link("sbin/modprobe", "../bin/busybox");
-        add_modules(&mut common, kernel)?;
-        Ok(Self { common })
+        let vfio_aliases = kernel.modules.vfio_aliases()?;
+        common.file(VARIANTS, &*vfio_aliases);
+        Ok(Self { common, vfio_aliases })
     }
 
-    /// The image with this early binary.
-    pub fn mix(&self, early: &Path) -> Result<Archive> {
+    /// The image with this early binary and these drivers.
+    pub fn mix(&self, kernel: &Kernel, early: &Path, drivers: &Drivers) -> Result<Archive> {
         let mut archive = self.common.clone();
         archive.program_from(EARLY, early)?;
         archive.link("vfio-override-early", EARLY);
+        let Drivers { first, host, passthrough } = drivers;
+        self.add_modules(
+            &mut archive,
+            kernel,
+            &[first, host, passthrough].map(Vec::as_slice).concat(),
+        )?;
+        for (stage, modules) in [("first", first), ("host", host), ("vfio", passthrough)] {
+            archive.file(&format!("etc/drivers.{stage}"), lines(&loadable(kernel, modules)));
+        }
         Ok(archive)
+    }
+
+    fn add_modules(&self, archive: &mut Archive, kernel: &Kernel, names: &[&str]) -> Result<()> {
+        let modules = kernel.modules.closure(&loadable(kernel, names))?;
+        let directory = format!("lib/modules/{}", kernel.release);
+        for module in &modules {
+            archive.file(&format!("{directory}/{}.ko", module.name), &*module.bytes);
+        }
+        let aliases = modules::modules_alias(&modules)? + &self.vfio_aliases;
+        archive.file(&format!("{directory}/modules.alias"), aliases);
+        archive.file(&format!("{directory}/modules.dep"), modules::modules_dep(&modules)?);
+        Ok(())
     }
 }
 
@@ -90,25 +133,8 @@ pub fn guest_init(workspace: &Workspace) -> PathBuf {
     workspace.root.join("tests/guest/init")
 }
 
-fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
-    let loadable = |names: &[&'static str]| -> Vec<&'static str> {
-        names.iter().copied().filter(|name| kernel.modules.place(name) == Place::Module).collect()
-    };
-    let (host, vfio) = (loadable(&HOST_DRIVERS), loadable(&VFIO_DRIVERS));
-    let wanted: Vec<&str> = host.iter().chain(&vfio).copied().collect();
-    let modules = kernel.modules.closure(&wanted)?;
-    let directory = format!("lib/modules/{}", kernel.release);
-    for module in &modules {
-        archive.file(&format!("{directory}/{}.ko", module.name), &*module.bytes);
-    }
-    let vfio_aliases = kernel.modules.vfio_aliases()?;
-    let aliases = modules::modules_alias(&modules)? + &vfio_aliases;
-    archive.file(&format!("{directory}/modules.alias"), aliases);
-    archive.file(&format!("{directory}/modules.dep"), modules::modules_dep(&modules)?);
-    archive.file(VARIANTS, vfio_aliases);
-    archive.file("etc/drivers.host", lines(&host));
-    archive.file("etc/drivers.vfio", lines(&vfio));
-    Ok(())
+fn loadable<'a>(kernel: &Kernel, names: &[&'a str]) -> Vec<&'a str> {
+    names.iter().copied().filter(|name| kernel.modules.place(name) == Place::Module).collect()
 }
 
 fn lines(words: &[&str]) -> String {

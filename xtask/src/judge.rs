@@ -7,77 +7,87 @@ use crate::{probes, table};
 pub struct Row<'a> {
     device: &'a Device,
     rule: Option<usize>,
-    /// Every driver that ever probed it, in order, each named once.
+    /// The drivers that probed it, in order; one that did so several times in a row once.
     probed_by: Vec<&'a str>,
+    /// Whether the early binary says that it took the function from this driver.
+    unbound_from: Option<&'a str>,
+}
+
+/// A function and what must have become of it.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// Its name in sysfs.
+    pub address: String,
+    pub fate: Fate,
 }
 
 /// What one function must look like after the boot.
 #[derive(Clone, Debug)]
-pub struct Expectation {
-    address: String,
-    fate: Fate,
+pub struct Fate {
+    /// What its `driver_override` says; a function without is not selected by any rule.
+    keeper: Option<String>,
+    /// Who has it in the end.
+    driver: Option<String>,
+    /// Who probed it, in order.
+    probed_by: Vec<String>,
+    /// Whom the early binary took it from.
+    unbound_from: Option<String>,
 }
 
-#[derive(Clone, Debug)]
-enum Fate {
-    /// Selected; nobody else ever probed it.
-    Taken { driver: &'static str },
-    /// Selected, but its first driver is built into the kernel and probed it before any process.
-    TakenFrom { first: &'static str, driver: &'static str },
-    /// Selected for no driver at all.
-    Untouched,
-    /// Not selected; the host's driver has it.
-    Host { driver: &'static str },
-}
-
-impl Expectation {
-    pub fn taken(address: impl Into<String>, driver: &'static str) -> Self {
-        Self { address: address.into(), fate: Fate::Taken { driver } }
+impl Fate {
+    /// Not selected: the host's driver has it, and no other was ever there.
+    pub fn host(driver: Option<&str>) -> Self {
+        let driver = driver.map(str::to_owned);
+        let probed_by = driver.iter().cloned().collect();
+        Self { keeper: None, driver, probed_by, unbound_from: None }
     }
 
-    pub fn taken_from(
-        address: impl Into<String>,
-        first: &'static str,
-        driver: &'static str,
-    ) -> Self {
-        Self { address: address.into(), fate: Fate::TakenFrom { first, driver } }
+    /// Selected for a driver, which has it; `first` had it before the early binary could run.
+    pub fn taken(taker: &str, first: Option<&str>) -> Self {
+        Self {
+            keeper: Some(taker.to_owned()),
+            driver: Some(taker.to_owned()),
+            probed_by: first.into_iter().chain([taker]).map(str::to_owned).collect(),
+            unbound_from: first.map(str::to_owned),
+        }
     }
 
-    pub fn untouched(address: impl Into<String>) -> Self {
-        Self { address: address.into(), fate: Fate::Untouched }
-    }
-
-    pub fn host(address: impl Into<String>, driver: &'static str) -> Self {
-        Self { address: address.into(), fate: Fate::Host { driver } }
-    }
-
-    fn selects(&self) -> bool {
-        !matches!(self.fate, Fate::Host { .. })
+    /// Selected for no driver at all; `first` had it before the early binary could run.
+    pub fn nobody(first: Option<&str>) -> Self {
+        Self {
+            driver: None,
+            probed_by: first.map(str::to_owned).into_iter().collect(),
+            ..Self::taken("none", first)
+        }
     }
 }
 
 /// Joins the guest's report, the early binary's log and the driver core's.
 pub fn rows(evidence: &Evidence) -> Vec<Row<'_>> {
-    let rules = evidence.rules();
+    let decisions = evidence.decisions();
     evidence
         .report
         .devices
         .iter()
-        .map(|device| Row {
-            device,
-            rule: rules.get(&*device.address).copied(),
-            probed_by: probed_by(&evidence.log, &device.address),
+        .map(|device| {
+            let decision = decisions.get(&*device.address);
+            Row {
+                device,
+                rule: decision.map(|decision| decision.rule),
+                probed_by: probed_by(&evidence.log, &device.address),
+                unbound_from: decision.and_then(|decision| decision.unbound_from),
+            }
         })
         .collect()
 }
 
 fn probed_by<'log>(log: &'log str, address: &str) -> Vec<&'log str> {
-    let mut drivers = Vec::new();
-    for probe in probes::probes(log).filter(|probe| probe.address == address) {
-        if !drivers.contains(&probe.driver) {
-            drivers.push(probe.driver);
-        }
-    }
+    let mut drivers: Vec<&str> = probes::probes(log)
+        .filter(|probe| probe.address == address)
+        .map(|probe| probe.driver)
+        .collect();
+    // A probe that is deferred, or fails for lack of an IOMMU, is tried again.
+    drivers.dedup();
     drivers
 }
 
@@ -101,12 +111,22 @@ pub fn show(rows: &[Row]) -> String {
 }
 
 /// What is wrong, when it was not said beforehand which functions are to be selected.
-pub fn judge_selected(rows: &[Row]) -> Vec<String> {
-    let mut complaints: Vec<String> = rows
-        .iter()
-        .filter(|row| row.is_selected())
-        .flat_map(|row| row.complaints(row.device.driver_override.as_deref(), &[]))
-        .collect();
+///
+/// `first_driver` tells who had a function before the early binary could run.
+pub fn judge_selected(
+    rows: &[Row],
+    first_driver: impl Fn(&str) -> Option<&'static str>,
+) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for row in rows.iter().filter(|row| row.is_selected()) {
+        let first = first_driver(&row.device.address);
+        let fate = match row.device.driver_override.as_deref() {
+            Some("none") => Fate::nobody(first),
+            Some(keeper) => Fate::taken(keeper, first),
+            None => Fate { keeper: Some("what its rule names".to_owned()), ..Fate::host(None) },
+        };
+        complaints.extend(row.complaints(&fate));
+    }
     if !rows.iter().any(Row::is_selected) {
         complaints.push("no function was selected by any rule".to_owned());
     }
@@ -116,20 +136,17 @@ pub fn judge_selected(rows: &[Row]) -> Vec<String> {
 /// What is wrong, when each function's fate was said beforehand; others must not be selected.
 pub fn judge_expected(rows: &[Row], expectations: &[Expectation]) -> Vec<String> {
     let mut complaints = Vec::new();
-    for expectation in expectations {
-        match rows.iter().find(|row| row.device.address == expectation.address) {
-            Some(row) => complaints.extend(row.compare(&expectation.fate)),
-            None => complaints.push(format!("{}: not in the guest", expectation.address)),
+    for Expectation { address, fate } in expectations {
+        match rows.iter().find(|row| row.device.address == *address) {
+            Some(row) => complaints.extend(row.complaints(fate)),
+            None => complaints.push(format!("{address}: not in the guest")),
         }
     }
-    for row in rows.iter().filter(|row| row.is_selected()) {
-        let address = &row.device.address;
-        if !expectations
-            .iter()
-            .any(|expectation| expectation.selects() && expectation.address == *address)
-        {
-            complaints.push(format!("{address}: selected, but no rule means it"));
-        }
+    let is_expected = |row: &&Row| {
+        expectations.iter().any(|expectation| expectation.address == row.device.address)
+    };
+    for row in rows.iter().filter(|row| !is_expected(row) && row.is_selected()) {
+        complaints.push(format!("{}: selected, but no rule means it", row.device.address));
     }
     complaints
 }
@@ -178,79 +195,45 @@ impl Row<'_> {
         self.rule.is_some() || self.device.driver_override.is_some()
     }
 
-    fn compare(&self, fate: &Fate) -> Vec<String> {
-        match fate {
-            Fate::Taken { driver } => self.complaints(Some(driver), &[]),
-            Fate::TakenFrom { first, driver } => self.complaints(Some(driver), &[first]),
-            Fate::Untouched => self.untouched(),
-            Fate::Host { driver } => self.with_host(driver),
-        }
-    }
-
-    /// Complaints about a selected function that `wanted` should have, and only `earlier` before.
-    fn complaints(&self, wanted: Option<&str>, earlier: &[&str]) -> Vec<String> {
+    fn complaints(&self, fate: &Fate) -> Vec<String> {
         let address = &self.device.address;
-        let Some(wanted) = wanted else {
-            return vec![format!(
-                "{address}: selected by a rule, but its driver_override is unset"
-            )];
+        let mut complaints = Vec::new();
+        let mut compare = |what: &str, actual: Option<&str>, wanted: Option<&str>| {
+            if actual != wanted {
+                let [actual, wanted] = [actual, wanted].map(|name| name.unwrap_or("nobody"));
+                complaints.push(format!("{address}: {what} {actual}, expected {wanted}"));
+            }
         };
-        let mut complaints = self.selection(wanted);
-        if self.device.driver.as_deref() != Some(wanted) {
-            let driver = self.device.driver.as_deref().unwrap_or("no driver");
-            complaints.push(format!("{address}: {driver} has it, expected {wanted}"));
+        let Fate { keeper, driver, unbound_from, .. } = fate;
+        compare("kept for", self.device.driver_override.as_deref(), keeper.as_deref());
+        compare("its driver is", self.device.driver.as_deref(), driver.as_deref());
+        compare("unbound by the early binary from", self.unbound_from, unbound_from.as_deref());
+        if self.probed_by != fate.probed_by {
+            complaints.push(format!(
+                "{address}: probed by {}, expected {}",
+                list(&self.probed_by),
+                list(&fate.probed_by)
+            ));
         }
-        let expected: Vec<&str> = earlier.iter().copied().chain([wanted]).collect();
-        for driver in &self.probed_by {
-            if !expected.contains(driver) {
-                complaints.push(format!("{address}: probed by {driver}, meant for {wanted}"));
+        match (self.rule, keeper) {
+            (None, Some(_)) => {
+                complaints.push(format!("{address}: the early binary's log names no rule for it"));
             }
-        }
-        for driver in expected {
-            if !self.probed_by.contains(&driver) {
-                complaints.push(format!("{address}: not probed by {driver}, which was expected"));
+            (Some(rule), None) => {
+                complaints
+                    .push(format!("{address}: selected by rule {rule}, but no rule means it"));
             }
+            (Some(_), Some(_)) | (None, None) => {}
         }
         complaints
     }
+}
 
-    fn selection(&self, wanted: &str) -> Vec<String> {
-        let address = &self.device.address;
-        let mut complaints = Vec::new();
-        if self.rule.is_none() {
-            complaints.push(format!("{address}: the early binary's log names no rule for it"));
-        }
-        let actual = self.device.driver_override.as_deref();
-        if actual != Some(wanted) {
-            let actual = actual.unwrap_or("unset");
-            complaints.push(format!("{address}: driver_override is {actual}, expected {wanted}"));
-        }
-        complaints
+fn list<S: AsRef<str>>(drivers: &[S]) -> String {
+    if drivers.is_empty() {
+        return "nobody".to_owned();
     }
-
-    fn untouched(&self) -> Vec<String> {
-        let address = &self.device.address;
-        let mut complaints = Vec::new();
-        if self.rule.is_none() || self.device.driver_override.is_none() {
-            complaints.push(format!("{address}: not selected"));
-        }
-        complaints.extend(
-            self.probed_by
-                .iter()
-                .map(|driver| format!("{address}: probed by {driver}, meant for nobody")),
-        );
-        complaints
-    }
-
-    fn with_host(&self, driver: &str) -> Vec<String> {
-        let address = &self.device.address;
-        let has_it = self.device.driver.as_deref() == Some(driver);
-        if has_it && self.probed_by.contains(&driver) {
-            return Vec::new();
-        }
-        let actual = self.device.driver.as_deref().unwrap_or("no driver");
-        vec![format!("{address}: {actual} has it, expected the host's {driver}")]
-    }
+    drivers.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -272,6 +255,9 @@ mod tests {
     const GPU: &str = "0000:01:00.0";
     const LOGGED: &str = "[1.0] vfio-override[93]: 0000:01:00.0 [1234:1111] class 030000 group 8, \
                           rule 3: driver_override set to vfio-pci\n";
+    const UNBOUND: &str = "[1.0] vfio-override[93]: 0000:01:00.0 [1234:1111] class 030000 group 8, \
+                           rule 3: driver_override set to vfio-pci, unbound from bochs-drm, \
+                           bound to vfio-pci\n";
     const HOST_PROBE: &str =
         "[2.0] bus: 'pci': really_probe: probing driver bochs-drm with device 0000:01:00.0\n";
     const VFIO_PROBE: &str =
@@ -284,42 +270,68 @@ mod tests {
         }
     }
 
-    fn judged(evidence: &Evidence, expectation: Expectation) -> Vec<String> {
-        judge_expected(&rows(evidence), &[expectation])
+    fn judged(evidence: &Evidence, fate: Fate) -> Vec<String> {
+        judge_expected(&rows(evidence), &[Expectation { address: GPU.to_owned(), fate }])
+    }
+
+    fn selected(evidence: &Evidence) -> Vec<String> {
+        judge_selected(&rows(evidence), |_| None)
+    }
+
+    fn taken() -> Fate {
+        Fate::taken("vfio-pci", None)
     }
 
     #[test]
     fn a_function_that_only_vfio_probed_is_good() {
         let good = evidence(Some("vfio-pci"), Some("vfio-pci"), &[LOGGED, VFIO_PROBE]);
-        assert!(judge_selected(&rows(&good)).is_empty());
-        assert!(judged(&good, Expectation::taken(GPU, "vfio-pci")).is_empty());
+        assert!(selected(&good).is_empty());
+        assert!(judged(&good, taken()).is_empty());
     }
 
     #[test]
     fn a_foreign_probe_is_bad_even_when_vfio_has_it_in_the_end() {
-        let log = [LOGGED, HOST_PROBE, VFIO_PROBE];
-        let bad = evidence(Some("vfio-pci"), Some("vfio-pci"), &log);
-        let complaint = ["0000:01:00.0: probed by bochs-drm, meant for vfio-pci"];
-        assert_eq!(judge_selected(&rows(&bad)), complaint);
-        assert_eq!(judged(&bad, Expectation::taken(GPU, "vfio-pci")), complaint);
-        let built_in = Expectation::taken_from(GPU, "bochs-drm", "vfio-pci");
-        assert!(judged(&bad, built_in).is_empty());
+        let bad = evidence(Some("vfio-pci"), Some("vfio-pci"), &[LOGGED, HOST_PROBE, VFIO_PROBE]);
+        let complaint = ["0000:01:00.0: probed by bochs-drm, vfio-pci, expected vfio-pci"];
+        assert_eq!(selected(&bad), complaint);
+        assert_eq!(judged(&bad, taken()), complaint);
+    }
+
+    #[test]
+    fn a_driver_that_came_first_must_have_been_unbound() {
+        let log = [UNBOUND, HOST_PROBE, VFIO_PROBE];
+        let good = evidence(Some("vfio-pci"), Some("vfio-pci"), &log);
+        assert!(judged(&good, Fate::taken("vfio-pci", Some("bochs-drm"))).is_empty());
+        assert!(judge_selected(&rows(&good), |_| Some("bochs-drm")).is_empty());
+        let bad = evidence(Some("vfio-pci"), Some("vfio-pci"), &[LOGGED, VFIO_PROBE, HOST_PROBE]);
+        assert_eq!(
+            judged(&bad, Fate::taken("vfio-pci", Some("bochs-drm"))),
+            [
+                "0000:01:00.0: unbound by the early binary from nobody, expected bochs-drm",
+                "0000:01:00.0: probed by vfio-pci, bochs-drm, expected bochs-drm, vfio-pci",
+            ]
+        );
     }
 
     #[test]
     fn a_function_that_was_not_selected_is_bad() {
         let bad = evidence(Some("bochs-drm"), None, &[HOST_PROBE]);
         assert_eq!(
-            judged(&bad, Expectation::taken(GPU, "vfio-pci")),
+            judged(&bad, taken()),
             [
+                "0000:01:00.0: kept for nobody, expected vfio-pci",
+                "0000:01:00.0: its driver is bochs-drm, expected vfio-pci",
+                "0000:01:00.0: probed by bochs-drm, expected vfio-pci",
                 "0000:01:00.0: the early binary's log names no rule for it",
-                "0000:01:00.0: driver_override is unset, expected vfio-pci",
-                "0000:01:00.0: bochs-drm has it, expected vfio-pci",
-                "0000:01:00.0: probed by bochs-drm, meant for vfio-pci",
-                "0000:01:00.0: not probed by vfio-pci, which was expected",
             ]
         );
-        assert_eq!(judge_selected(&rows(&bad)), ["no function was selected by any rule"]);
+        assert_eq!(selected(&bad), ["no function was selected by any rule"]);
+    }
+
+    #[test]
+    fn a_rule_without_an_override_is_bad() {
+        let bad = evidence(None, None, &[LOGGED]);
+        assert_eq!(selected(&bad), ["0000:01:00.0: kept for nobody, expected what its rule names"]);
     }
 
     #[test]
@@ -329,37 +341,40 @@ mod tests {
             judge_expected(&rows(&bad), &[]),
             ["0000:01:00.0: selected, but no rule means it"]
         );
+        assert_eq!(judged(&bad, Fate::host(Some("vfio-pci"))).len(), 2);
     }
 
     #[test]
     fn the_control_wants_the_hosts_driver() {
         let host = evidence(Some("bochs-drm"), None, &[HOST_PROBE]);
-        assert!(judged(&host, Expectation::host(GPU, "bochs-drm")).is_empty());
+        assert!(judged(&host, Fate::host(Some("bochs-drm"))).is_empty());
         let nobody = evidence(None, None, &[]);
+        assert!(judged(&nobody, Fate::host(None)).is_empty());
         assert_eq!(
-            judged(&nobody, Expectation::host(GPU, "bochs-drm")),
-            ["0000:01:00.0: no driver has it, expected the host's bochs-drm"]
+            judged(&nobody, Fate::host(Some("bochs-drm"))),
+            [
+                "0000:01:00.0: its driver is nobody, expected bochs-drm",
+                "0000:01:00.0: probed by nobody, expected bochs-drm",
+            ]
         );
     }
 
     #[test]
     fn a_function_for_nobody_has_no_probes() {
         let good = evidence(None, Some("none"), &[LOGGED]);
-        assert!(judged(&good, Expectation::untouched(GPU)).is_empty());
+        assert!(judged(&good, Fate::nobody(None)).is_empty());
+        assert!(selected(&good).is_empty());
         let bad = evidence(None, Some("none"), &[LOGGED, VFIO_PROBE]);
         assert_eq!(
-            judged(&bad, Expectation::untouched(GPU)),
-            ["0000:01:00.0: probed by vfio-pci, meant for nobody"]
+            judged(&bad, Fate::nobody(None)),
+            ["0000:01:00.0: probed by vfio-pci, expected nobody"]
         );
     }
 
     #[test]
     fn an_absent_function_is_told() {
         let empty = Evidence { report: Report::default(), log: String::new() };
-        assert_eq!(
-            judged(&empty, Expectation::taken(GPU, "vfio-pci")),
-            ["0000:01:00.0: not in the guest"]
-        );
+        assert_eq!(judged(&empty, taken()), ["0000:01:00.0: not in the guest"]);
     }
 
     #[test]

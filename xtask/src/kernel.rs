@@ -92,8 +92,10 @@ fn host(cache: &Path) -> Result<Kernel> {
         .find(|path: &PathBuf| path.exists())
         .with_context(|| format!("no vmlinuz of {release} in /boot or {}", modules.display()))?;
     let tree = Tree::open(&modules)?;
-    if let Some(driver) = qemu::drivers().find(|name| tree.place(name) == Place::Absent) {
-        bail!("it has no {driver}");
+    let demo = qemu::demo().host_modules();
+    let wanted = demo.iter().chain(&qemu::VFIO_MODULES);
+    if let Some(module) = wanted.copied().find(|name| tree.place(name) == Place::Absent) {
+        bail!("it has no {module}");
     }
     extract(&image, tree, cache)
 }

@@ -5,6 +5,7 @@ mod audit;
 mod boot;
 mod build;
 mod bzimage;
+mod case;
 mod cases;
 mod command;
 mod guest;

@@ -1,90 +1,227 @@
 //! The emulated machine, as QEMU's arguments.
 //!
-//! A q35 board with an Intel IOMMU that remaps interrupts:
-//!
-//! | function | device |
-//! |---|---|
-//! | 00:02.0 | the boot display |
-//! | 00:03.0, 00:04.0 | two e1000e |
-//! | 00:05.0 | an NVMe drive |
-//! | 00:06.0 | a virtio network card |
-//! | 00:1c.0 | a root port, and behind it in one slot: |
-//! | 01:00.0 | a display identical to the first |
-//! | 01:00.1 | its audio function |
-//! | 01:00.2 | its USB function |
+//! A q35 board with an Intel IOMMU that remaps interrupts, and whatever functions a case puts on
+//! it. Places are written as the guest will see them: `01:00.0` is behind the bridge whose bus is
+//! said to be `01`.
 
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use crate::modules::{Place, Tree};
 use crate::setup;
 
-/// The drivers that want the emulated devices, in the order of loading.
-pub const HOST_DRIVERS: [&str; 7] =
-    ["bochs", "snd_hda_intel", "xhci_pci", "e1000e", "nvme", "virtio_pci", "virtio_net"];
+/// A driver of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Driver {
+    /// As sysfs and the driver core call it.
+    pub name: &'static str,
+    /// The module that it is in, with underscores; none if no kernel makes it a module.
+    module: Option<&'static str>,
+}
+
+impl Driver {
+    const fn new(name: &'static str, module: &'static str) -> Self {
+        Self { name, module: Some(module) }
+    }
+
+    /// Where a kernel with these modules has it.
+    pub fn place(self, modules: &Tree) -> Place {
+        self.module.map_or(Place::Builtin, |module| modules.place(module))
+    }
+
+    /// Whether it is in this module.
+    pub fn is_in(self, module: &str) -> bool {
+        self.module == Some(module)
+    }
+}
+
+/// A kind of PCI function that QEMU emulates.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    /// The value of `-device`, where `{id}` stands for the function's name and `{n}` for a number
+    /// of its own.
+    device: &'static str,
+    /// Options that the device refers to.
+    needs: &'static [(&'static str, &'static str)],
+    /// The driver that takes it on a host without rules, if any does.
+    pub driver: Option<Driver>,
+}
+
+impl Model {
+    const fn new(device: &'static str, driver: Driver) -> Self {
+        Self { device, needs: &[], driver: Some(driver) }
+    }
+}
+
+const BOCHS: Driver = Driver::new("bochs-drm", "bochs");
+const PORT: Driver = Driver { name: "pcieport", module: None };
+
+pub const VGA: Model = Model::new("VGA", BOCHS);
+pub const HDA: Model = Model::new("intel-hda", Driver::new("snd_hda_intel", "snd_hda_intel"));
+pub const XHCI: Model = Model::new("qemu-xhci", Driver::new("xhci_hcd", "xhci_pci"));
+// The network cards have no peer, and QEMU's warnings about that are harmless.
+pub const E1000E: Model = Model::new("e1000e", Driver::new("e1000e", "e1000e"));
+pub const VIRTIO_NET: Model = Model::new("virtio-net-pci", Driver::new("virtio-pci", "virtio_pci"));
+pub const VIRTIO_RNG: Model = Model::new("virtio-rng-pci", Driver::new("virtio-pci", "virtio_pci"));
+pub const NVME: Model = Model {
+    needs: &[("drive", "if=none,id={id},driver=null-co,size=1M")],
+    ..Model::new("nvme,drive={id},serial={id}", Driver::new("nvme", "nvme"))
+};
+pub const ROOT_PORT: Model = Model::new("pcie-root-port,chassis={n}", PORT);
 
 /// What passthrough needs.
-pub const VFIO_DRIVERS: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
+pub const VFIO_MODULES: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
 
-/// The drivers of the emulated machine: a kernel without them shows nothing.
-pub fn drivers() -> impl Iterator<Item = &'static str> {
-    HOST_DRIVERS.into_iter().chain(VFIO_DRIVERS)
+/// The functions of a guest.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    functions: Vec<Function>,
 }
 
-/// QEMU options of a set of devices, without their leading dash.
-pub type Devices = Vec<(&'static str, String)>;
-
-/// The devices of the table above.
-pub fn demo() -> Devices {
-    // The network cards have no peer, and QEMU's warnings about that are harmless.
-    // Option ROMs are for firmware that looks for them; qboot does not, and not every
-    // distribution installs them with QEMU.
-    [
-        ("device", "VGA,addr=02.0,romfile="),
-        ("device", "e1000e,addr=03.0,romfile="),
-        ("device", "e1000e,addr=04.0,romfile="),
-        ("drive", "if=none,id=d0,driver=null-co,size=1M"),
-        ("device", "nvme,addr=05.0,drive=d0,serial=d0"),
-        ("device", "virtio-net-pci,addr=06.0,romfile="),
-        ("device", "pcie-root-port,id=p0,addr=1c.0,chassis=1"),
-        ("device", "VGA,bus=p0,addr=0.0,multifunction=on,romfile="),
-        ("device", "intel-hda,bus=p0,addr=0.1"),
-        ("device", "qemu-xhci,bus=p0,addr=0.2"),
-    ]
-    .map(|(option, value)| (option, value.to_owned()))
-    .into()
+/// A function at its place.
+#[derive(Clone, Debug)]
+pub struct Function {
+    place: String,
+    pub model: Model,
+    /// The bus behind it, if it is a bridge.
+    bus: Option<String>,
 }
 
-/// The slots of [`many`], each with eight functions.
-pub const MANY_SLOTS: [u8; 8] = [0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f];
+impl Function {
+    /// Its name in sysfs.
+    pub fn address(&self) -> String {
+        full_address(&self.place)
+    }
 
-/// The addresses of [`many`].
-pub fn many_addresses() -> impl Iterator<Item = String> {
-    MANY_SLOTS
-        .into_iter()
-        .flat_map(|slot| (0..8).map(move |function| format!("0000:00:{slot:02x}.{function}")))
+    fn id(&self) -> String {
+        format!("pci-{}", self.place.replace(':', "."))
+    }
 }
 
-/// 64 functions on the root bus that virtio-pci wants.
-pub fn many() -> Devices {
-    MANY_SLOTS
-        .into_iter()
-        .flat_map(|slot| {
-            (0..8).map(move |function| {
-                let device = format!("virtio-rng-pci,addr={slot:02x}.{function},multifunction=on");
-                ("device", device)
-            })
-        })
-        .collect()
+/// The sysfs name of a function of domain 0: `01:00.0` → `0000:01:00.0`.
+pub fn full_address(place: &str) -> String {
+    format!("0000:{place}")
 }
 
-/// One guest.
+impl Machine {
+    /// A machine with nothing but the board's own functions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a function at a place such as `00:02.0`.
+    #[must_use]
+    pub fn with(self, place: &str, model: Model) -> Self {
+        self.add(place, model, None)
+    }
+
+    /// Adds a bridge; functions behind it are at places that begin with `bus`, two digits.
+    ///
+    /// The guest's firmware numbers the buses. It goes through the bridges by rising address, and
+    /// down each of them before the next.
+    #[must_use]
+    pub fn bridge(self, place: &str, model: Model, bus: &str) -> Self {
+        self.add(place, model, Some(bus.to_owned()))
+    }
+
+    fn add(mut self, place: &str, model: Model, bus: Option<String>) -> Self {
+        self.functions.push(Function { place: place.to_owned(), model, bus });
+        self
+    }
+
+    /// Every function but the board's own.
+    pub fn functions(&self) -> impl Iterator<Item = &Function> {
+        self.functions.iter()
+    }
+
+    /// The modules that a host without rules would load, in the order of the functions.
+    pub fn host_modules(&self) -> Vec<&'static str> {
+        let mut modules = Vec::new();
+        for module in self.functions.iter().filter_map(|function| function.model.driver?.module) {
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+        }
+        modules
+    }
+
+    /// QEMU's options for the functions, without their leading dash.
+    ///
+    /// An error if a place is no place or on a bus that no bridge has.
+    fn options(&self) -> Result<Vec<(&'static str, String)>> {
+        let mut options = Vec::new();
+        for (number, function) in (1..).zip(&self.functions) {
+            let id = function.id();
+            let fill = |template: &str| {
+                template.replace("{id}", &id).replace("{n}", &u32::to_string(&number))
+            };
+            for (option, value) in function.model.needs {
+                options.push((*option, fill(value)));
+            }
+            let device = fill(function.model.device);
+            options.push(("device", format!("{device},id={id},{}", self.position(function)?)));
+        }
+        Ok(options)
+    }
+
+    fn position(&self, function: &Function) -> Result<String> {
+        let (bus, slot_and_function) = split(&function.place)?;
+        let parent = if bus == "00" {
+            "pcie.0".to_owned()
+        } else {
+            self.functions
+                .iter()
+                .find(|bridge| bridge.bus.as_deref() == Some(bus))
+                .with_context(|| format!("{}: no bridge leads to bus {bus}", function.place))?
+                .id()
+        };
+        let slot = |place: &str| place.rsplit_once('.').map(|(slot, _)| slot.to_owned());
+        let shared =
+            self.functions.iter().filter(|other| slot(&other.place) == slot(&function.place));
+        let multifunction = if shared.count() > 1 { ",multifunction=on" } else { "" };
+        // Option ROMs are for firmware that looks for them; qboot does not, and not every
+        // distribution installs them with QEMU.
+        Ok(format!("bus={parent},addr={slot_and_function}{multifunction},romfile="))
+    }
+}
+
+fn split(place: &str) -> Result<(&str, &str)> {
+    place.split_once(':').with_context(|| format!("{place}: expected a place such as 01:00.0"))
+}
+
+/// The machine of `cargo xtask boot`.
+///
+/// | function | device |
+/// |---|---|
+/// | 00:02.0 | the boot display |
+/// | 00:03.0, 00:04.0 | two e1000e |
+/// | 00:05.0 | an NVMe drive |
+/// | 00:06.0 | a virtio network card |
+/// | 00:1c.0 | a root port, and behind it in one slot: |
+/// | 01:00.0 | a display identical to the first |
+/// | 01:00.1 | its audio function |
+/// | 01:00.2 | its USB function |
+pub fn demo() -> Machine {
+    Machine::new()
+        .with("00:02.0", VGA)
+        .with("00:03.0", E1000E)
+        .with("00:04.0", E1000E)
+        .with("00:05.0", NVME)
+        .with("00:06.0", VIRTIO_NET)
+        .bridge("00:1c.0", ROOT_PORT, "01")
+        .with("01:00.0", VGA)
+        .with("01:00.1", HDA)
+        .with("01:00.2", XHCI)
+}
+
+/// All that QEMU needs to know.
 pub struct Guest<'a> {
     pub vmlinux: &'a Path,
     pub initrd: &'a Path,
     pub command_line: &'a str,
-    pub devices: &'a Devices,
+    pub machine: &'a Machine,
     /// Where the report and the kernel log go.
     pub directory: &'a Path,
 }
@@ -110,9 +247,55 @@ impl Guest<'_> {
         for name in ["report.log", "kernel.log"] {
             command.arg("-serial").arg(format!("file:{}", self.directory.join(name).display()));
         }
-        for (option, value) in self.devices {
+        for (option, value) in self.machine.options()? {
             command.arg(format!("-{option}")).arg(value);
         }
         Ok(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_put_where_they_are_said_to_be() -> Result<()> {
+        let machine = Machine::new()
+            .with("00:05.0", NVME)
+            .bridge("00:1c.0", ROOT_PORT, "01")
+            .with("01:00.0", VGA)
+            .with("01:00.1", HDA);
+        let options: Vec<String> = machine
+            .options()?
+            .into_iter()
+            .map(|(name, value)| format!("-{name} {value}"))
+            .collect();
+        assert_eq!(
+            options,
+            [
+                "-drive if=none,id=pci-00.05.0,driver=null-co,size=1M",
+                "-device nvme,drive=pci-00.05.0,serial=pci-00.05.0,id=pci-00.05.0,\
+                 bus=pcie.0,addr=05.0,romfile=",
+                "-device pcie-root-port,chassis=2,id=pci-00.1c.0,bus=pcie.0,addr=1c.0,romfile=",
+                "-device VGA,id=pci-01.00.0,bus=pci-00.1c.0,addr=00.0,multifunction=on,romfile=",
+                "-device intel-hda,id=pci-01.00.1,bus=pci-00.1c.0,addr=00.1,multifunction=on,\
+                 romfile=",
+            ]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_bus_that_no_bridge_has_is_told() {
+        let told =
+            |place: &str| Machine::new().with(place, VGA).options().map_err(|e| e.to_string());
+        assert_eq!(told("07:00.0"), Err("07:00.0: no bridge leads to bus 07".to_owned()));
+        assert_eq!(told("7"), Err("7: expected a place such as 01:00.0".to_owned()));
+    }
+
+    #[test]
+    fn each_module_is_loaded_once() {
+        let machine = Machine::new().with("00:02.0", VGA).with("00:03.0", VGA);
+        assert_eq!(machine.host_modules(), ["bochs"]);
     }
 }

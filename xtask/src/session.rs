@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::guest::{self, Evidence};
 use crate::kernel::Kernel;
-use crate::qemu::{Devices, Guest};
+use crate::qemu::{Guest, Machine};
 use crate::serial::{Console, Echo, Wait};
 use crate::workspace::Workspace;
 use crate::{command, probes, progress};
@@ -32,7 +32,7 @@ pub struct Session<'a> {
     pub image: Vec<u8>,
     /// Appended to the parameters that every guest gets.
     pub parameters: String,
-    pub devices: Devices,
+    pub machine: &'a Machine,
     pub interaction: Interaction,
 }
 
@@ -93,7 +93,7 @@ impl Artefacts {
 /// A guest that is done with its report and may still be at its prompt.
 pub struct Running {
     console: Console,
-    machine: Machine,
+    qemu: Qemu,
     pub evidence: Evidence,
 }
 
@@ -103,21 +103,21 @@ impl Session<'_> {
         let initrd = artefacts.path("initrd.cpio");
         fs::write(&initrd, &self.image)
             .with_context(|| format!("cannot write {}", initrd.display()))?;
-        let (console, mut machine) = self.start(artefacts, &initrd)?;
+        let (console, mut qemu) = self.start(artefacts, &initrd)?;
         let title = format!("boot {} to /init (QEMU, TCG)", self.kernel.release);
-        self.phase(&title, || machine.expect(&console, guest::STARTED, "/init starts", artefacts))?;
+        self.phase(&title, || qemu.expect(&console, guest::STARTED, "/init starts", artefacts))?;
         self.phase("early binary, in the guest", || {
-            machine.expect(&console, guest::LOADING, "the early binary ends", artefacts)
+            qemu.expect(&console, guest::LOADING, "the early binary ends", artefacts)
         })?;
         self.phase("load every driver, report", || {
-            machine.expect(&console, guest::REPORTED, "the guest reports", artefacts)
+            qemu.expect(&console, guest::REPORTED, "the guest reports", artefacts)
         })?;
         let evidence =
             Evidence::read(&artefacts.read("report.log")?, &artefacts.read("kernel.log")?)?;
-        Ok(Running { console, machine, evidence })
+        Ok(Running { console, qemu, evidence })
     }
 
-    fn start(&self, artefacts: &Artefacts, initrd: &Path) -> Result<(Console, Machine)> {
+    fn start(&self, artefacts: &Artefacts, initrd: &Path) -> Result<(Console, Qemu)> {
         let command_line = format!(
             "console=ttyS0 {QUIET} panic=-1 no_timer_check cryptomgr.notests audit=0 \
              intel_iommu=on {} {}",
@@ -128,7 +128,7 @@ impl Session<'_> {
             vmlinux: &self.kernel.vmlinux,
             initrd,
             command_line: &command_line,
-            devices: &self.devices,
+            machine: self.machine,
             directory: artefacts.directory.path(),
         }
         .command()?;
@@ -144,14 +144,14 @@ impl Session<'_> {
             .spawn()
             .context("cannot start QEMU")?;
         let output = child.stdout.take();
-        let machine = Machine { child };
+        let qemu = Qemu { child };
         let echo = if is_shell { Echo::After(guest::REPORTED) } else { Echo::Quiet };
         let console = Console::read(
             output.context("QEMU has no output")?,
             &artefacts.path("serial.log"),
             echo,
         )?;
-        Ok((console, machine))
+        Ok((console, qemu))
     }
 
     fn phase<T>(&self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -165,17 +165,17 @@ impl Running {
         let patience = if interaction == Interaction::Shell { Duration::MAX } else { PATIENCE };
         match self.console.wait_for_end(patience) {
             Wait::TimedOut => bail!("the guest did not switch itself off"),
-            Wait::Matched | Wait::Ended => self.machine.wait(),
+            Wait::Matched | Wait::Ended => self.qemu.wait(),
         }
     }
 }
 
 /// QEMU; killed when it goes out of scope, so that no failure leaves one behind.
-struct Machine {
+struct Qemu {
     child: Child,
 }
 
-impl Machine {
+impl Qemu {
     fn expect(
         &mut self,
         console: &Console,
@@ -208,7 +208,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for Qemu {
     fn drop(&mut self) {
         // Both fail only if it has ended already.
         let _ = self.child.kill();

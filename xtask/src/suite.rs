@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::build::Binary;
-use crate::cases::{Case, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
+use crate::case::{Case, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
 use crate::guest::Evidence;
 use crate::image::Ingredients;
 use crate::kernel::{self, Kernel};
+use crate::modules::Tree;
 use crate::session::{Artefacts, Interaction, Session};
 use crate::workspace::Workspace;
 use crate::{judge, table};
@@ -21,17 +22,17 @@ use crate::{judge, table};
 const AT_ONCE: usize = 2;
 
 /// Each kernel with what an image needs of it, read once for all boots.
-pub struct Kernels<'a> {
-    known: BTreeMap<&'a str, Result<(Kernel, Ingredients), String>>,
+pub struct Kernels {
+    known: BTreeMap<&'static str, Result<(Kernel, Ingredients), String>>,
 }
 
-impl<'a> Kernels<'a> {
+impl Kernels {
     /// Fetches every kernel that the cases name; one that cannot be had fails its boots only.
-    pub fn prepare(workspace: &Workspace, cases: &[&'a Case]) -> Self {
+    pub fn prepare(workspace: &Workspace, cases: &[Case]) -> Self {
         let mut known = BTreeMap::new();
-        for case in cases {
-            known.entry(case.kernel).or_insert_with(|| {
-                Self::one(workspace, case.kernel).map_err(|error| format!("{error:#}"))
+        for name in cases.iter().flat_map(|case| &case.kernels) {
+            known.entry(*name).or_insert_with(|| {
+                Self::one(workspace, name).map_err(|error| format!("{error:#}"))
             });
         }
         Self { known }
@@ -56,93 +57,123 @@ impl<'a> Kernels<'a> {
 /// How one boot ended.
 pub struct Boot<'a> {
     pub case: &'a Case,
-    pub took: Duration,
+    pub kernel: &'static str,
+    took: Duration,
     /// What is wrong, with where the artefacts are; `None` if all is well.
     pub failure: Option<String>,
 }
 
-/// Boots every case. A binary that could not be built fails the boots that need it.
+impl Boot<'_> {
+    /// The case with the kernel: `hook, 6.12`.
+    pub fn name(&self) -> String {
+        format!("{}, {}", self.case.name, self.kernel)
+    }
+}
+
+/// Boots every case on each of its kernels. A binary that could not be built fails the boots that
+/// need it.
 pub fn run<'a>(
     workspace: &Workspace,
-    cases: &[&'a Case],
+    cases: &'a [Case],
     kernels: &Kernels,
     binaries: &[Binary],
 ) -> Vec<Boot<'a>> {
+    let cells: Vec<(&Case, &str)> = cases
+        .iter()
+        .flat_map(|case| case.kernels.iter().map(move |kernel| (case, *kernel)))
+        .collect();
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let boot = timed(workspace, case, kernels, binaries);
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((case, kernel)) = cells.get(index) else { return };
+                    let boot = timed(workspace, case, kernel, kernels, binaries);
                     if let Ok(mut done) = done.lock() {
-                        done.push(boot);
+                        done.push((index, boot));
                     }
                 }
             });
         }
     });
     let mut boots = done.into_inner().unwrap_or_default();
-    boots.sort_by_key(|boot| cases.iter().position(|case| case.name == boot.case.name));
-    boots
+    boots.sort_by_key(|(index, _)| *index);
+    boots.into_iter().map(|(_, boot)| boot).collect()
 }
 
-/// The table of all boots.
+/// The table of cases by kernel.
 pub fn show(boots: &[Boot]) -> String {
-    table::plain(
-        ["boot", "kernel", "mode", "binary", "seconds", "result"],
-        boots.iter().map(|boot| {
-            [
-                boot.case.name.to_owned(),
-                boot.case.kernel.to_owned(),
-                boot.case.mode.to_string(),
-                boot.case.target.to_string(),
-                format!("{:.1}", boot.took.as_secs_f64()),
-                if boot.failure.is_none() { "passed" } else { "FAILED" }.to_owned(),
-            ]
-        }),
-    )
+    let mut kernels: Vec<&str> = Vec::new();
+    let mut cases: Vec<&Case> = Vec::new();
+    for boot in boots {
+        if !kernels.contains(&boot.kernel) {
+            kernels.push(boot.kernel);
+        }
+        if cases.last().is_none_or(|case| case.name != boot.case.name) {
+            cases.push(boot.case);
+        }
+    }
+    let cell = |case: &Case, kernel: &str| {
+        let of_cell = |boot: &&Boot| boot.case.name == case.name && boot.kernel == kernel;
+        boots.iter().find(of_cell).map_or_else(String::new, |boot| match boot.failure {
+            None => format!("{:.1} s", boot.took.as_secs_f64()),
+            Some(_) => "FAILED".to_owned(),
+        })
+    };
+    let row = |case: &&Case| {
+        let cells = kernels.iter().map(|kernel| cell(case, kernel));
+        [case.name.clone(), case.mode.to_string(), case.target.to_string()]
+            .into_iter()
+            .chain(cells)
+            .collect::<Vec<_>>()
+    };
+    let header = ["case", "mode", "binary"].into_iter().chain(kernels.iter().copied());
+    table::plain(header, cases.iter().map(row))
 }
 
 fn timed<'a>(
     workspace: &Workspace,
     case: &'a Case,
+    kernel: &'static str,
     kernels: &Kernels,
     binaries: &[Binary],
 ) -> Boot<'a> {
     let start = Instant::now();
-    let failure = boot(workspace, case, kernels, binaries)
+    let failure = boot(workspace, case, kernel, kernels, binaries)
         .unwrap_or_else(|error| Some(format!("the boot did not go through: {error:#}")));
-    let took = start.elapsed();
-    let result = if failure.is_none() { "" } else { "  FAILED" };
-    eprintln!("  boot {:<53} {:>6.1} s{result}", case.name, took.as_secs_f64());
-    Boot { case, took, failure }
+    let boot = Boot { case, kernel, took: start.elapsed(), failure };
+    let result = if boot.failure.is_none() { "" } else { "  FAILED" };
+    eprintln!("  boot {:<53} {:>6.1} s{result}", boot.name(), boot.took.as_secs_f64());
+    boot
 }
 
 fn boot(
     workspace: &Workspace,
     case: &Case,
+    kernel: &str,
     kernels: &Kernels,
     binaries: &[Binary],
 ) -> Result<Option<String>> {
-    let (kernel, ingredients) = kernels.get(case.kernel)?;
+    let (kernel, ingredients) = kernels.get(kernel)?;
     let binary = binaries
         .iter()
         .find(|binary| binary.target == case.target)
         .with_context(|| format!("the {} binary did not build", case.target))?;
-    let mut image = ingredients.mix(&binary.path)?;
-    (case.image)(&mut image);
+    let mut image = ingredients.mix(kernel, &binary.path, &case.drivers())?;
+    image.merge(&case.files);
     let session = Session {
-        name: case.name,
+        name: &format!("{}-{}", case.name, kernel.release),
         kernel,
         image: image.to_bytes()?,
-        parameters: case.mode.parameters(case.parameters),
-        devices: (case.devices)(),
+        parameters: case.command_line(),
+        machine: &case.machine,
         interaction: Interaction::Silent,
     };
-    let artefacts = Artefacts::create(workspace, case.name)?;
+    let artefacts = Artefacts::create(workspace, session.name)?;
     let complaints = session.run(&artefacts).and_then(|running| {
-        let complaints = judge_case(case, &running.evidence);
+        let complaints = judge_case(case, &kernel.modules, &running.evidence);
         running.finish(Interaction::Silent)?;
         Ok(complaints)
     });
@@ -155,23 +186,31 @@ fn boot(
     }
 }
 
-fn judge_case(case: &Case, evidence: &Evidence) -> Vec<String> {
-    let mut complaints = judge::judge_expected(&judge::rows(evidence), &(case.expected)());
-    for text in case.logged {
+/// What is wrong with a boot on a kernel with these modules.
+pub fn judge_case(case: &Case, modules: &Tree, evidence: &Evidence) -> Vec<String> {
+    let rows = judge::rows(evidence);
+    let mut complaints = judge::judge_expected(&rows, &case.expectations(modules));
+    for text in &case.logged {
         if !evidence.early_records().any(|record| record.contains(text)) {
             complaints.push(format!("no record of the early binary holds \"{text}\""));
         }
     }
+    complaints.extend(judge_start(case, evidence));
+    complaints
+}
+
+/// What is wrong with the way that the early binary ended, or handed over to the real init.
+pub fn judge_start(case: &Case, evidence: &Evidence) -> Vec<String> {
     match case.mode {
-        Mode::Hook => complaints.extend(judge::judge_status(evidence, case.status)),
+        Mode::Hook => judge::judge_status(evidence, case.status).into_iter().collect(),
         Mode::Rdinit => {
             let entry = &evidence.report.entry;
-            complaints.extend(judge::judge_entry(entry, &INIT_ARGUMENTS, INIT_VARIABLE));
+            let mut complaints = judge::judge_entry(entry, &INIT_ARGUMENTS, INIT_VARIABLE);
             complaints.extend(judge_delay(case.init_within, evidence.seconds_to_init()));
+            complaints
         }
-        Mode::Control => {}
+        Mode::Control => Vec::new(),
     }
-    complaints
 }
 
 fn judge_delay(limit: Option<Duration>, seconds: Option<f64>) -> Option<String> {

@@ -3,9 +3,9 @@
 use comfy_table::{ContentArrangement, Table, presets};
 
 /// A table without lines, so that it can be pasted anywhere.
-pub fn plain<const COLUMNS: usize>(
-    header: [&str; COLUMNS],
-    rows: impl IntoIterator<Item = [String; COLUMNS]>,
+pub fn plain<'a>(
+    header: impl IntoIterator<Item = &'a str>,
+    rows: impl IntoIterator<Item = impl IntoIterator<Item = String>>,
 ) -> String {
     let mut table = Table::new();
     table

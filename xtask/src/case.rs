@@ -1,0 +1,250 @@
+//! What one boot is given and what must come of it: the vocabulary of `cases.rs`.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::archive::Archive;
+use crate::build::Target;
+use crate::image::Drivers;
+use crate::judge::{Expectation, Fate};
+use crate::modules::Place::{Absent, Builtin, Module};
+use crate::modules::Tree;
+use crate::qemu::{self, Driver, Machine, full_address};
+
+/// The driver that a rule without `=` names.
+const VFIO: &str = "vfio-pci";
+
+/// A boot on each of some kernels.
+///
+/// Every function of the machine is judged: those that are not said to be taken must be left to
+/// the host's driver, if the kernel has one.
+#[derive(Clone)]
+pub struct Case {
+    pub name: String,
+    /// As `--kernel` takes them.
+    pub kernels: Vec<&'static str>,
+    pub machine: Machine,
+    pub target: Target,
+    pub mode: Mode,
+    /// Kernel parameters, `vfio.override=` among them.
+    pub parameters: Vec<String>,
+    /// Modules that are loaded before the early binary runs.
+    pub loaded_before: Vec<&'static str>,
+    /// Files that go into the image besides, or in place of, the usual ones.
+    pub files: Archive,
+    /// What must become of the functions that are not left to the host.
+    fates: Vec<(String, Wanted)>,
+    /// Texts that the early binary's log must hold, each in one record.
+    pub logged: Vec<String>,
+    /// The early binary's exit status, in hook mode.
+    pub status: i32,
+    /// The latest start of the real init after the early binary's, in rdinit mode.
+    pub init_within: Option<Duration>,
+}
+
+/// What must become of a function, as far as it does not depend on the kernel.
+#[derive(Clone, Debug)]
+enum Wanted {
+    /// Kept for this driver, which has it in the end.
+    TakenBy(String),
+    /// Kept for no driver at all.
+    Nobody,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// /init runs the early binary, as an initramfs hook does.
+    Hook,
+    /// The kernel runs the early binary as PID 1.
+    Rdinit,
+    /// Nobody runs it.
+    Control,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hook => "hook",
+            Self::Rdinit => "rdinit",
+            Self::Control => "control",
+        })
+    }
+}
+
+/// The real init's arguments in rdinit mode.
+pub const INIT_ARGUMENTS: [&str; 2] = ["--first", "second"];
+
+/// What the kernel hands to the real init's environment in rdinit mode.
+pub const INIT_VARIABLE: &str = "GUEST_VARIABLE=kept";
+
+impl Case {
+    /// A boot of this machine in hook mode, without a rule, that leaves everything to the host.
+    pub fn new(name: impl Into<String>, kernels: &[&'static str], machine: Machine) -> Self {
+        Self {
+            name: name.into(),
+            kernels: kernels.to_vec(),
+            machine,
+            target: Target::Musl,
+            mode: Mode::Hook,
+            parameters: Vec::new(),
+            loaded_before: Vec::new(),
+            files: Archive::default(),
+            fates: Vec::new(),
+            logged: Vec::new(),
+            status: 0,
+            init_within: None,
+        }
+    }
+
+    /// Runs the early binary in this way.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Runs the early binary of this target instead of the one for musl.
+    #[must_use]
+    pub fn target(mut self, target: Target) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// Adds `vfio.override=` with these rules to the command line.
+    #[must_use]
+    pub fn rules(self, rules: &str) -> Self {
+        // The quotes are the kernel's: rules may hold blanks.
+        self.parameter(&format!("\"vfio.override={rules}\""))
+    }
+
+    /// Adds a kernel parameter.
+    #[must_use]
+    pub fn parameter(mut self, parameter: &str) -> Self {
+        self.parameters.push(parameter.to_owned());
+        self
+    }
+
+    /// Loads these modules before the early binary runs; those that the kernel lacks are left out.
+    #[must_use]
+    pub fn loaded_before(mut self, modules: &[&'static str]) -> Self {
+        self.loaded_before.extend(modules);
+        self
+    }
+
+    /// Changes the image.
+    #[must_use]
+    pub fn image(mut self, change: impl FnOnce(&mut Archive)) -> Self {
+        change(&mut self.files);
+        self
+    }
+
+    /// These functions must be vfio-pci's, and no other driver may have probed them.
+    #[must_use]
+    pub fn taken<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
+        self.taken_by(VFIO, places)
+    }
+
+    /// These functions must be this driver's, and no other may have probed them.
+    #[must_use]
+    pub fn taken_by<S: AsRef<str>>(
+        self,
+        driver: &str,
+        places: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.want(&Wanted::TakenBy(driver.to_owned()), places)
+    }
+
+    /// No driver may ever have probed these functions.
+    #[must_use]
+    pub fn nobodys<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
+        self.want(&Wanted::Nobody, places)
+    }
+
+    fn want<S: AsRef<str>>(mut self, wanted: &Wanted, places: impl IntoIterator<Item = S>) -> Self {
+        let fate = |place: S| (full_address(place.as_ref()), wanted.clone());
+        self.fates.extend(places.into_iter().map(fate));
+        self
+    }
+
+    /// One record of the early binary must hold this text.
+    #[must_use]
+    pub fn logged(mut self, text: &str) -> Self {
+        self.logged.push(text.to_owned());
+        self
+    }
+
+    /// The early binary must end with this exit status, in hook mode.
+    #[must_use]
+    pub fn status(mut self, status: i32) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The real init must start this soon after the early binary, in rdinit mode.
+    #[must_use]
+    pub fn init_within(mut self, time: Duration) -> Self {
+        self.init_within = Some(time);
+        self
+    }
+
+    /// The guest's kernel parameters, but for those that every guest gets.
+    pub fn command_line(&self) -> String {
+        let case = self.parameters.join(" ");
+        match self.mode {
+            Mode::Hook | Mode::Control => format!("guest.mode={} {case}", self.mode),
+            Mode::Rdinit => format!(
+                "guest.mode=rdinit rdinit=/vfio-override-early {INIT_VARIABLE} {case} -- {}",
+                INIT_ARGUMENTS.join(" ")
+            ),
+        }
+    }
+
+    /// The modules that the image holds and /init loads.
+    pub fn drivers(&self) -> Drivers {
+        let mut drivers = Drivers::of(&self.machine);
+        drivers.first.clone_from(&self.loaded_before);
+        drivers
+    }
+
+    /// What must become of every function on a kernel with these modules.
+    pub fn expectations(&self, modules: &Tree) -> Vec<Expectation> {
+        let of_machine = self.machine.functions().map(qemu::Function::address);
+        let mut addresses: Vec<String> = of_machine.collect();
+        for (address, _) in &self.fates {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        let expect = |address: String| {
+            let fate = self.fate(&address, modules);
+            Expectation { address, fate }
+        };
+        addresses.into_iter().map(expect).collect()
+    }
+
+    fn fate(&self, address: &str, modules: &Tree) -> Fate {
+        let host = self.host_driver(address).filter(|driver| driver.place(modules) != Absent);
+        let first = self.first_driver(address, modules);
+        match self.fates.iter().rev().find(|(known, _)| known == address) {
+            None => Fate::host(host.map(|driver| driver.name)),
+            Some((_, Wanted::Nobody)) => Fate::nobody(first),
+            Some((_, Wanted::TakenBy(taker))) => Fate::taken(taker, first),
+        }
+    }
+
+    /// The driver that has a function before the early binary can run: it is built into the kernel,
+    /// or the case loads it first.
+    pub fn first_driver(&self, address: &str, modules: &Tree) -> Option<&'static str> {
+        let driver = self.host_driver(address)?;
+        let is_first = match driver.place(modules) {
+            Builtin => true,
+            Module => self.loaded_before.iter().any(|module| driver.is_in(module)),
+            Absent => false,
+        };
+        is_first.then_some(driver.name)
+    }
+
+    fn host_driver(&self, address: &str) -> Option<Driver> {
+        self.machine.functions().find(|function| function.address() == address)?.model.driver
+    }
+}
