@@ -5,12 +5,15 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use model::aim::{Aim, address_aims, aims};
+use model::oracle::{self, Device, Item, Meaning};
+use model::told;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use support::capture::{Told, apply_line};
 use support::machine::{Asked, Function, Machine, address, function};
-use support::oracle::{self, Device, Expansion, Item, Place, Rule, Selector};
-use vfio_override::pci::Address;
+use vfio_override::pci::{Address, Class, Id};
+use vfio_override::rule::{Rule, Selector};
 
 /// Device numbers and IDs are few, so that generated rules meet several functions.
 const DEVICES: [u8; 4] = [0, 1, 2, 0x1f];
@@ -32,10 +35,10 @@ alias vfio_pci:v*d*sv*sd*bc0Csc03i30 usb_vfio_pci
 
 /// The variant driver for a device, as a reader of [`ALIASES`] finds it.
 fn variant(device: &Device) -> Option<&'static str> {
-    match (device.id, device.class) {
-        (_, 0x0c_03_30) => Some("usb_vfio_pci"),
-        ((0x10de, 0x2204), _) => Some("narrow-vfio-pci"),
-        ((0x10de, _), _) => Some("wide_vfio_pci"),
+    match (device.id.vendor, device.id.device, device.class.code()) {
+        (_, _, 0x0c_03_30) => Some("usb_vfio_pci"),
+        (0x10de, 0x2204, _) => Some("narrow-vfio-pci"),
+        (0x10de, _, _) => Some("wide_vfio_pci"),
         _ => None,
     }
 }
@@ -113,9 +116,9 @@ fn build(sketches: &[Sketch]) -> Vec<Device> {
         devices.push(Device {
             address,
             parent: above,
-            id: sketch.id,
-            subsystem: sketch.subsystem,
-            class,
+            id: id(sketch.id),
+            subsystem: id(sketch.subsystem),
+            class: Class::new(class).unwrap(),
             group: sketch.group,
             boot_vga: sketch.is_boot_display
                 && class >> 8 == 0x0300
@@ -131,12 +134,16 @@ fn build(sketches: &[Sketch]) -> Vec<Device> {
     devices
 }
 
+fn id((vendor, device): (u16, u16)) -> Id {
+    Id { vendor, device }
+}
+
 fn machine(devices: &[Device]) -> Machine {
     let function = |device: &Device| {
-        let mut function: Function = function(&device.address.to_string(), device.class);
+        let mut function: Function = function(&device.address.to_string(), device.class.code());
         function.parent = device.parent;
-        function.id = device.id;
-        function.subsystem = device.subsystem;
+        function.id = (device.id.vendor, device.id.device);
+        function.subsystem = (device.subsystem.vendor, device.subsystem.device);
         function.group = device.group;
         function.boot_vga = device.boot_vga;
         function
@@ -150,165 +157,24 @@ fn machine(devices: &[Device]) -> Machine {
     })
 }
 
-/// A rule to be aimed at some function of a machine.
-#[derive(Clone, Debug)]
-struct Aim {
-    target: Index,
-    kind: Kind,
-    excludes: bool,
-    guard: Guard,
-    expansion: Option<Expansion>,
-    driver: Option<&'static str>,
-}
-
-#[derive(Clone, Debug)]
-enum Guard {
-    No,
-    Holds,
-    Is((u16, u16)),
-}
-
-#[derive(Clone, Debug)]
-enum Kind {
-    Address { any_function: bool, misses: bool },
-    Path { any_function: [bool; 8], misses: bool },
-    Ids { wanted: [bool; 4], mask: Option<u32> },
-    Class { digits: usize },
-    BootVga,
-    Invalid(&'static str),
-    Off,
-    Debug,
-}
-
-fn kinds(of_address: bool) -> BoxedStrategy<Kind> {
-    let rarely = || proptest::bool::weighted(0.15);
-    let address = (any::<bool>(), rarely())
-        .prop_map(|(any_function, misses)| Kind::Address { any_function, misses });
-    if of_address {
-        return address.boxed();
-    }
-    let path = (proptest::array::uniform8(proptest::bool::weighted(0.3)), rarely())
-        .prop_map(|(any_function, misses)| Kind::Path { any_function, misses });
-    let masks = select(vec![0xff_ff_ff, 0xff_ff_00, 0xff_00_00, 0x00_00_01, 0]);
-    let ids = (any::<[bool; 4]>(), proptest::option::of(masks))
-        .prop_map(|(wanted, mask)| Kind::Ids { wanted, mask });
-    let invalid = select(vec!["03:00.8", "gpu", "class:3", "!03:00.8", "!gpu", "!00:00.0=none"]);
-    prop_oneof![
-        10 => address,
-        8 => path,
-        8 => ids,
-        5 => select(vec![2, 4, 6]).prop_map(|digits| Kind::Class { digits }),
-        3 => Just(Kind::BootVga),
-        2 => invalid.prop_map(Kind::Invalid),
-        1 => Just(Kind::Debug),
-        1 => proptest::bool::weighted(0.1).prop_map(|off| if off { Kind::Off } else { Kind::Debug }),
-    ]
-    .boxed()
-}
-
-fn aims(kinds: impl Strategy<Value = Kind>) -> impl Strategy<Value = Aim> {
-    let guard = prop_oneof![
-        14 => Just(Guard::No),
-        4 => Just(Guard::Holds),
-        2 => select(&IDS[..]).prop_map(Guard::Is),
-    ];
-    let expansion = proptest::option::of(select(vec![Expansion::Slot, Expansion::Group]));
-    let driver = proptest::option::of(select(vec!["auto", "none", "pci-stub", "vfio-pci"]));
-    (any::<Index>(), kinds, proptest::bool::weighted(0.25), guard, expansion, driver).prop_map(
-        |(target, kind, excludes, guard, expansion, driver)| Aim {
-            target,
-            kind,
-            excludes,
-            guard,
-            expansion,
-            driver,
-        },
-    )
-}
-
-/// The rule, aimed at its function.
-fn aim(devices: &[Device], aim: &Aim) -> Item {
-    let target = aim.target.get(devices);
-    let at = |device: &Device, any_function: bool| {
-        let address = device.address;
-        Place(address.device(), Some(address.function()).filter(|_| !any_function))
-    };
-    let mut takes_guard = false;
-    let selector = match &aim.kind {
-        Kind::Off => return Item::Off,
-        Kind::Debug => return Item::Debug,
-        Kind::Invalid(text) => return Item::Invalid(text),
-        Kind::BootVga => Selector::BootVga,
-        Kind::Address { any_function, misses } => {
-            takes_guard = true;
-            let bus = target.address.bus() ^ u8::from(*misses);
-            let place = at(target, *any_function);
-            Selector::Address { domain: target.address.domain(), bus, place }
-        }
-        Kind::Path { any_function, misses } => {
-            takes_guard = true;
-            let above = |device: &Device| {
-                devices.iter().find(|bridge| Some(bridge.address) == device.parent)
-            };
-            let mut hops = Vec::new();
-            let mut top = target;
-            for any_function in any_function {
-                let Some(bridge) = above(top) else { break };
-                hops.insert(0, at(top, *any_function));
-                top = bridge;
-                // Any bridge may be the first of a path, not only one on a root bus.
-                if *misses && hops.len() == 2 {
-                    break;
-                }
-            }
-            if hops.is_empty() {
-                hops.push(Place(0, None));
-            }
-            if *misses && let Some(Place(_, function @ Some(_))) = hops.first_mut() {
-                *function = Some(6);
-            }
-            Selector::Path { start: top.address, hops }
-        }
-        Kind::Ids { wanted, mask } => {
-            let ids = [target.id.0, target.id.1, target.subsystem.0, target.subsystem.1];
-            let mut fields = [None; 4];
-            for ((field, id), wanted) in fields.iter_mut().zip(ids).zip(wanted) {
-                *field = Some(id).filter(|_| *wanted);
-            }
-            Selector::Ids { fields, class: mask.map(|mask| (target.class, mask)) }
-        }
-        Kind::Class { digits } => {
-            Selector::Class { digits: format!("{:06x}", target.class)[..*digits].to_owned() }
-        }
-    };
-    let guard = match aim.guard {
-        _ if !takes_guard || aim.excludes => None,
-        Guard::No => None,
-        Guard::Holds => Some(target.id),
-        Guard::Is(id) => Some(id),
-    };
-    Item::Rule(Rule {
-        excludes: aim.excludes,
-        selector,
-        guard,
-        expansion: aim.expansion,
-        driver: aim.driver.filter(|_| !aim.excludes),
-    })
-}
-
 prop_compose! {
     fn machines()(sketches in proptest::collection::vec(sketches(), 1..24)) -> Vec<Device> {
         build(&sketches)
     }
 }
 
-fn rules(of_address: bool) -> impl Strategy<Value = Vec<Aim>> {
-    proptest::collection::vec(aims(kinds(of_address)), 1..8)
+fn rules(aims: impl Strategy<Value = Aim>) -> impl Strategy<Value = Vec<Aim>> {
+    proptest::collection::vec(aims, 1..8)
+}
+
+fn aimed(devices: &[Device], aims: &[Aim]) -> Vec<Item> {
+    aims.iter().map(|aim| aim.at(devices)).collect()
 }
 
 fn line(items: &[Item]) -> String {
     // Over several parameters, as more than one tool may write them.
-    let texts: Vec<String> = items.iter().map(|item| format!("vfio.override={item}")).collect();
+    let texts: Vec<String> =
+        items.iter().map(|item| format!("vfio.override={}", item.text)).collect();
     texts.join(" ")
 }
 
@@ -333,20 +199,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn rules_decide_as_the_contract_says(devices in machines(), aims in rules(false)) {
-        let mut items: Vec<Item> = aims.iter().map(|rule| aim(&devices, rule)).collect();
-        let expected = oracle::decide(&devices, &items, &variant);
+    fn rules_decide_as_the_contract_says(devices in machines(), aims in rules(aims())) {
+        let mut items = aimed(&devices, &aims);
         // With `debug`, the log tells the outcome of every rule.
-        items.push(Item::Debug);
+        items.push(Item { text: "debug".to_owned(), meaning: Meaning::Debug });
+        let expected = oracle::decide(&devices, &items, &variant);
         let mut machine = machine(&devices);
         let told = run(&mut machine, &items, None);
         let line = line(&items);
 
-        prop_assert_eq!(machine.kept(), expected.taken.clone(), "{}\n{}", line, told);
-        for (index, outcome) in expected.outcomes.iter().enumerate() {
-            let found = told.outcome(index + 1, &items[index].to_string());
-            prop_assert_eq!(found, outcome.word(), "{} of {}\n{}", items[index], line, told);
+        prop_assert_eq!(machine.kept(), expected.kept(), "{}\n{}", line, told);
+        for ((number, item), outcome) in (1..).zip(&items).zip(&expected.outcomes) {
+            let found = told.outcome(number, &told::shown(&item.text));
+            prop_assert_eq!(found, outcome.word(), "{} of {}\n{}", item.text, line, told);
         }
+        prop_assert_eq!(told.is_applied, expected.is_applied, "{}\n{}", line, told);
+        let warnings = told::warnings(told.lines.iter().map(|(_, line)| &**line));
+        let mut expected_warnings = oracle::warnings(&devices, &expected);
+        expected_warnings.retain(told::is_named_in_full);
+        prop_assert_eq!(warnings, expected_warnings, "{}\n{}", line, told);
         check_promises(&machine, &expected.taken.keys().copied().collect())?;
 
         machine.operations.clear();
@@ -358,11 +229,11 @@ proptest! {
 
     #[test]
     fn one_function_is_decided_as_in_a_full_run(
-        devices in machines(), aims in rules(false), only: Index,
+        devices in machines(), aims in rules(aims()), only: Index,
     ) {
         let only = only.get(&devices).address;
-        let items: Vec<Item> = aims.iter().map(|rule| aim(&devices, rule)).collect();
-        let expected = oracle::decide(&devices, &items, &variant).taken;
+        let items = aimed(&devices, &aims);
+        let expected = oracle::decide(&devices, &items, &variant).kept();
         let mut machine = machine(&devices);
         let told = run(&mut machine, &items, Some(only));
 
@@ -372,19 +243,21 @@ proptest! {
     }
 
     #[test]
-    fn address_rules_touch_nothing_that_they_do_not_name(devices in machines(), aims in rules(true)) {
-        let items: Vec<Item> = aims.iter().map(|rule| aim(&devices, rule)).collect();
+    fn address_rules_touch_nothing_that_they_do_not_name(
+        devices in machines(), aims in rules(address_aims()),
+    ) {
+        let items = aimed(&devices, &aims);
         let taken = oracle::decide(&devices, &items, &variant).taken;
         let mut machine = machine(&devices);
         run(&mut machine, &items, None);
 
         let named = |address: Address| {
-            items.iter().any(|item| match item {
-                Item::Rule(Rule { selector: Selector::Address { domain, bus, place }, expansion, .. }) => {
+            items.iter().any(|item| match &item.meaning {
+                Meaning::Rule(Rule { selector: Selector::Address { domain, bus, place }, expansion, .. }) => {
                     address.domain() == *domain
                         && address.bus() == *bus
-                        && address.device() == place.0
-                        && (expansion.is_some() || place.1.is_none_or(|f| f == address.function()))
+                        && address.device() == place.device
+                        && (expansion.is_some() || place.function.is_none_or(|f| f == address.function()))
                 }
                 _ => false,
             })

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Mutex;
 
 use log::{Level, Log, Metadata, Record};
+use model::told::RuleLine;
 use vfio_override::pci::Address;
 use vfio_override::run::Run;
 
@@ -45,11 +46,11 @@ impl Told {
         self.lines.iter().any(|(_, line)| line.contains(text))
     }
 
-    /// The outcome that the log of a run with `debug` has for the rule with this number and text.
-    pub fn outcome(&self, number: usize, text: &str) -> &str {
-        let start = format!("rule {number} \"{text}\": ");
-        let told = self.lines.iter().find_map(|(_, line)| line.strip_prefix(&start));
-        told.and_then(|rest| rest.split([' ', ':']).next()).unwrap_or("not told")
+    /// The word for what came of the rule with this number and text, if the log has one.
+    pub fn outcome(&self, number: usize, text: &str) -> Option<&str> {
+        let lines = self.lines.iter().filter_map(|(_, line)| RuleLine::read(line));
+        let mut told = lines.filter(|line| line.number == number && line.text == text);
+        told.next().map(|line| line.word)
     }
 }
 

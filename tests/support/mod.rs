@@ -5,4 +5,3 @@
 pub mod capture;
 pub mod early;
 pub mod machine;
-pub mod oracle;

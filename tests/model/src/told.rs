@@ -1,0 +1,96 @@
+//! What the log says, read back.
+
+use std::collections::BTreeSet;
+
+use vfio_override::pci::Address;
+
+use crate::oracle::{Outcome, Warning};
+
+/// What a line of the log says of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleLine<'a> {
+    /// The rule's number.
+    pub number: usize,
+    /// The rule's text, as the log shows it.
+    pub text: &'a str,
+    /// The first word of what came of it.
+    pub word: &'a str,
+}
+
+impl<'a> RuleLine<'a> {
+    /// Reads `rule 3 "01:00.0": unmatched: …`; `None` for lines that do not tell what came of a rule.
+    #[must_use]
+    pub fn read(line: &'a str) -> Option<Self> {
+        const WORDS: [&str; 9] = [
+            "applied",
+            "excluded",
+            "overruled",
+            "unmatched",
+            "refused",
+            "invalid",
+            "failed",
+            "in",
+            "nothing",
+        ];
+        let (number, rest) = line.strip_prefix("rule ")?.split_once(" \"")?;
+        let (text, outcome) = rest.split_once("\": ")?;
+        let word = outcome.split([' ', ':']).next().filter(|word| WORDS.contains(word))?;
+        Some(Self { number: number.parse().ok()?, text, word })
+    }
+}
+
+/// A rule's text as the log shows it: one line of printable ASCII, cut after 100 bytes.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let end = if text.len() > 100 { "..." } else { "" };
+    let show = |byte: u8| match byte {
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    text.bytes().take(100).map(show).collect::<String>() + end
+}
+
+/// Whether what came of a rule is told though no rule says `debug`.
+#[must_use]
+pub fn is_always_told(outcome: Outcome, excludes: bool) -> bool {
+    match outcome {
+        Outcome::Unmatched => !excludes,
+        Outcome::Refused | Outcome::Invalid | Outcome::Off => true,
+        _ => false,
+    }
+}
+
+/// Every warning that these lines tell. Of a group that is not viable the log names the first eight
+/// functions that stay, so that one with more is left out here.
+#[must_use]
+pub fn warnings<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeSet<Warning> {
+    lines.into_iter().filter_map(warning).filter(is_named_in_full).collect()
+}
+
+/// Whether the log can name all that the warning is about.
+#[must_use]
+pub fn is_named_in_full(warning: &Warning) -> bool {
+    !matches!(warning, Warning::NotViable(_, left) if left.len() > 8 || left.is_empty())
+}
+
+fn warning(line: &str) -> Option<Warning> {
+    if let Some(rest) = line.strip_prefix("group ") {
+        let (group, rest) = rest.split_once(" is not viable while the host keeps ")?;
+        let (left, _) = rest.split_once(';')?;
+        let left = left.split(", ").map(address).collect::<Option<_>>().unwrap_or_default();
+        return Some(Warning::NotViable(group.parse().ok()?, left));
+    }
+    let (name, what) = line.split_once(" is ")?;
+    let what = [
+        ("the boot display", Warning::BootDisplay as fn(Address) -> Warning),
+        ("mass storage", Warning::Storage),
+        ("a network function", Warning::Network),
+    ]
+    .into_iter()
+    .find(|(start, _)| what.starts_with(start));
+    Some(what?.1(address(name)?))
+}
+
+fn address(name: &str) -> Option<Address> {
+    Address::from_sysfs(name.as_bytes())
+}
