@@ -168,7 +168,7 @@ pub fn driver_of(
 fn probe(system: &mut impl System, address: Address) -> Result<(), Failure> {
     let path = Path::DriversProbe;
     system
-        .probe(&system::name(address))
+        .probe(&address.name())
         .map_err(|errno| Failure::Fault(Fault { operation: Operation::Write, path, errno }))
 }
 
@@ -179,7 +179,7 @@ pub fn is_bound(system: &mut impl System, address: Address, driver: &[u8]) -> bo
 
 fn unbind(system: &mut impl System, address: Address) -> Result<(), Failure> {
     let path = Path::Attribute(address, Attribute::DriverUnbind);
-    match system::write(system, path, &system::name(address)) {
+    match system::write(system, path, &address.name()) {
         // The driver let go by itself meanwhile.
         Ok(()) | Err(Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(()),
         Err(fault) => Err(Failure::Fault(fault)),

@@ -1,6 +1,7 @@
 //! Names and numbers of PCI functions, each printed exactly as sysfs prints it.
 
-use core::fmt;
+use core::fmt::{self, Write};
+use core::ops::Deref;
 
 use crate::hex;
 
@@ -82,15 +83,41 @@ pub const MAX_DEVICE: u8 = 0x1f;
 /// The highest function number of a device (`PCI_FUNC` in `include/uapi/linux/pci.h`).
 pub const MAX_FUNCTION: u8 = 7;
 
+impl Address {
+    /// The name that sysfs has for it.
+    #[must_use]
+    pub fn name(self) -> Name {
+        let domain = hex::digits(self.domain);
+        let numbers = [self.bus, self.device(), self.function(), 0];
+        let [b1, b0, d1, d0, _, f0, ..] = hex::digits(u32::from_be_bytes(numbers));
+        let mut text = [b'0'; 16];
+        let (start, end) = text.split_at_mut(domain.len());
+        start.copy_from_slice(&domain);
+        end.copy_from_slice(&[b':', b1, b0, b':', d1, d0, b'.', f0]);
+        // Four digits at least.
+        let zeros = (self.domain.leading_zeros() / 4).min(4);
+        Name { text, zeros: zeros as usize }
+    }
+}
+
+/// The name of a function in sysfs, such as `0000:03:00.0`; the domain may have up to 8 digits.
+pub struct Name {
+    text: [u8; 16],
+    /// How many zeros before it do not belong to it.
+    zeros: usize,
+}
+
+impl Deref for Name {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.text.get(self.zeros..).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(f, self.domain, 4)?;
-        f.write_str(":")?;
-        hex::write(f, self.bus.into(), 2)?;
-        f.write_str(":")?;
-        hex::write(f, self.device().into(), 2)?;
-        f.write_str(".")?;
-        hex::write(f, self.function().into(), 1)
+        self.name().iter().try_for_each(|&byte| f.write_char(char::from(byte)))
     }
 }
 

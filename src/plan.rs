@@ -134,26 +134,26 @@ impl Plan {
     /// Marks what the rule matches as decided by it.
     fn rule(&mut self, number: RuleNumber, rule: &Rule<'_>, inventory: &Inventory) -> Outcome {
         let excludes = rule.action == Action::Exclude;
-        let selected = |function: &&Function| inventory.selects(number, &rule.selector, function);
         let may_take = |function: &&Function| excludes || !function.class.is_bridge();
 
         let failure = inventory.failure_of(number, rule).map(Outcome::Failed);
-        if let Some(first) = inventory.functions().find(selected) {
-            // What cannot be looked at cannot be compared with the guard either.
-            if let Some(failure) = failure.filter(|_| rule.guard.is_some()) {
-                return failure;
-            }
-            if rule.guard.is_some_and(|guard| guard != first.id) {
-                return Outcome::Refused(Refusal::Guard(first.address, first.id));
-            }
-            if !excludes && first.class.is_bridge() && names_one_function(&rule.selector) {
-                return Outcome::Refused(Refusal::Bridge(first.address, first.class));
-            }
-        }
-
         let mut outcome = Outcome::Unmatched;
-        for (index, seed) in inventory.functions().enumerate() {
-            if !selected(&seed) || !may_take(&seed) {
+        let mut is_first = true;
+        for (index, seed) in inventory.selected(number, &rule.selector) {
+            if is_first {
+                is_first = false;
+                // What cannot be looked at cannot be compared with the guard either.
+                if let Some(failure) = failure.filter(|_| rule.guard.is_some()) {
+                    return failure;
+                }
+                if rule.guard.is_some_and(|guard| guard != seed.id) {
+                    return Outcome::Refused(Refusal::Guard(seed.address, seed.id));
+                }
+                if !excludes && seed.class.is_bridge() && names_one_function(&rule.selector) {
+                    return Outcome::Refused(Refusal::Bridge(seed.address, seed.class));
+                }
+            }
+            if !may_take(&seed) {
                 continue;
             }
             outcome = if excludes { Outcome::Excluded } else { Outcome::Applied };

@@ -120,6 +120,29 @@ impl Inventory {
         }
     }
 
+    /// The functions that the selector itself matches, each with its place among
+    /// [`Inventory::functions`].
+    pub fn selected(
+        &self,
+        number: RuleNumber,
+        selector: &Selector,
+    ) -> impl Iterator<Item = (usize, &Function)> {
+        // Functions are in order: those of an address stand together.
+        let range = match selector {
+            Selector::Address { domain, bus, place } => {
+                let mut addresses = place.addresses(*domain, *bus);
+                addresses.next().map_or(0..0, |first| {
+                    let last = addresses.last().unwrap_or(first);
+                    self.functions.partition_point(|known| known.function.address < first)
+                        ..self.functions.partition_point(|known| known.function.address <= last)
+                })
+            }
+            _ => 0..self.functions.len(),
+        };
+        let functions = self.functions().enumerate().take(range.end).skip(range.start);
+        functions.filter(move |(_, function)| self.selects(number, selector, function))
+    }
+
     /// Whether the rule of this number names the address, or leads to it.
     fn names(&self, number: RuleNumber, selector: &Selector, address: Address) -> bool {
         match selector {
@@ -379,8 +402,8 @@ impl Survey<'_, '_> {
             Ok(function) => {
                 let mut function = function?;
                 if self.needs_boot_vga {
-                    match is_boot_vga(system, &function) {
-                        Ok(is_boot_vga) => function.boot_vga = is_boot_vga,
+                    match boot_vga(system, &function) {
+                        Ok(said) => function.boot_vga = said == Some(true),
                         Err(fault) => self.remember(Obstacle::BootVga, Failure::Fault(fault)),
                     }
                 }
@@ -444,15 +467,20 @@ pub fn surroundings(
     inventory: &mut Inventory,
     is_taken: impl Fn(usize) -> bool,
 ) {
-    let mut has_display = false;
+    let mut may_be_lit = false;
     for index in 0..inventory.functions.len() {
         let Some(known) = inventory.functions.get_mut(index).filter(|_| is_taken(index)) else {
             continue;
         };
-        has_display |= known.function.class.is_display();
-        if !known.function.boot_vga {
-            known.function.boot_vga = is_boot_vga(system, &known.function).unwrap_or(false);
+        let function = &mut known.function;
+        if function.class.is_display() && !function.boot_vga {
+            let said = boot_vga(system, function).unwrap_or(None);
+            function.boot_vga = said == Some(true);
+            // The display that the firmware left on is the boot display, by `boot_vga`'s definition
+            // (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
+            may_be_lit |= said.is_none();
         }
+        may_be_lit |= function.boot_vga;
         if known.function.group.is_some() {
             continue;
         }
@@ -464,7 +492,7 @@ pub fn surroundings(
             }
         });
     }
-    if has_display {
+    if may_be_lit {
         framebuffers(system, inventory);
     }
 }
@@ -498,16 +526,17 @@ fn list_group<S: System>(
     system::list(system, members, |system, member| each(system, group, member))
 }
 
+/// Whether the firmware booted on this display; `None` where the kernel does not say.
 #[inline(never)]
-fn is_boot_vga(system: &mut impl System, function: &Function) -> Result<bool, Fault> {
+fn boot_vga(system: &mut impl System, function: &Function) -> Result<Option<bool>, Fault> {
     if !function.class.is_vga() {
-        return Ok(false);
+        return Ok(None);
     }
     let path = Path::Attribute(function.address, Attribute::BootVga);
     match system::read(system, path, &mut [0; 4]) {
-        Ok(text) => Ok(text.starts_with(b"1")),
+        Ok(text) => Ok(Some(text.starts_with(b"1"))),
         // Not every architecture has it, and a function may vanish.
-        Err(Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(false),
+        Err(Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(None),
         Err(fault) => Err(fault),
     }
 }
@@ -529,7 +558,7 @@ fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, 
         Err(fault) => return Err(fault),
     };
 
-    let (mut class, mut id, mut subsystem) = (None, None, Id::default());
+    let (mut class, mut id, mut subsystem) = (None, None, None);
     let mut is_bound = false;
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(value) = line.strip_prefix(b"PCI_CLASS=") {
@@ -537,7 +566,9 @@ fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, 
         } else if let Some(value) = line.strip_prefix(b"PCI_ID=") {
             id = parse_id(value);
         } else if let Some(value) = line.strip_prefix(b"PCI_SUBSYS_ID=") {
-            subsystem = parse_id(value).unwrap_or_default();
+            subsystem = parse_id(value);
+            // `DRIVER` stands before, and what follows tells nothing new.
+            break;
         } else if line.starts_with(b"DRIVER=") {
             is_bound = true;
         }
@@ -546,7 +577,7 @@ fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, 
         (Some(class), Some(id)) => Ok(Some(Function {
             address,
             id,
-            subsystem,
+            subsystem: subsystem.unwrap_or_default(),
             class,
             group: None,
             is_bound,
@@ -557,9 +588,9 @@ fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, 
 }
 
 fn parse_id(text: &[u8]) -> Option<Id> {
-    let mut fields = text.splitn(2, |&byte| byte == b':');
-    let mut id = || u16::try_from(hex::number(fields.next()?, 4)?).ok();
-    Some(Id { vendor: id()?, device: id()? })
+    let (vendor, device) = text.split_at_checked(4)?;
+    let number = |digits| u16::try_from(hex::number(digits, 4)?).ok();
+    Some(Id { vendor: number(vendor)?, device: number(device.strip_prefix(b":")?)? })
 }
 
 fn decimal(text: &[u8]) -> Option<u32> {

@@ -156,42 +156,45 @@ pub enum Attribute {
     DriverUnbind,
 }
 
-impl fmt::Display for Attribute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Uevent => "uevent",
-            Self::BootVga => "boot_vga",
-            Self::IommuGroup => "iommu_group",
-            Self::IommuGroupDevices => "iommu_group/devices",
-            Self::DriverOverride => "driver_override",
-            Self::Driver => "driver",
-            Self::DriverUnbind => "driver/unbind",
-        })
+impl Attribute {
+    /// What stands behind the function's directory.
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Uevent => b"/uevent",
+            Self::BootVga => b"/boot_vga",
+            Self::IommuGroup => b"/iommu_group",
+            Self::IommuGroupDevices => b"/iommu_group/devices",
+            Self::DriverOverride => b"/driver_override",
+            Self::Driver => b"/driver",
+            Self::DriverUnbind => b"/driver/unbind",
+        }
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("bus/pci/")?;
-        self.write_relative(f)
+        Escaped(&self.text().0).fmt(f)
     }
 }
 
 impl Path {
-    fn write_relative(self, f: &mut impl fmt::Write) -> fmt::Result {
-        match self {
-            Self::Devices => f.write_str("devices"),
-            Self::Device(address) => write!(f, "devices/{address}"),
-            Self::Attribute(address, attribute) => write!(f, "devices/{address}/{attribute}"),
-            Self::DriversProbe => f.write_str("drivers_probe"),
-        }
-    }
-
     #[inline(never)]
     fn text(self) -> PathText {
         let mut text = PathText::default();
-        let written = self.write_relative(&mut text);
-        debug_assert!(written.is_ok());
+        let (start, address, attribute): (&[u8], _, _) = match self {
+            Self::Devices => (b"devices", None, None),
+            Self::Device(address) => (b"devices/", Some(address), None),
+            Self::Attribute(address, attribute) => (b"devices/", Some(address), Some(attribute)),
+            Self::DriversProbe => (b"drivers_probe", None, None),
+        };
+        text.add(start);
+        if let Some(address) = address {
+            text.add(&address.name());
+        }
+        if let Some(attribute) = attribute {
+            text.add(attribute.name());
+        }
         text
     }
 }
@@ -201,6 +204,12 @@ impl Path {
 struct PathText(heapless::Vec<u8, { "drivers/".len() + MAX_DRIVER + 1 }>);
 
 impl PathText {
+    /// Nothing is added where it does not fit.
+    fn add(&mut self, part: &[u8]) {
+        let added = self.0.extend_from_slice(part);
+        debug_assert!(added.is_ok());
+    }
+
     /// The path with its final NUL; empty, which no system call accepts, where it did not fit.
     #[inline(never)]
     fn as_c_str(&mut self) -> &CStr {
@@ -208,17 +217,6 @@ impl PathText {
             Ok(()) => CStr::from_bytes_until_nul(&self.0).unwrap_or_default(),
             Err(_) => c"",
         }
-    }
-}
-
-impl fmt::Write for PathText {
-    fn write_char(&mut self, character: char) -> fmt::Result {
-        let byte = u8::try_from(character).map_err(|_| fmt::Error)?;
-        self.0.push(byte).map_err(|_| fmt::Error)
-    }
-
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes()).map_err(|_| fmt::Error)
     }
 }
 
@@ -312,15 +310,6 @@ pub(crate) fn list<S: System>(
         .map_err(|errno| Fault { operation: Operation::List, path, errno })
 }
 
-/// The address as attributes take it.
-pub(crate) fn name(address: Address) -> impl core::ops::Deref<Target = [u8]> {
-    use fmt::Write;
-    let mut text = PathText::default();
-    let written = write!(text, "{address}");
-    debug_assert!(written.is_ok());
-    text.0
-}
-
 /// Whether something is there.
 pub(crate) fn exists(system: &mut impl System, path: Path) -> bool {
     path_exists(system, path.text().as_c_str())
@@ -328,9 +317,10 @@ pub(crate) fn exists(system: &mut impl System, path: Path) -> bool {
 
 /// Whether a driver of this name is registered with the PCI bus.
 pub(crate) fn has_driver(system: &mut impl System, name: &[u8]) -> bool {
-    use fmt::Write;
     let mut path = PathText::default();
-    write!(path, "drivers/{}", Escaped(name)).is_ok() && path_exists(system, path.as_c_str())
+    path.add(b"drivers/");
+    path.add(name);
+    path_exists(system, path.as_c_str())
 }
 
 /// Reading as a link what is none is an error of its own, so that one system call tells. What cannot be

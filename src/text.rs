@@ -55,14 +55,16 @@ impl From<usize> for Decimal {
 
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [b'0'; 10];
-        let mut rest = self.0;
-        for digit in digits.iter_mut().rev() {
-            *digit = char::from_digit(rest % 10, 10).map_or(b'0', |digit| digit as u8);
-            rest /= 10;
+        let mut power = 1;
+        while self.0 / 10 >= power {
+            power *= 10;
         }
-        let zeros = digits.iter().take_while(|&&digit| digit == b'0').count();
-        digits.iter().skip(zeros.min(9)).try_for_each(|&digit| f.write_char(char::from(digit)))
+        while power > 0 {
+            let digit = self.0 / power % 10;
+            f.write_char(char::from_digit(digit, 10).unwrap_or('0'))?;
+            power /= 10;
+        }
+        Ok(())
     }
 }
 

@@ -71,6 +71,11 @@ fn card(name: &str) -> Function {
     vga(name).with_id(0x10de, 0x2204)
 }
 
+/// A display without the registers of VGA, as those for computing only.
+fn display(name: &str) -> Function {
+    function(name, 0x03_80_00)
+}
+
 /// A board with nothing but this function.
 fn only(function: Function) -> Machine {
     Machine::new().with(function.in_group(12))
@@ -191,14 +196,27 @@ fn each_warning() {
     scenes.run("the boot display", board(), "01:00.*");
     scenes.run("a drive", board(), "03:00.0");
     scenes.run("a network port", board(), "04:00.0");
-    scenes.run(
-        "a framebuffer driver holds memory",
-        board().with_iomem(
+    let board_with_framebuffer = |address: &str| {
+        board().with(display("0000:05:00.0").in_group(15)).with_iomem(&format!(
             "c0000000-febfffff : PCI Bus 0000:00\n\
-             \x20 d0000000-dfffffff : 0000:02:00.0\n\
+             \x20 d0000000-dfffffff : {address}\n\
              \x20   d0000000-d02fffff : efifb\n",
-        ),
-        "02:00.*",
+        ))
+    };
+    scenes.run(
+        "a framebuffer driver holds memory of the boot display",
+        board_with_framebuffer("0000:01:00.0"),
+        "01:00.*",
+    );
+    scenes.run(
+        "a framebuffer driver holds memory of a display that is no VGA controller",
+        board_with_framebuffer("0000:05:00.0"),
+        "05:00.0",
+    );
+    scenes.run(
+        "the framebuffer is on the boot display, which stays with the host",
+        board_with_framebuffer("0000:01:00.0"),
+        "02:00.*,05:00.0",
     );
     scenes.run("a class without a mask", board(), "10de:2204:*:*:030000,!boot_vga,02:00.1");
     scenes.run("a module's name", board(), "02:00.*=vfio_pci");
@@ -216,6 +234,18 @@ fn each_warning() {
         "02:00.*=auto",
     );
     insta::assert_snapshot!(scenes.0);
+}
+
+/// It is long: reading it would cost more than all the rest of a small run.
+#[test]
+fn iomem_is_read_only_for_a_display_that_the_firmware_may_have_left_on() {
+    let board = board().with(display("0000:05:00.0"));
+    for (rules, reads) in [("01:00.0", 1), ("05:00.0", 1), ("02:00.*,03:00.0", 0)] {
+        let mut machine = board.clone();
+        apply(&mut machine, rules);
+        let found = machine.operations.iter().filter(|op| op.asked == Asked::Stream).count();
+        assert_eq!(found, reads, "{rules}");
+    }
 }
 
 #[test]

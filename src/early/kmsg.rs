@@ -1,14 +1,13 @@
 //! The kernel log as a [`log::Log`], in the record format of the crate kernlog, which allocates.
 
 use core::ffi::CStr;
-use core::fmt::Write;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::os::fd::{IntoRawFd, RawFd};
 
 use log::{Level, Log, Metadata, Record};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, close, getpid};
+use nix::unistd::{Pid, close};
 use vfio_override::text::Decimal;
 
 use crate::line::Line;
@@ -25,23 +24,15 @@ pub struct Kmsg {
     path: &'static CStr,
     fd: AtomicI32,
     records: AtomicU32,
-    pid: AtomicI32,
+    process: Pid,
 }
 
 impl Kmsg {
-    /// Opens the log for this process, whose number each record carries.
+    /// Opens the log for this process. All records carry its number, also those of its child: they
+    /// belong to one run.
     pub fn open(path: &'static CStr, process: Pid) -> Self {
-        Self {
-            path,
-            fd: AtomicI32::new(open_log(path)),
-            records: AtomicU32::new(0),
-            pid: AtomicI32::new(process.as_raw()),
-        }
-    }
-
-    /// Goes on for a child of the process that opened the log.
-    pub fn enter_child(&self) {
-        self.pid.store(getpid().as_raw(), Ordering::Relaxed);
+        let (fd, records) = (AtomicI32::new(open_log(path)), AtomicU32::new(0));
+        Self { path, fd, records, process }
     }
 
     /// Closes the log, before the file system that it is on is unmounted.
@@ -84,20 +75,20 @@ impl Log for Kmsg {
 
         let mut line = Line::default();
         if fd != sys::STDERR {
-            let level = match record.level() {
-                Level::Error => 3,
-                Level::Warn => 4,
-                Level::Info => 5,
-                Level::Debug => 6,
-                Level::Trace => 7,
-            };
-            line.add(&format_args!("<{}>", Decimal(level)));
+            line.add_text(match record.level() {
+                Level::Error => "<3>",
+                Level::Warn => "<4>",
+                Level::Info => "<5>",
+                Level::Debug => "<6>",
+                Level::Trace => "<7>",
+            });
         }
-        // Not as an argument, which would bring the whole machinery of padding along.
-        let _ = line.write_str(record.target());
-        let pid = Decimal(self.pid.load(Ordering::Relaxed).unsigned_abs());
-        line.add(&format_args!("[{pid}]: {}", record.args()));
-        sys::write_line(fd, line);
+        line.add_text(record.target());
+        line.add_text("[");
+        line.add(format_args!("{}", Decimal(self.process.as_raw().unsigned_abs())));
+        line.add_text("]: ");
+        line.add(*record.args());
+        sys::write_line(fd, &mut line);
     }
 
     fn flush(&self) {}

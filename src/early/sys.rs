@@ -2,6 +2,8 @@
 
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt;
+use core::mem::{ManuallyDrop, MaybeUninit};
+use core::slice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 
 use nix::errno::Errno;
@@ -94,12 +96,12 @@ pub fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     }
 }
 
-/// Reads a file whole, but for what does not fit into `buffer`.
+/// Reads a file whole, but for what does not fit into `buffer`. It is closed with the process.
 pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
-    let file = retry(|| open(path, OFlag::O_RDONLY, Mode::empty()))?;
+    let file = ManuallyDrop::new(retry(|| open(path, OFlag::O_RDONLY, Mode::empty()))?);
     let mut length = 0;
     while let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) {
-        match retry(|| read(&file, free))? {
+        match retry(|| read(file.as_fd(), free))? {
             0 => break,
             count => length += count,
         }
@@ -123,12 +125,12 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
     const NAME: usize = 19;
     /// Aligned for the structure's 64-bit fields.
     #[repr(align(8))]
-    struct Buffer([u8; 4096]);
+    struct Buffer([MaybeUninit<u8>; 4096]);
 
     let directory = directory.as_fd().as_raw_fd();
-    let mut buffer = Buffer([0; 4096]);
+    let mut buffer = Buffer([const { MaybeUninit::uninit() }; 4096]);
     loop {
-        let start = buffer.0.as_mut_ptr();
+        let start = buffer.0.as_mut_ptr().cast::<u8>();
         let size = buffer.0.len();
         // SAFETY: the kernel writes at most `size` bytes from `start`.
         let filled = unsafe { libc::syscall(libc::SYS_getdents64, directory, start, size) };
@@ -136,7 +138,8 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
         if filled == 0 {
             return Ok(());
         }
-        let mut entries = buffer.0.get(..filled).unwrap_or_default();
+        // SAFETY: these are the bytes that it wrote.
+        let mut entries = unsafe { slice::from_raw_parts(start.cast_const(), filled) };
         while let Some(&[low, high]) = entries.get(LENGTH..LENGTH + 2) {
             let length = usize::from(u16::from_ne_bytes([low, high]));
             let Some((entry, rest)) = entries.split_at_checked(length.max(NAME)) else { break };
@@ -200,17 +203,17 @@ pub fn wait(child: Pid) -> nix::Result<c_int> {
 /// Writes a line to one of the standard streams, as far as it is open.
 pub fn print(stream: RawFd, sentence: &dyn fmt::Display) {
     let mut line = Line::default();
-    line.add(sentence);
-    write_line(stream, line);
+    line.add(format_args!("{sentence}"));
+    write_line(stream, &mut line);
 }
 
 /// Writes to a descriptor that may not be open.
-pub fn write_line(stream: RawFd, line: Line) {
+pub fn write_line(stream: RawFd, line: &mut Line) {
     if stream < 0 {
         return;
     }
     // SAFETY: it is not used beyond the call, which fails where the descriptor is not open.
     let stream = unsafe { BorrowedFd::borrow_raw(stream) };
     // There is nobody left to tell.
-    let _ = write(stream, &line.finish());
+    let _ = write(stream, line.finish());
 }

@@ -1,12 +1,14 @@
 //! The work in a child, and a parent that goes on in any case.
 
+use core::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 
 use log::Level;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, pipe};
+use nix::unistd::{Pid, pipe2};
 use vfio_override::report::{Journal, Trouble};
 
 use crate::kmsg::Kmsg;
@@ -20,9 +22,10 @@ const GRACE: u16 = 100;
 /// Runs `work` in a child, and returns whether it ended in time and said yes.
 pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
     let journal = Journal::new(kmsg, false);
-    // The child alone holds the writing end, so that its end, however it comes, is the pipe's.
-    let (ended, running) = match pipe() {
-        Ok(ends) => ends,
+    // The child alone holds the writing end, so that its end, however it comes, is the pipe's. The
+    // reading end is left to the end of this process, or to the program that it becomes.
+    let (ended, running) = match pipe2(OFlag::O_CLOEXEC) {
+        Ok((ended, running)) => (ManuallyDrop::new(ended), running),
         Err(errno) => {
             journal.say(Level::Error, &Trouble::NoWorker(errno));
             return false;
@@ -30,9 +33,6 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
     };
     let child = match sys::fork() {
         Ok(None) => {
-            // One descriptor less to close, and the end of the process closes it.
-            core::mem::forget(ended);
-            kmsg.enter_child();
             let is_done = work();
             sys::exit(i32::from(!is_done));
         }
