@@ -278,8 +278,8 @@ impl Machine {
     }
 
     /// With these lines of `modules.alias`.
-    pub fn with_aliases(self, text: &str) -> Self {
-        Self { aliases: Ok(text.as_bytes().to_vec()), ..self }
+    pub fn with_aliases(self, text: impl AsRef<[u8]>) -> Self {
+        Self { aliases: Ok(text.as_ref().to_vec()), ..self }
     }
 
     /// With this `/proc/iomem`.

@@ -4,4 +4,7 @@
 
 pub mod capture;
 pub mod early;
+pub mod figures;
 pub mod machine;
+pub mod sketch;
+pub mod targets;

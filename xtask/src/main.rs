@@ -8,6 +8,7 @@ mod bzimage;
 mod case;
 mod cases;
 mod command;
+mod fuzz;
 mod guest;
 mod image;
 mod judge;
@@ -48,6 +49,7 @@ enum Task {
     Image(image::Options),
     Boot(boot::Options),
     Test(test::Options),
+    Fuzz(fuzz::Options),
 }
 
 /// What a task that ran to its end found.
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Task::Image(options) => image::run(&options),
         Task::Boot(options) => boot::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     };
     match outcome {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

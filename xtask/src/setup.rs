@@ -69,6 +69,13 @@ pub const STRACE: Tool = Tool {
     packages: Packages { apt: "strace", dnf: "strace", pacman: "strace", zypper: "strace" },
 };
 
+pub const CXX: Tool = Tool {
+    name: "c++",
+    why: "builds libFuzzer",
+    find: || program("c++"),
+    packages: Packages { apt: "g++", dnf: "gcc-c++", pacman: "gcc", zypper: "gcc-c++" },
+};
+
 impl Tool {
     /// Where the tool is; an error if [`ensure`] was not asked for it.
     pub fn path(&self) -> Result<PathBuf> {

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::build::{self, Binary, MuslOptions, Target};
+use crate::fuzz::{self, Fuzzer};
 use crate::image::{Drivers, Ingredients};
 use crate::kernel::{self, Choice};
 use crate::mutants::{self, MUTANTS};
@@ -20,7 +21,7 @@ use crate::{Verdict, cases, command, progress, qemu, setup};
 ///
 /// Formatting, lints, the tests of the workspace, documentation, dependencies (if cargo-deny is
 /// installed), the build and audit of both binaries, a proof that the audit can fail, shell
-/// files, the reproducible image, and boots on two kernels, with the early binary as a hook, as
+/// files, a minute of fuzzing, the reproducible image, and boots on two kernels, with the early binary as a hook, as
 /// PID 1 and, as the control, not at all.
 ///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts.
@@ -36,12 +37,19 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
-    setup::ensure(&[&setup::QEMU, &setup::BUSYBOX, &setup::SHELLCHECK, &setup::STRACE])?;
+    setup::ensure(&[
+        &setup::QEMU,
+        &setup::BUSYBOX,
+        &setup::SHELLCHECK,
+        &setup::STRACE,
+        &setup::CXX,
+    ])?;
     let mut ledger = Ledger::new(&options.only);
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
     check_binaries(&workspace, &binaries, &mut ledger);
     check_mutants(&workspace, options.musl, &mut ledger);
+    check_fuzzing(&workspace, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
     Ok(ledger.close())
 }
@@ -49,14 +57,17 @@ pub fn run(options: &Options) -> Result<Verdict> {
 fn check_sources(workspace: &Workspace, ledger: &mut Ledger) {
     let root = &workspace.root;
     ledger.check("format", || {
-        cargo_task(root, &["fmt", "--all", "--", "--check", "--color", "never"])
+        let check = ["--", "--check", "--color", "never"];
+        cargo_task(root, &[&["fmt", "--all"][..], &check].concat())?;
+        let fuzz = ["fmt", "--manifest-path", "tests/fuzz/Cargo.toml"];
+        cargo_task(root, &[&fuzz[..], &check].concat())
     });
     ledger.check("clippy", || {
         let scope = ["clippy", "--locked", "--workspace", "--all-targets", "--all-features"];
         cargo_task(root, &[&scope[..], &["--", "-D", "warnings"]].concat())
     });
-    ledger
-        .check("unit tests", || cargo_task(root, &["test", "--locked", "--workspace", "--quiet"]));
+    let tests = ["test", "--locked", "--workspace", "--quiet"];
+    ledger.check_counted(workspace, "unit tests", Command::new(cargo()).args(tests));
     ledger.check("documentation", || document(root));
     if setup::program("cargo-deny").is_some() {
         // Advisories change by the day: they are no property of a commit, and need the network.
@@ -86,15 +97,31 @@ fn check_builds(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) -
 
 /// The tests that run the binaries which ship; without these they are ignored.
 fn check_binaries(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
-    ledger.check("tests of the binaries", || {
-        let paths = std::env::join_paths(binaries.iter().map(|binary| &binary.path))?;
-        let mut command = Command::new(cargo());
-        command
-            .args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"])
-            .env("VFIO_OVERRIDE_EARLY", paths)
-            .current_dir(&workspace.root);
-        command::check(&mut command).map(drop)
-    });
+    let Ok(paths) = std::env::join_paths(binaries.iter().map(|binary| &binary.path)) else {
+        return ledger.record("tests of the binaries", Some("a path has a colon".to_owned()));
+    };
+    let mut command = Command::new(cargo());
+    command.args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"]);
+    command.env("VFIO_OVERRIDE_EARLY", paths);
+    ledger.check_counted(workspace, "tests of the binaries", &mut command);
+}
+
+/// A minute in all, so that each target is seen to work; more is for `cargo xtask fuzz`.
+fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
+    const SECONDS: u32 = 60;
+    let targets = fuzz::Target::ALL;
+    if !ledger.wants("fuzz") {
+        return;
+    }
+    let Some(fuzzer) = ledger.always("fuzz: build the targets", || Fuzzer::build(workspace)) else {
+        return;
+    };
+    let share = SECONDS / u32::try_from(targets.len()).unwrap_or(SECONDS);
+    for target in targets {
+        let executions = ledger.always(&format!("fuzz: {target}"), || fuzzer.run(target, share));
+        let Some(executions) = executions else { continue };
+        ledger.figures.push(format!("fuzz {target}: {executions} executions, none failed"));
+    }
 }
 
 fn check_mutants(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
@@ -183,11 +210,13 @@ struct Ledger<'a> {
     start: Instant,
     passed: usize,
     failures: Vec<String>,
+    /// What was counted, one sentence each.
+    figures: Vec<String>,
 }
 
 impl<'a> Ledger<'a> {
     fn new(only: &'a str) -> Self {
-        Self { only, start: Instant::now(), passed: 0, failures: Vec::new() }
+        Self { only, start: Instant::now(), passed: 0, failures: Vec::new(), figures: Vec::new() }
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -211,6 +240,21 @@ impl<'a> Ledger<'a> {
         value
     }
 
+    /// Runs tests if they are wanted, and keeps what they counted: each appends its sentences to a file.
+    fn check_counted(&mut self, workspace: &Workspace, name: &str, command: &mut Command) {
+        let mut figures = String::new();
+        self.check(name, || {
+            let file = workspace.scratch("figures")?.join("figures");
+            fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
+            command.current_dir(&workspace.root).env("VFIO_OVERRIDE_FIGURES", &file);
+            command::check(command)?;
+            figures = fs::read_to_string(&file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            Ok(())
+        });
+        self.figures.extend(figures.lines().map(str::to_owned));
+    }
+
     fn record(&mut self, name: &str, failure: Option<String>) {
         match failure {
             None => self.passed += 1,
@@ -223,7 +267,11 @@ impl<'a> Ledger<'a> {
         for failure in &self.failures {
             println!("\nFAILED {}", failure.trim_end());
         }
-        println!("\n{:.0} s in all", self.start.elapsed().as_secs_f64());
+        println!();
+        for figure in &self.figures {
+            println!("{figure}");
+        }
+        println!("{:.0} s in all", self.start.elapsed().as_secs_f64());
         println!("{} passed, {} failed", self.passed, self.failures.len());
         if self.failures.is_empty() { Verdict::Good } else { Verdict::Bad }
     }

@@ -7,6 +7,7 @@
 pub mod aim;
 pub mod invalid;
 pub mod oracle;
+pub mod reader;
 pub mod rules;
 pub mod spelling;
 pub mod told;

@@ -1,0 +1,263 @@
+//! What holds of any bytes: each function takes an input, and panics where the library does not do what a
+//! second, obvious implementation says. Fuzzed by `cargo xtask fuzz`, and run on the committed corpora by
+//! `tests/corpus.rs`.
+
+use std::collections::BTreeMap;
+
+use model::oracle::{self, Device, Item, Meaning, Outcome};
+use model::reader;
+use nix::errno::Errno;
+use vfio_override::cmdline::{self, MAX_LENGTH};
+use vfio_override::grammar;
+use vfio_override::pci::{self, Address, Class, Id};
+use vfio_override::rule::Statement;
+use vfio_override::text::Quoted;
+
+use super::capture::{Told, apply_line};
+use super::machine::{Asked, Function, Machine, address, audio, vga};
+use super::sketch;
+
+/// A target's name, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 5] = [
+    ("tokeniser", tokeniser),
+    ("grammar", grammar),
+    ("matcher", matcher),
+    ("aliases", aliases),
+    ("whole", whole),
+];
+
+/// A command line, split into parameters.
+pub fn tokeniser(line: &[u8]) {
+    let found: Vec<reader::Parameter> = cmdline::parameters(line)
+        .map(|found| (found.name.to_vec(), found.value.map(<[u8]>::to_vec)))
+        .collect();
+    assert_eq!(found, reader::parameters(line));
+    if line.len() <= MAX_LENGTH {
+        let values = found.into_iter().filter(|(name, _)| name == b"vfio.override");
+        let values: Vec<Vec<u8>> = values.filter_map(|(_, value)| value).collect();
+        assert!(cmdline::overrides(line).eq(&values));
+    }
+}
+
+/// The text of one rule.
+pub fn grammar(text: &[u8]) {
+    let parsed = grammar::parse(text);
+    let read = match reader::item(text).meaning {
+        Meaning::Off => Some(Statement::Off),
+        Meaning::Debug => Some(Statement::Debug),
+        Meaning::Rule(rule) => Some(Statement::Rule(rule)),
+        Meaning::Invalid => None,
+    };
+    assert_eq!(parsed.as_ref().ok(), read.as_ref());
+    match &parsed {
+        Ok(statement) => {
+            let canonical = statement.to_string();
+            assert_eq!(grammar::parse(canonical.as_bytes()).as_ref(), Ok(statement), "{canonical}");
+        }
+        Err(error) => {
+            let column = usize::try_from(error.column).unwrap();
+            assert!((1..=text.len() + 1).contains(&column), "{error:?}");
+        }
+    }
+    // An address alone, as `--device` takes it, is a rule for one function too.
+    if let Ok(address) = grammar::parse_address(text) {
+        let rule = grammar::parse(text).expect("an address is a rule");
+        assert_eq!(rule, grammar::parse(address.to_string().as_bytes()).unwrap());
+    }
+}
+
+/// The rules on a line, behind its newline a machine. No newline, and the machine has one of each.
+pub fn matcher(input: &[u8]) {
+    let end = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
+    let (rules, machine) = input.split_at(end);
+    let line = [b"vfio.override=debug,", rules].concat();
+    let devices = machine.get(1..).map_or_else(standard, sketch::functions_of);
+    if let Some(texts) = few_rules(&line) {
+        judge(&devices, &texts, &line);
+    }
+}
+
+/// The texts of the rules on the line, if they are so few that a machine comes to no limit: limits are none
+/// of the contract's business.
+fn few_rules(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+    Some(reader::rules(line)).filter(|texts| texts.len() <= 128)
+}
+
+/// Compares a run with what the contract says of it, a second run with the first, and a run for one
+/// function with that for all.
+fn judge(devices: &[Device], texts: &[Vec<u8>], line: &[u8]) {
+    let items: Vec<Item> = texts.iter().map(|text| reader::item(text)).collect();
+    let expected = oracle::decide(devices, &items, &sketch::variant);
+    let mut machine = sketch::machine(devices);
+    let told = apply_line(&mut machine, line, None);
+    let story = format!("{}\n{told}", line.escape_ascii());
+    assert_eq!(machine.kept(), expected.kept(), "{story}");
+    if items.iter().any(|item| matches!(item.meaning, Meaning::Debug)) {
+        check_outcomes(texts, &expected.outcomes, &told, &story);
+    }
+    check_changes(&machine, &expected.kept(), &story);
+
+    machine.operations.clear();
+    apply_line(&mut machine, line, None);
+    let write = machine.operations.iter().find(|it| matches!(it.asked, Asked::Write(_)));
+    assert_eq!(write, None, "a second run\n{story}");
+
+    let only = devices[line.len() % devices.len()].address;
+    let mut machine = sketch::machine(devices);
+    apply_line(&mut machine, line, Some(only));
+    assert_eq!(machine.kept().get(&only), expected.kept().get(&only), "only {only}\n{story}");
+}
+
+/// What the log says came of each rule.
+fn check_outcomes(texts: &[Vec<u8>], outcomes: &[Outcome], told: &Told, story: &str) {
+    for ((number, text), outcome) in (1..).zip(texts).zip(outcomes) {
+        let start = format!("rule {number} {}: ", Quoted(text));
+        let said = told.lines.iter().find_map(|(_, line)| line.strip_prefix(&start));
+        let word = said.and_then(|rest| rest.split([' ', ':']).next());
+        assert_eq!(word, outcome.word(), "{start}\n{story}");
+    }
+}
+
+/// Only what is taken is changed, and all overrides are written before anything else is.
+fn check_changes(machine: &Machine, taken: &BTreeMap<Address, String>, story: &str) {
+    let mut overrides_are_done = false;
+    for change in machine.operations.iter().filter(|operation| operation.changes()) {
+        let function = change.function().expect("only functions are changed");
+        assert!(taken.contains_key(&function), "{change:?}\n{story}");
+        assert!(!(overrides_are_done && change.sets_override()), "{change:?} is late\n{story}");
+        overrides_are_done |= !change.sets_override();
+    }
+}
+
+/// A `modules.alias`.
+pub fn aliases(text: &[u8]) {
+    let card = vga("0000:01:00.0").with_id(0x10de, 0x2204).in_group(1);
+    let audio = audio("0000:01:00.1").in_group(1);
+    let devices = [&card, &audio].map(known);
+    let best = devices.map(|function| {
+        let mut best: Option<(usize, Vec<u8>)> = None;
+        for line in text.split(|&byte| byte == b'\n').filter(|line| line.len() <= 256) {
+            if let Some((wildcards, driver)) = alias(line, &function)
+                && best.as_ref().is_none_or(|(fewest, _)| wildcards < *fewest)
+            {
+                best = Some((wildcards, driver));
+            }
+        }
+        best.map_or(b"vfio-pci".to_vec(), |(_, driver)| driver)
+    });
+
+    let mut machine = Machine::new().with(card).with(audio).with_aliases(text);
+    let told = apply_line(&mut machine, b"vfio.override=01:00.*=auto", None);
+    let kept: Vec<Vec<u8>> = machine.kept().into_values().map(String::into_bytes).collect();
+    assert_eq!(kept, best, "{told}");
+}
+
+fn known(function: &Function) -> pci::Function {
+    let id = |(vendor, device)| Id { vendor, device };
+    pci::Function {
+        address: function.address,
+        id: id(function.id),
+        subsystem: id(function.subsystem),
+        class: Class::new(function.class).unwrap(),
+        group: None,
+        is_bound: false,
+        boot_vga: false,
+    }
+}
+
+/// The number of wildcards and the driver of a line that is meant for the function.
+fn alias(line: &[u8], function: &pci::Function) -> Option<(usize, Vec<u8>)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let [word, alias, module] =
+        line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>()[..]
+    else {
+        return None;
+    };
+    let pattern = alias.strip_prefix("vfio_pci:").filter(|_| word == "alias")?;
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+    if module.len() > 64 || !module.chars().all(is_letter) {
+        return None;
+    }
+    let class = function.class.code();
+    let mut rest = pattern;
+    for (name, value) in [
+        ("v", format!("{:08x}", function.id.vendor)),
+        ("d", format!("{:08x}", function.id.device)),
+        ("sv", format!("{:08x}", function.subsystem.vendor)),
+        ("sd", format!("{:08x}", function.subsystem.device)),
+        ("bc", format!("{:02x}", class >> 16)),
+        ("sc", format!("{:02x}", class >> 8 & 0xff)),
+        ("i", format!("{:02x}", class & 0xff)),
+    ] {
+        let field = rest.strip_prefix(name)?;
+        rest = if let Some(after) = field.strip_prefix('*') {
+            after
+        } else {
+            let (digits, after) = field.split_at_checked(value.len())?;
+            if !digits.eq_ignore_ascii_case(&value) {
+                return None;
+            }
+            after
+        };
+    }
+    let driver = if module == "vfio_pci" { "vfio-pci" } else { module };
+    rest.is_empty().then(|| (pattern.matches('*').count(), driver.as_bytes().to_vec()))
+}
+
+/// A machine with one function of each kind.
+fn standard() -> Vec<Device> {
+    let device = |name: &str, class: u32, (vendor, device), group| Device {
+        address: address(name),
+        parent: None,
+        id: Id { vendor, device },
+        subsystem: Id { vendor: 0x1af4, device: 0x1100 },
+        class: Class::new(class).unwrap(),
+        group: Some(group),
+        boot_vga: false,
+    };
+    let mut devices = vec![
+        device("0000:00:01.0", 0x06_04_00, (0x8086, 0x3420), 1),
+        device("0000:00:02.0", 0x03_00_00, (0x1234, 0x1111), 2),
+        device("0000:01:00.0", 0x03_00_00, (0x10de, 0x2204), 3),
+        device("0000:01:00.1", 0x04_03_00, (0x10de, 0x1aef), 3),
+        device("10000:00:1f.7", 0x01_08_02, (0x1b36, 0x0010), 4),
+    ];
+    devices[1].boot_vga = true;
+    for below in &mut devices[2..4] {
+        below.parent = Some(address("0000:00:01.0"));
+    }
+    devices
+}
+
+/// A command line; behind its NUL byte, where there is one, the number of an operation, the errno that it
+/// fails with, and a machine.
+pub fn whole(input: &[u8]) {
+    let end = input.iter().position(|&byte| byte == 0).unwrap_or(input.len());
+    let (line, rest) = input.split_at(end);
+    let (fault, devices) = match rest {
+        [0, at, errno, machine @ ..] => {
+            let fault = (usize::from(*at), Errno::from_raw(i32::from(*errno)));
+            (Some(fault), sketch::functions_of(machine))
+        }
+        _ => (None, standard()),
+    };
+    let texts = few_rules(line);
+    match (fault, texts) {
+        (Some((at @ 1.., errno)), texts) if errno != Errno::UnknownErrno => {
+            let mut machine = sketch::machine(&devices).failing_at(at, errno);
+            let told = apply_line(&mut machine, line, None);
+            let story = format!("{errno:?} at {at}: {}\n{told}", line.escape_ascii());
+            // These say that something is not there, which no exclusion has to protect.
+            let is_answer = [Errno::ENOENT, Errno::ENODEV, Errno::EINVAL].contains(&errno);
+            if let Some(texts) = texts.filter(|_| !is_answer) {
+                let items: Vec<Item> = texts.iter().map(|text| reader::item(text)).collect();
+                let expected = oracle::decide(&devices, &items, &sketch::variant);
+                check_changes(&machine, &expected.kept(), &story);
+            }
+        }
+        (_, Some(texts)) => judge(&devices, &texts, line),
+        (_, None) => drop(apply_line(&mut sketch::machine(&devices), line, None)),
+    }
+}
