@@ -8,7 +8,7 @@ use crate::case::{Case, Mode};
 use crate::cases::{self, DEMO_RULES};
 use crate::image::Ingredients;
 use crate::kernel::{self, Choice};
-use crate::session::{Artefacts, Interaction, Session};
+use crate::session::{Artefacts, Interaction, Session, Stop};
 use crate::workspace::Workspace;
 use crate::{Verdict, judge, progress, qemu, setup, suite};
 
@@ -95,6 +95,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
         image,
         parameters: case.command_line(),
         machine: &case.machine,
+        tests_pid1: options.rdinit,
+        patience: |_| {},
         interaction: options.interaction(),
     };
     let artefacts = Artefacts::create(&workspace, session.name)?;
@@ -111,10 +113,14 @@ pub fn run(options: &Options) -> Result<Verdict> {
             println!("{}", artefacts.keep_as_evidence());
             Ok(Verdict::Bad)
         }
-        Err(error) => {
+        Err(stop @ Stop::Guest(_)) => {
+            println!("\nFAILED:\n  {stop}\n{}", artefacts.keep_as_evidence());
+            Ok(Verdict::Bad)
+        }
+        Err(Stop::Infrastructure(error)) => {
             progress::note(artefacts.keep_as_evidence());
             Err(error
-                .context("the boot did not go through, so nothing can be said about the rules"))
+                .context("the boot did not come to the test: nothing can be said about the rules"))
         }
     }
 }
@@ -125,7 +131,7 @@ fn boot(
     artefacts: &Artefacts,
     options: &Options,
     case: &Case,
-) -> Result<Vec<String>> {
+) -> Result<Vec<String>, Stop> {
     let running = session.run(artefacts)?;
     let evidence = &running.evidence;
     let rows = judge::rows(evidence);

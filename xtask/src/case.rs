@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::accelerator::Patience;
 use crate::archive::Archive;
 use crate::build::Target;
 use crate::image::Drivers;
@@ -34,12 +35,36 @@ pub struct Case {
     pub files: Archive,
     /// What must become of the functions that are not left to the host.
     fates: Vec<(String, Wanted)>,
+    /// Who must have probed a function, in order, where it is not only those that have to.
+    histories: Vec<(String, History)>,
     /// Texts that the early binary's log must hold, each in one record.
     pub logged: Vec<String>,
     /// The early binary's exit status, in hook mode.
     pub status: i32,
     /// The latest start of the real init after the early binary's, in rdinit mode.
     pub init_within: Option<Duration>,
+    /// What the scene tells, line by line.
+    pub told: Vec<String>,
+    /// For a boot that shows that the harness sees what goes wrong.
+    pub fault: Option<Fault>,
+    /// Changes how long the guest may take.
+    pub patience: fn(&mut Patience),
+}
+
+/// What the harness has to find wrong with a boot.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub kind: FaultKind,
+    /// A part of what it has to say.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// What is tested is wrong.
+    Test,
+    /// It could not be tested.
+    Infrastructure,
 }
 
 /// What must become of a function, as far as it does not depend on the kernel.
@@ -47,8 +72,17 @@ pub struct Case {
 enum Wanted {
     /// Kept for this driver, which has it in the end.
     TakenBy(String),
+    /// Kept for vfio-pci, which tries to take it and cannot.
+    Kept,
     /// Kept for no driver at all.
     Nobody,
+}
+
+/// Who probed a function, and whom the early binary took it from.
+#[derive(Clone, Debug)]
+struct History {
+    drivers: Vec<&'static str>,
+    unbound_from: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +124,13 @@ impl Case {
             loaded_before: Vec::new(),
             files: Archive::default(),
             fates: Vec::new(),
+            histories: Vec::new(),
             logged: Vec::new(),
             status: 0,
             init_within: None,
+            told: Vec::new(),
+            fault: None,
+            patience: |_| {},
         }
     }
 
@@ -154,10 +192,30 @@ impl Case {
         self.want(&Wanted::TakenBy(driver.to_owned()), places)
     }
 
+    /// These functions must be kept for vfio-pci, which alone must have tried to take them, in vain.
+    #[must_use]
+    pub fn kept<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
+        self.want(&Wanted::Kept, places)
+    }
+
     /// No driver may ever have probed these functions.
     #[must_use]
     pub fn nobodys<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
         self.want(&Wanted::Nobody, places)
+    }
+
+    /// These drivers, and no others, must have probed a function, in this order, several probes in a
+    /// row by one driver counting once; and the early binary must have unbound it from this driver.
+    #[must_use]
+    pub fn history(
+        mut self,
+        place: &str,
+        drivers: &[&'static str],
+        unbound_from: Option<&'static str>,
+    ) -> Self {
+        let history = History { drivers: drivers.to_vec(), unbound_from };
+        self.histories.push((full_address(place), history));
+        self
     }
 
     fn want<S: AsRef<str>>(mut self, wanted: &Wanted, places: impl IntoIterator<Item = S>) -> Self {
@@ -187,6 +245,29 @@ impl Case {
         self
     }
 
+    /// Once all drivers are loaded, /init sources this shell script, whose functions are those of
+    /// tests/guest/init; the lines that it tells must be those of `transcript`.
+    #[must_use]
+    pub fn scene(mut self, script: &str, transcript: &str) -> Self {
+        self.files.file("etc/scene", script);
+        self.told = transcript.lines().map(str::to_owned).collect();
+        self
+    }
+
+    /// The harness must find this wrong with the boot, in these words.
+    #[must_use]
+    pub fn must_fail(mut self, kind: FaultKind, text: &str) -> Self {
+        self.fault = Some(Fault { kind, text: text.to_owned() });
+        self
+    }
+
+    /// Changes how long the guest may take.
+    #[must_use]
+    pub fn patience(mut self, change: fn(&mut Patience)) -> Self {
+        self.patience = change;
+        self
+    }
+
     /// The guest's kernel parameters, but for those that every guest gets.
     pub fn command_line(&self) -> String {
         let case = self.parameters.join(" ");
@@ -210,7 +291,8 @@ impl Case {
     pub fn expectations(&self, modules: &Tree) -> Vec<Expectation> {
         let of_machine = self.machine.functions().map(qemu::Function::address);
         let mut addresses: Vec<String> = of_machine.collect();
-        for (address, _) in &self.fates {
+        let fates = self.fates.iter().map(|(address, _)| address);
+        for address in fates.chain(self.histories.iter().map(|(address, _)| address)) {
             if !addresses.contains(address) {
                 addresses.push(address.clone());
             }
@@ -225,10 +307,15 @@ impl Case {
     fn fate(&self, address: &str, modules: &Tree) -> Fate {
         let host = self.host_driver(address).filter(|driver| driver.place(modules) != Absent);
         let first = self.first_driver(address, modules);
-        match self.fates.iter().rev().find(|(known, _)| known == address) {
+        let fate = match self.fates.iter().rev().find(|(known, _)| known == address) {
             None => Fate::host(host.map(|driver| driver.name)),
-            Some((_, Wanted::Nobody)) => Fate::nobody(first),
             Some((_, Wanted::TakenBy(taker))) => Fate::taken(taker, first),
+            Some((_, Wanted::Kept)) => Fate::kept(VFIO, first),
+            Some((_, Wanted::Nobody)) => Fate::nobody(first),
+        };
+        match self.histories.iter().find(|(known, _)| known == address) {
+            None => fate,
+            Some((_, history)) => fate.after(&history.drivers, history.unbound_from),
         }
     }
 

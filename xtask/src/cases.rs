@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::archive::Archive;
 use crate::build::Target;
+use crate::case::FaultKind::{Infrastructure, Test};
 use crate::case::{Case, Mode};
 use crate::image::EARLY;
-use crate::qemu::{self, Machine, VIRTIO_RNG};
+use crate::qemu::{self, E1000E, Machine, Model, NVME_WITH_VFS, ROOT_PORT, VGA, VIRTIO_RNG};
 
 /// Debian's stable kernel, its newest, and its newest for cloud machines.
 const EVERY: &[&str] = &["6.1", "6.12", "cloud"];
@@ -24,6 +25,10 @@ pub fn demo() -> Case {
 
 /// Every boot of the suite.
 pub fn all() -> Vec<Case> {
+    [basics(), harness()].concat()
+}
+
+fn basics() -> Vec<Case> {
     let demo = |name: &str| Case::new(name, EVERY, qemu::demo());
     vec![
         // What the drivers do without rules: a test without this would prove nothing.
@@ -79,7 +84,110 @@ pub fn all() -> Vec<Case> {
             .image(hanging_sysfs)
             .image(|image| kill_worker(image, "SEGV"))
             .logged("killed by signal 11"),
+        // Everything is kept for vfio-pci, though that cannot take it.
+        Case::new("no-iommu", EVERY, qemu::demo().without_iommu())
+            .rules(DEMO_RULES)
+            .kept(DEMO_TAKEN)
+            .logged("the IOMMU is off"),
+        // bochs never gets the display, and vfio-pci gets it in spite of the framebuffer.
+        Case::new("framebuffer", &["6.1", "6.12"], Machine::new().with("00:02.0", VGA).with_bios())
+            .parameter("vga=791")
+            .rules("00:02.0")
+            .taken(["00:02.0"])
+            .logged("0000:00:02.0 is the boot display: the console freezes")
+            .logged("holds memory of 0000:00:02.0"),
+        hot_plug("hot-plug").scene(
+            "listen\n plug_heard 01:00.0\n plug_heard 02:00.0\n tell_drivers 01:00.0",
+            "01:00.0 vfio-pci",
+        ),
+        // The line of nvme's probe is there though `sriov_drivers_autoprobe` kept it from running.
+        Case::new("virtual-functions", EVERY, virtual_functions())
+            .image(|image| image.program("sbin/on-uevent", ON_UEVENT))
+            .rules("1b36:0010,!01:00.0,00:1c.0/00.2=none")
+            .taken(["01:00.1"])
+            .history("01:00.1", &["nvme", "vfio-pci"], None)
+            .nobodys(["01:00.2"])
+            .history("01:00.2", &["nvme"], None)
+            .status(1)
+            .scene(
+                "listen\n\
+                 cd /sys/bus/pci/devices/0000:01:00.0\n\
+                 echo 0 >sriov_drivers_autoprobe\n\
+                 echo 2 >sriov_numvfs\n\
+                 until_true grep -q 01:00.1 /handled\n\
+                 until_true grep -q 01:00.2 /handled\n\
+                 tell_drivers 01:00.0 01:00.1 01:00.2",
+                "01:00.0 nvme\n01:00.1 vfio-pci\n01:00.2 -",
+            ),
     ]
+}
+
+/// Faults that the harness must find, and tell those of the test from its own.
+fn harness() -> Vec<Case> {
+    vec![
+        harness_sees("harness-sees-a-probe")
+            .mode(Mode::Control)
+            .taken(["00:03.0"])
+            .must_fail(Test, "0000:00:03.0: probed by e1000e, expected vfio-pci"),
+        harness_sees("harness-sees-a-bad-binary")
+            .image(|image| image.program(EARLY, "\x7fELF, and nothing more"))
+            .must_fail(Test, "the early binary's exit status is"),
+        harness_sees("harness-sees-a-bad-pid-1")
+            .mode(Mode::Rdinit)
+            .image(|image| image.program(EARLY, "\x7fELF, and nothing more"))
+            .must_fail(Test, "it ended or panicked before /init starts"),
+        harness_sees("harness-sees-a-panic")
+            .image(|image| image.program(EARLY, "#!/bin/sh\necho c >/proc/sysrq-trigger\n"))
+            .must_fail(Test, "Kernel panic - not syncing: sysrq triggered crash"),
+        harness_sees("harness-sees-a-hang")
+            .image(|image| image.program(EARLY, "#!/bin/sh\nsleep 1000\n"))
+            .must_fail(Test, "it hangs: waited 3 s until the early binary ends")
+            .patience(|patience| patience.early = Duration::from_secs(3)),
+        harness_sees("harness-sees-silence")
+            .parameter("console=tty1")
+            .must_fail(Infrastructure, "the console printed nothing")
+            .patience(|patience| patience.boot = Duration::from_secs(3)),
+        Case::new(
+            "harness-sees-that-qemu-fails",
+            &["6.1"],
+            Machine::new().with("00:03.0", Model { device: "no-such-device", ..E1000E }),
+        )
+        .must_fail(Infrastructure, "QEMU failed (exit status: 1)"),
+    ]
+}
+
+/// A controller whose two virtual functions are made once the guest has booted.
+fn virtual_functions() -> Machine {
+    Machine::new().bridge("00:1c.0", ROOT_PORT, "01").with("01:00.0", NVME_WITH_VFS)
+}
+
+/// Two functions are plugged into a running guest; a rule names one of them.
+fn hot_plug(name: &str) -> Case {
+    let machine = Machine::new()
+        .bridge("00:1d.0", ROOT_PORT, "01")
+        .bridge("00:1c.0", ROOT_PORT, "02")
+        .later("01:00.0", E1000E)
+        .later("02:00.0", E1000E);
+    Case::new(name, EVERY, machine)
+        .image(|image| image.program("sbin/on-uevent", ON_UEVENT))
+        .rules("01:00.0")
+        .taken(["01:00.0"])
+        .logged("rule 1 \"01:00.0\": unmatched")
+        .status(1)
+}
+
+/// What udev does with our rule: it comes before the one that loads modules.
+const ON_UEVENT: &str = r#"#!/bin/busybox sh
+if [ "$SUBSYSTEM.$ACTION" = pci.add ]; then
+	/usr/lib/vfio-override/vfio-override-early --device "$PCI_SLOT_NAME"
+	modprobe "$MODALIAS"
+	echo "$PCI_SLOT_NAME" >>/handled
+fi
+"#;
+
+/// A boot in which something goes wrong.
+fn harness_sees(name: &str) -> Case {
+    Case::new(name, &["6.1"], Machine::new().with("00:03.0", E1000E))
 }
 
 /// 64 functions in eight slots of the root bus.

@@ -9,6 +9,10 @@ pub const STARTED: &str = "@guest start";
 pub const LOADING: &str = "@guest drivers";
 pub const REPORTED: &str = "@guest reported";
 
+/// Lines with which a scene asks for a function to be plugged in, or taken out; its address follows.
+pub const PLUG: &str = "@guest plug ";
+pub const UNPLUG: &str = "@guest unplug ";
+
 const MARK: &str = "@guest ";
 
 /// All that is known about a boot that went through.
@@ -82,6 +86,8 @@ pub struct Report {
     pub early_status: Option<i32>,
     pub devices: Vec<Device>,
     pub failed_modules: Vec<String>,
+    /// What the scene told.
+    pub told: Vec<String>,
 }
 
 /// What /init found when it was started.
@@ -119,6 +125,7 @@ impl Report {
                 "early" => report.early_status = Some(early_status(rest)?),
                 "device" => report.devices.push(Device::parse(rest)?),
                 "module" => report.failed_modules.push(rest.to_owned()),
+                "tell" => report.told.push(rest.to_owned()),
                 "end" => return Ok(report),
                 _ => bail!("the guest reported something unknown: {line}"),
             }
@@ -185,6 +192,7 @@ mod tests {
         @guest entry mount /\r\n\
         @guest entry uptime 3.05\r\n\
         @guest early status 0\r\n\
+        @guest tell 0000:01:00.0 nobody\r\n\
         @guest device 0000:00:1f.0 8086:2918 060100 7 - (null)\r\n\
         @guest device 0000:01:00.0 1234:1111 030000 8 vfio-pci vfio-pci\r\n\
         @guest end\r\n";
@@ -197,6 +205,7 @@ mod tests {
         assert_eq!(report.entry.environment, ["TERM=linux"]);
         assert_eq!(report.entry.mounts, ["/"]);
         assert_eq!(report.early_status, Some(0));
+        assert_eq!(report.told, ["0000:01:00.0 nobody"]);
         let [bridge, display] = &report.devices[..] else {
             bail!("expected two devices: {report:?}");
         };

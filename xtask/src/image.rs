@@ -68,12 +68,19 @@ pub struct Drivers {
     pub host: Vec<&'static str>,
     /// After those: what passthrough needs.
     pub passthrough: Vec<&'static str>,
+    /// Not by itself.
+    pub later: Vec<&'static str>,
 }
 
 impl Drivers {
     /// The host's drivers for this machine, and vfio-pci.
     pub fn of(machine: &Machine) -> Self {
-        Self { first: Vec::new(), host: machine.host_modules(), passthrough: VFIO_MODULES.to_vec() }
+        Self {
+            first: Vec::new(),
+            host: machine.host_modules(),
+            passthrough: VFIO_MODULES.to_vec(),
+            later: machine.later_modules(),
+        }
     }
 }
 
@@ -103,11 +110,11 @@ impl Ingredients {
         let mut archive = self.common.clone();
         archive.program_from(EARLY, early)?;
         archive.link("vfio-override-early", EARLY);
-        let Drivers { first, host, passthrough } = drivers;
+        let Drivers { first, host, passthrough, later } = drivers;
         self.add_modules(
             &mut archive,
             kernel,
-            &[first, host, passthrough].map(Vec::as_slice).concat(),
+            &[first, host, passthrough, later].map(Vec::as_slice).concat(),
         )?;
         for (stage, modules) in [("first", first), ("host", host), ("vfio", passthrough)] {
             archive.file(&format!("etc/drivers.{stage}"), lines(&loadable(kernel, modules)));

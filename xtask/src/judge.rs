@@ -1,6 +1,6 @@
 //! Whether a boot kept the promise: no selected function was ever probed by another driver.
 
-use crate::guest::{Device, Entry, Evidence};
+use crate::guest::{Device, Entry, Evidence, Report};
 use crate::{probes, table};
 
 /// A function with all that the boot showed about it.
@@ -50,6 +50,18 @@ impl Fate {
             probed_by: first.into_iter().chain([taker]).map(str::to_owned).collect(),
             unbound_from: first.map(str::to_owned),
         }
+    }
+
+    /// Selected for a driver that cannot take it; `first` had it before the early binary could run.
+    pub fn kept(taker: &str, first: Option<&str>) -> Self {
+        Self { driver: None, ..Self::taken(taker, first) }
+    }
+
+    /// The same, probed by these drivers in this order, and taken by the early binary from this one.
+    pub fn after(mut self, drivers: &[&str], unbound_from: Option<&str>) -> Self {
+        self.probed_by = drivers.iter().copied().map(str::to_owned).collect();
+        self.unbound_from = unbound_from.map(str::to_owned);
+        self
     }
 
     /// Selected for no driver at all; `first` had it before the early binary could run.
@@ -151,6 +163,20 @@ pub fn judge_expected(rows: &[Row], expectations: &[Expectation]) -> Vec<String>
     complaints
 }
 
+/// What is wrong with what the guest tells besides the functions.
+pub fn judge_guest(report: &Report, told: &[String]) -> Vec<String> {
+    let mut complaints: Vec<String> =
+        report.failed_modules.iter().map(|line| format!("modprobe: {line}")).collect();
+    if report.told != told {
+        complaints.push(format!(
+            "the scene told:\n  {}\nexpected:\n  {}",
+            report.told.join("\n  "),
+            told.join("\n  ")
+        ));
+    }
+    complaints
+}
+
 /// What is wrong with the exit status of an early binary that /init ran.
 pub fn judge_status(evidence: &Evidence, expected: i32) -> Option<String> {
     match evidence.report.early_status {
@@ -239,7 +265,6 @@ fn list<S: AsRef<str>>(drivers: &[S]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::Report;
 
     fn device(address: &str, driver: Option<&str>, wanted: Option<&str>) -> Device {
         Device {
@@ -375,6 +400,17 @@ mod tests {
     fn an_absent_function_is_told() {
         let empty = Evidence { report: Report::default(), log: String::new() };
         assert_eq!(judged(&empty, taken()), ["0000:01:00.0: not in the guest"]);
+    }
+
+    #[test]
+    fn a_scene_must_tell_what_was_expected() {
+        let mut report = Report { told: vec!["one".to_owned()], ..Report::default() };
+        assert!(judge_guest(&report, &["one".to_owned()]).is_empty());
+        report.failed_modules.push("failed nvme".to_owned());
+        assert_eq!(
+            judge_guest(&report, &[]),
+            ["modprobe: failed nvme", "the scene told:\n  one\nexpected:\n  "]
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, audits and boots vfio-override. Run `cargo xtask help` for the list.
 
+mod accelerator;
 mod archive;
 mod audit;
 mod boot;
@@ -20,6 +21,7 @@ mod mutants;
 mod probes;
 mod progress;
 mod qemu;
+mod qmp;
 mod serial;
 mod session;
 mod setup;
@@ -57,6 +59,8 @@ enum Task {
 enum Verdict {
     Good,
     Bad,
+    /// Nothing is wrong as far as it could be checked.
+    Open,
 }
 
 fn main() -> ExitCode {
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Verdict::Good) => ExitCode::SUCCESS,
         Ok(Verdict::Bad) => ExitCode::from(1),
+        Ok(Verdict::Open) => ExitCode::from(3),
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::from(3)

@@ -4,13 +4,14 @@
 //! it. Places are written as the guest will see them: `01:00.0` is behind the bridge whose bus is
 //! said to be `01`.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::accelerator::Accelerator;
+use crate::kernel::Kernel;
 use crate::modules::{Place, Tree};
-use crate::setup;
+use crate::{qmp, setup};
 
 /// A driver of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    const fn new(name: &'static str, module: &'static str) -> Self {
+    pub const fn new(name: &'static str, module: &'static str) -> Self {
         Self { name, module: Some(module) }
     }
 
@@ -42,20 +43,21 @@ impl Driver {
 pub struct Model {
     /// The value of `-device`, where `{id}` stands for the function's name and `{n}` for a number
     /// of its own.
-    device: &'static str,
+    pub device: &'static str,
     /// Options that the device refers to.
-    needs: &'static [(&'static str, &'static str)],
+    pub needs: &'static [(&'static str, &'static str)],
     /// The driver that takes it on a host without rules, if any does.
     pub driver: Option<Driver>,
 }
 
 impl Model {
-    const fn new(device: &'static str, driver: Driver) -> Self {
+    pub const fn new(device: &'static str, driver: Driver) -> Self {
         Self { device, needs: &[], driver: Some(driver) }
     }
 }
 
 const BOCHS: Driver = Driver::new("bochs-drm", "bochs");
+const NVME_DRIVER: Driver = Driver::new("nvme", "nvme");
 const PORT: Driver = Driver { name: "pcieport", module: None };
 
 pub const VGA: Model = Model::new("VGA", BOCHS);
@@ -67,7 +69,16 @@ pub const VIRTIO_NET: Model = Model::new("virtio-net-pci", Driver::new("virtio-p
 pub const VIRTIO_RNG: Model = Model::new("virtio-rng-pci", Driver::new("virtio-pci", "virtio_pci"));
 pub const NVME: Model = Model {
     needs: &[("drive", "if=none,id={id},driver=null-co,size=1M")],
-    ..Model::new("nvme,drive={id},serial={id}", Driver::new("nvme", "nvme"))
+    ..Model::new("nvme,drive={id},serial={id}", NVME_DRIVER)
+};
+/// A controller without drives that can have two virtual functions, on a root port.
+pub const NVME_WITH_VFS: Model = Model {
+    needs: &[("device", "nvme-subsys,id={id}-subsystem")],
+    ..Model::new(
+        "nvme,serial={id},subsys={id}-subsystem,sriov_max_vfs=2,sriov_vq_flexible=4,\
+         sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=9",
+        NVME_DRIVER,
+    )
 };
 pub const ROOT_PORT: Model = Model::new("pcie-root-port,chassis={n}", PORT);
 
@@ -78,6 +89,8 @@ pub const VFIO_MODULES: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     functions: Vec<Function>,
+    lacks_iommu: bool,
+    has_bios: bool,
 }
 
 /// A function at its place.
@@ -87,6 +100,8 @@ pub struct Function {
     pub model: Model,
     /// The bus behind it, if it is a bridge.
     bus: Option<String>,
+    /// Whether it is plugged into the running guest.
+    is_later: bool,
 }
 
 impl Function {
@@ -95,8 +110,14 @@ impl Function {
         full_address(&self.place)
     }
 
-    fn id(&self) -> String {
+    /// Its name in QEMU.
+    pub fn id(&self) -> String {
         format!("pci-{}", self.place.replace(':', "."))
+    }
+
+    /// Puts its name and number into a template.
+    fn fill(&self, template: &str, number: usize) -> String {
+        template.replace("{id}", &self.id()).replace("{n}", &number.to_string())
     }
 }
 
@@ -119,15 +140,41 @@ impl Machine {
 
     /// Adds a bridge; functions behind it are at places that begin with `bus`, two digits.
     ///
-    /// The guest's firmware numbers the buses. It goes through the bridges by rising address, and
-    /// down each of them before the next.
+    /// The guest's firmware numbers the buses. qboot goes through the bridges of a bus by falling
+    /// address, with `pci=assign-busses` the kernel by rising address, and both down each of them
+    /// before the next.
     #[must_use]
     pub fn bridge(self, place: &str, model: Model, bus: &str) -> Self {
         self.add(place, model, Some(bus.to_owned()))
     }
 
+    /// Adds a function that is not there at first; a scene plugs it in.
+    #[must_use]
+    pub fn later(mut self, place: &str, model: Model) -> Self {
+        self = self.add(place, model, None);
+        if let Some(function) = self.functions.last_mut() {
+            function.is_later = true;
+        }
+        self
+    }
+
+    /// Takes the IOMMU off the board.
+    #[must_use]
+    pub fn without_iommu(mut self) -> Self {
+        self.lacks_iommu = true;
+        self
+    }
+
+    /// Boots by a BIOS, which sets displays up and knows `vga=`, but takes seconds longer.
+    #[must_use]
+    pub fn with_bios(mut self) -> Self {
+        self.has_bios = true;
+        self
+    }
+
     fn add(mut self, place: &str, model: Model, bus: Option<String>) -> Self {
-        self.functions.push(Function { place: place.to_owned(), model, bus });
+        let place = place.to_owned();
+        self.functions.push(Function { place, model, bus, is_later: false });
         self
     }
 
@@ -138,8 +185,18 @@ impl Machine {
 
     /// The modules that a host without rules would load, in the order of the functions.
     pub fn host_modules(&self) -> Vec<&'static str> {
+        self.modules(false)
+    }
+
+    /// The modules that it would load for what is plugged in later.
+    pub fn later_modules(&self) -> Vec<&'static str> {
+        self.modules(true)
+    }
+
+    fn modules(&self, is_later: bool) -> Vec<&'static str> {
         let mut modules = Vec::new();
-        for module in self.functions.iter().filter_map(|function| function.model.driver?.module) {
+        let functions = self.functions.iter().filter(|function| function.is_later == is_later);
+        for module in functions.filter_map(|function| function.model.driver?.module) {
             if !modules.contains(&module) {
                 modules.push(module);
             }
@@ -147,23 +204,36 @@ impl Machine {
         modules
     }
 
-    /// QEMU's options for the functions, without their leading dash.
+    /// QEMU's options for the functions that are there from the start, without their leading dash.
     ///
     /// An error if a place is no place or on a bus that no bridge has.
     fn options(&self) -> Result<Vec<(&'static str, String)>> {
         let mut options = Vec::new();
-        for (number, function) in (1..).zip(&self.functions) {
-            let id = function.id();
-            let fill = |template: &str| {
-                template.replace("{id}", &id).replace("{n}", &u32::to_string(&number))
-            };
-            for (option, value) in function.model.needs {
-                options.push((*option, fill(value)));
+        for (number, function) in self.functions.iter().enumerate() {
+            if !function.is_later {
+                for (option, value) in function.model.needs {
+                    options.push((*option, function.fill(value, number)));
+                }
+                options.push(("device", self.device(function, number)?));
             }
-            let device = fill(function.model.device);
-            options.push(("device", format!("{device},id={id},{}", self.position(function)?)));
         }
         Ok(options)
+    }
+
+    /// The function at this address that is to be plugged in, with the value of `-device` for it.
+    pub fn to_plug(&self, address: &str) -> Result<(&Function, String)> {
+        let (number, function) = self
+            .functions
+            .iter()
+            .enumerate()
+            .find(|(_, function)| function.is_later && function.address() == address)
+            .with_context(|| format!("no function to plug in at {address}"))?;
+        Ok((function, self.device(function, number)?))
+    }
+
+    fn device(&self, function: &Function, number: usize) -> Result<String> {
+        let device = function.fill(function.model.device, number);
+        Ok(format!("{device},id={},{}", function.id(), self.position(function)?))
     }
 
     fn position(&self, function: &Function) -> Result<String> {
@@ -183,7 +253,8 @@ impl Machine {
         let multifunction = if shared.count() > 1 { ",multifunction=on" } else { "" };
         // Option ROMs are for firmware that looks for them; qboot does not, and not every
         // distribution installs them with QEMU.
-        Ok(format!("bus={parent},addr={slot_and_function}{multifunction},romfile="))
+        let rom = if self.has_bios { "" } else { ",romfile=" };
+        Ok(format!("bus={parent},addr={slot_and_function}{multifunction}{rom}"))
     }
 }
 
@@ -216,36 +287,52 @@ pub fn demo() -> Machine {
         .with("01:00.2", XHCI)
 }
 
+/// The names of the files in the directory that QEMU runs in.
+pub const INITRD: &str = "initrd.cpio";
+pub const REPORT: &str = "report.log";
+pub const KERNEL_LOG: &str = "kernel.log";
+
 /// All that QEMU needs to know.
 pub struct Guest<'a> {
-    pub vmlinux: &'a Path,
-    pub initrd: &'a Path,
+    pub kernel: &'a Kernel,
+    pub accelerator: Accelerator,
+    /// The file's name in the directory that QEMU runs in.
+    pub initrd: Option<&'a str>,
     pub command_line: &'a str,
     pub machine: &'a Machine,
-    /// Where the report and the kernel log go.
-    pub directory: &'a Path,
 }
 
 impl Guest<'_> {
-    /// The console is on standard input and output.
+    /// The console is on standard input and output; all files are in the current directory.
     pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(setup::QEMU.path()?);
         command
             .args(["-M", "q35,kernel-irqchip=split,sata=off,smbus=off"])
-            // Guests hang on some machines whose /dev/kvm opens, and a boot takes seconds anyway.
-            .args(["-accel", "tcg", "-m", "256", "-no-reboot"])
-            .args(["-nodefaults", "-display", "none"])
-            .args(["-device", "intel-iommu,intremap=on,caching-mode=on"])
-            .args(["-bios", "qboot.rom"])
-            .arg("-kernel")
-            .arg(self.vmlinux)
-            .arg("-initrd")
-            .arg(self.initrd)
+            .args(["-accel", self.accelerator.name(), "-m", "256", "-no-reboot"])
+            .args(["-nodefaults", "-display", "none"]);
+        if self.accelerator == Accelerator::Kvm {
+            command.args(["-cpu", "host"]);
+        }
+        if !self.machine.lacks_iommu {
+            command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+        }
+        if self.machine.has_bios {
+            command.arg("-kernel").arg(&self.kernel.bzimage);
+        } else {
+            command.args(["-bios", "qboot.rom"]).arg("-kernel").arg(&self.kernel.vmlinux);
+        }
+        if let Some(initrd) = self.initrd {
+            command.args(["-initrd", initrd]);
+        }
+        command
             .args(["-append", self.command_line])
             .args(["-chardev", "stdio,id=console,signal=off"])
             .args(["-serial", "chardev:console"]);
-        for name in ["report.log", "kernel.log"] {
-            command.arg("-serial").arg(format!("file:{}", self.directory.join(name).display()));
+        for name in [REPORT, KERNEL_LOG] {
+            command.arg("-serial").arg(format!("file:{name}"));
+        }
+        if self.machine.functions.iter().any(|function| function.is_later) {
+            command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp::SOCKET));
         }
         for (option, value) in self.machine.options()? {
             command.arg(format!("-{option}")).arg(value);
@@ -276,7 +363,7 @@ mod tests {
                 "-drive if=none,id=pci-00.05.0,driver=null-co,size=1M",
                 "-device nvme,drive=pci-00.05.0,serial=pci-00.05.0,id=pci-00.05.0,\
                  bus=pcie.0,addr=05.0,romfile=",
-                "-device pcie-root-port,chassis=2,id=pci-00.1c.0,bus=pcie.0,addr=1c.0,romfile=",
+                "-device pcie-root-port,chassis=1,id=pci-00.1c.0,bus=pcie.0,addr=1c.0,romfile=",
                 "-device VGA,id=pci-01.00.0,bus=pci-00.1c.0,addr=00.0,multifunction=on,romfile=",
                 "-device intel-hda,id=pci-01.00.1,bus=pci-00.1c.0,addr=00.1,multifunction=on,\
                  romfile=",

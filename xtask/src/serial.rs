@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 /// How waiting for a line ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wait {
-    Matched,
+    /// With the line.
+    Matched(String),
     TimedOut,
     /// The other side closed the line, which is what QEMU's exit looks like.
     Ended,
@@ -50,6 +51,11 @@ impl Console {
         self.wait(patience, |line| line.contains(mark))
     }
 
+    /// Waits for a line that contains one of the marks.
+    pub fn wait_for_any(&self, marks: &[&str], patience: Duration) -> Wait {
+        self.wait(patience, |line| marks.iter().any(|mark| line.contains(mark)))
+    }
+
     /// Waits until the other side closes the line.
     pub fn wait_for_end(&self, patience: Duration) -> Wait {
         self.wait(patience, |_| false)
@@ -62,7 +68,7 @@ impl Console {
             let left = deadline
                 .map_or(patience, |deadline| deadline.saturating_duration_since(Instant::now()));
             match self.lines.recv_timeout(left) {
-                Ok(line) if is_wanted(&line) => return Wait::Matched,
+                Ok(line) if is_wanted(&line) => return Wait::Matched(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return Wait::TimedOut,
                 Err(RecvTimeoutError::Disconnected) => return Wait::Ended,
@@ -124,7 +130,8 @@ mod tests {
     #[test]
     fn a_line_is_found_and_the_end_is_told() -> Result<()> {
         let (_directory, console) = console("one\r\n[ 1.0] @guest start\r\nlast\r\n")?;
-        assert_eq!(console.wait_for("@guest start", SOON), Wait::Matched);
+        let line = "[ 1.0] @guest start".to_owned();
+        assert_eq!(console.wait_for_any(&["@guest x", "@guest start"], SOON), Wait::Matched(line));
         assert_eq!(console.wait_for("@guest start", Duration::MAX), Wait::Ended);
         Ok(())
     }

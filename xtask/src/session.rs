@@ -1,25 +1,26 @@
 //! One boot of a guest, from an image to the evidence.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
+use crate::accelerator::{Accelerator, Patience};
 use crate::guest::{self, Evidence};
 use crate::kernel::Kernel;
-use crate::qemu::{Guest, Machine};
+use crate::qemu::{self, Guest, Machine};
+use crate::qmp::Monitor;
 use crate::serial::{Console, Echo, Wait};
 use crate::workspace::Workspace;
 use crate::{command, probes, progress};
 
 /// How much of the console a failed boot shows.
 const SHOWN_LINES: usize = 40;
-
-/// Ten to thirty times what emulation takes on a small machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Shows a panic, and nothing that could tear a line of /init's apart.
 const QUIET: &str = "loglevel=3";
@@ -33,6 +34,10 @@ pub struct Session<'a> {
     /// Appended to the parameters that every guest gets.
     pub parameters: String,
     pub machine: &'a Machine,
+    /// Whether the kernel starts what is to be tested, instead of /init.
+    pub tests_pid1: bool,
+    /// Changes how long the guest may take.
+    pub patience: fn(&mut Patience),
     pub interaction: Interaction,
 }
 
@@ -44,6 +49,33 @@ pub enum Interaction {
     Shell,
     /// Nothing is printed: other boots run at the same time.
     Silent,
+}
+
+/// Why a boot yielded no evidence.
+#[derive(Debug)]
+pub enum Stop {
+    /// The guest went wrong in what is tested, or after it.
+    Guest(anyhow::Error),
+    /// It did not come so far, or something around it failed: nothing can be said about what was to
+    /// be tested.
+    Infrastructure(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Infrastructure(error)
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Guest(error) => write!(f, "the guest went wrong: {error:#}"),
+            Self::Infrastructure(error) => {
+                write!(f, "the boot did not come to the test: {error:#}")
+            }
+        }
+    }
 }
 
 /// The directory that a boot's artefacts lie in; it goes away unless it is kept.
@@ -84,9 +116,18 @@ impl Artefacts {
 
     /// Keeps the directory after a failure and tells the end of the console as well.
     pub fn keep_as_evidence(self) -> String {
+        format!("{}\n{}", self.console_tail(), self.keep())
+    }
+
+    /// The end of the console.
+    pub fn console_tail(&self) -> String {
         let console = self.read("serial.log").unwrap_or_default();
         let tail = command::last_lines(&console.replace('\r', ""), SHOWN_LINES);
-        format!("last lines of the console:\n{tail}\n{}", self.keep())
+        if tail.is_empty() {
+            "the console printed nothing".to_owned()
+        } else {
+            format!("last lines of the console:\n{tail}")
+        }
     }
 }
 
@@ -94,30 +135,70 @@ impl Artefacts {
 pub struct Running {
     console: Console,
     qemu: Qemu,
+    off: Duration,
     pub evidence: Evidence,
 }
 
 impl Session<'_> {
     /// Boots the guest until it has reported.
-    pub fn run(&self, artefacts: &Artefacts) -> Result<Running> {
-        let initrd = artefacts.path("initrd.cpio");
+    pub fn run(&self, artefacts: &Artefacts) -> Result<Running, Stop> {
+        let accelerator = Accelerator::of_this_machine(self.kernel);
+        let mut patience = accelerator.patience();
+        (self.patience)(&mut patience);
+        let initrd = artefacts.path(qemu::INITRD);
         fs::write(&initrd, &self.image)
             .with_context(|| format!("cannot write {}", initrd.display()))?;
-        let (console, mut qemu) = self.start(artefacts, &initrd)?;
-        let title = format!("boot {} to /init (QEMU, TCG)", self.kernel.release);
-        self.phase(&title, || qemu.expect(&console, guest::STARTED, "/init starts", artefacts))?;
+        let (console, mut qemu) = self.start(artefacts, accelerator)?;
+        let title = format!("boot {} to /init (QEMU, {})", self.kernel.release, accelerator.name());
+        self.phase(&title, || {
+            let started = qemu.expect(&console, guest::STARTED, "/init starts", patience.boot);
+            match started {
+                // Only /init would have run what is tested.
+                Err(Stop::Guest(error)) if !self.tests_pid1 => Err(Stop::Infrastructure(error)),
+                other => other,
+            }
+        })?;
         self.phase("early binary, in the guest", || {
-            qemu.expect(&console, guest::LOADING, "the early binary ends", artefacts)
+            qemu.expect(&console, guest::LOADING, "the early binary ends", patience.early)
         })?;
         self.phase("load every driver, report", || {
-            qemu.expect(&console, guest::REPORTED, "the guest reports", artefacts)
+            self.serve(&mut qemu, &console, artefacts.directory.path(), patience.drivers)
         })?;
         let evidence =
-            Evidence::read(&artefacts.read("report.log")?, &artefacts.read("kernel.log")?)?;
-        Ok(Running { console, qemu, evidence })
+            Evidence::read(&artefacts.read(qemu::REPORT)?, &artefacts.read(qemu::KERNEL_LOG)?)?;
+        Ok(Running { console, qemu, off: patience.off, evidence })
     }
 
-    fn start(&self, artefacts: &Artefacts, initrd: &Path) -> Result<(Console, Qemu)> {
+    /// Does what the guest's scene asks for until the guest has reported.
+    fn serve(
+        &self,
+        qemu: &mut Qemu,
+        console: &Console,
+        directory: &Path,
+        patience: Duration,
+    ) -> Result<(), Stop> {
+        let mut monitor: Option<Monitor<UnixStream>> = None;
+        let marks = [guest::REPORTED, guest::PLUG, guest::UNPLUG];
+        loop {
+            let line = qemu.expect_any(console, &marks, "the guest reports", patience)?;
+            if line.contains(guest::REPORTED) {
+                return Ok(());
+            }
+            let monitor = match &mut monitor {
+                Some(monitor) => monitor,
+                none => none.insert(Monitor::connect(directory)?),
+            };
+            let address = line.rsplit(' ').next().unwrap_or_default();
+            let (function, device) = self.machine.to_plug(address)?;
+            if line.contains(guest::PLUG) {
+                monitor.plug(&device)?;
+            } else {
+                monitor.unplug(&function.id())?;
+            }
+        }
+    }
+
+    fn start(&self, artefacts: &Artefacts, accelerator: Accelerator) -> Result<(Console, Qemu)> {
         let command_line = format!(
             "console=ttyS0 {QUIET} panic=-1 no_timer_check cryptomgr.notests audit=0 \
              intel_iommu=on {} {}",
@@ -125,26 +206,27 @@ impl Session<'_> {
             self.parameters
         );
         let mut command = Guest {
-            vmlinux: &self.kernel.vmlinux,
-            initrd,
+            kernel: self.kernel,
+            accelerator,
+            initrd: Some(qemu::INITRD),
             command_line: &command_line,
             machine: self.machine,
-            directory: artefacts.directory.path(),
         }
         .command()?;
         write_script(&artefacts.path("qemu.sh"), &command::line(&command))?;
         let errors = artefacts.path("qemu.log");
-        let errors =
+        let error_log =
             File::create(&errors).with_context(|| format!("cannot create {}", errors.display()))?;
         let is_shell = self.interaction == Interaction::Shell;
         let mut child = command
+            .current_dir(artefacts.directory.path())
             .stdin(if is_shell { Stdio::inherit() } else { Stdio::null() })
             .stdout(Stdio::piped())
-            .stderr(errors)
+            .stderr(error_log)
             .spawn()
             .context("cannot start QEMU")?;
         let output = child.stdout.take();
-        let qemu = Qemu { child };
+        let qemu = Qemu { child, errors };
         let echo = if is_shell { Echo::After(guest::REPORTED) } else { Echo::Quiet };
         let console = Console::read(
             output.context("QEMU has no output")?,
@@ -154,18 +236,27 @@ impl Session<'_> {
         Ok((console, qemu))
     }
 
-    fn phase<T>(&self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn phase<T, E>(&self, title: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         if self.interaction == Interaction::Silent { work() } else { progress::phase(title, work) }
     }
 }
 
 impl Running {
     /// Waits until the guest has switched itself off.
-    pub fn finish(self, interaction: Interaction) -> Result<()> {
-        let patience = if interaction == Interaction::Shell { Duration::MAX } else { PATIENCE };
+    pub fn finish(mut self, interaction: Interaction) -> Result<(), Stop> {
+        let patience = if interaction == Interaction::Shell { Duration::MAX } else { self.off };
         match self.console.wait_for_end(patience) {
-            Wait::TimedOut => bail!("the guest did not switch itself off"),
-            Wait::Matched | Wait::Ended => self.qemu.wait(),
+            Wait::TimedOut => {
+                Err(Stop::Guest(anyhow!("it did not switch itself off after its report")))
+            }
+            Wait::Matched(_) | Wait::Ended => {
+                let status = self.qemu.child.wait().context("cannot wait for QEMU")?;
+                if status.success() {
+                    Ok(())
+                } else {
+                    Err(Stop::Infrastructure(anyhow!("QEMU failed ({status})")))
+                }
+            }
         }
     }
 }
@@ -173,6 +264,8 @@ impl Running {
 /// QEMU; killed when it goes out of scope, so that no failure leaves one behind.
 struct Qemu {
     child: Child,
+    /// What it writes to standard error.
+    errors: PathBuf,
 }
 
 impl Qemu {
@@ -181,30 +274,37 @@ impl Qemu {
         console: &Console,
         mark: &str,
         what: &str,
-        artefacts: &Artefacts,
-    ) -> Result<()> {
-        match console.wait_for(mark, PATIENCE) {
-            Wait::Matched => Ok(()),
+        patience: Duration,
+    ) -> Result<(), Stop> {
+        self.expect_any(console, &[mark], what, patience).map(drop)
+    }
+
+    /// Waits for a line with one of the marks; a guest that stops instead has gone wrong, and a QEMU
+    /// that fails is no fault of the guest's.
+    fn expect_any(
+        &mut self,
+        console: &Console,
+        marks: &[&str],
+        what: &str,
+        patience: Duration,
+    ) -> Result<String, Stop> {
+        match console.wait_for_any(marks, patience) {
+            Wait::Matched(line) => Ok(line),
             Wait::TimedOut => {
-                bail!("the guest hangs: waited {} s until {what}", PATIENCE.as_secs())
+                Err(Stop::Guest(anyhow!("it hangs: waited {} s until {what}", patience.as_secs())))
             }
             Wait::Ended => {
                 let status = self.child.wait().context("cannot wait for QEMU")?;
-                let errors = artefacts.read("qemu.log")?;
-                bail!(
-                    "QEMU ended ({status}) before {what}\n{}",
-                    command::last_lines(&errors, SHOWN_LINES)
-                )
+                if status.success() {
+                    return Err(Stop::Guest(anyhow!("it ended or panicked before {what}")));
+                }
+                let errors = fs::read(&self.errors).unwrap_or_default();
+                Err(Stop::Infrastructure(anyhow!(
+                    "QEMU failed ({status}) before {what}\n{}",
+                    command::last_lines(&String::from_utf8_lossy(&errors), SHOWN_LINES)
+                )))
             }
         }
-    }
-
-    fn wait(mut self) -> Result<()> {
-        let status = self.child.wait().context("cannot wait for QEMU")?;
-        if !status.success() {
-            bail!("QEMU failed ({status})");
-        }
-        Ok(())
     }
 }
 
@@ -217,7 +317,7 @@ impl Drop for Qemu {
 }
 
 fn write_script(path: &Path, command: &str) -> Result<()> {
-    fs::write(path, format!("#!/bin/sh\nexec {command}\n"))
+    fs::write(path, format!("#!/bin/sh\ncd \"$(dirname \"$0\")\" && exec {command}\n"))
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
         .with_context(|| format!("cannot write {}", path.display()))
 }

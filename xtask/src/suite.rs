@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::build::Binary;
-use crate::case::{Case, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
+use crate::case::{Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
 use crate::guest::Evidence;
 use crate::image::Ingredients;
 use crate::kernel::{self, Kernel};
 use crate::modules::Tree;
-use crate::session::{Artefacts, Interaction, Session};
+use crate::session::{Artefacts, Interaction, Session, Stop};
 use crate::workspace::Workspace;
-use crate::{judge, table};
+use crate::{judge, probes, table};
 
 /// Each guest keeps one core busy, and small machines have two.
 const AT_ONCE: usize = 2;
@@ -54,13 +54,28 @@ impl Kernels {
     }
 }
 
-/// How one boot ended.
+/// One boot of a case.
 pub struct Boot<'a> {
     pub case: &'a Case,
     pub kernel: &'static str,
     took: Duration,
-    /// What is wrong, with where the artefacts are; `None` if all is well.
-    pub failure: Option<String>,
+    pub outcome: Outcome,
+}
+
+/// What came of a boot; what is wrong is told with where the artefacts are.
+pub enum Outcome {
+    Passed(Tally),
+    /// What is tested is wrong.
+    Failed(String),
+    /// It could not be tested.
+    NotTested(String),
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    functions: usize,
+    probes: usize,
 }
 
 impl Boot<'_> {
@@ -103,7 +118,7 @@ pub fn run<'a>(
     boots.into_iter().map(|(_, boot)| boot).collect()
 }
 
-/// The table of cases by kernel.
+/// The table of cases by kernel, and what was looked at in all.
 pub fn show(boots: &[Boot]) -> String {
     let mut kernels: Vec<&str> = Vec::new();
     let mut cases: Vec<&Case> = Vec::new();
@@ -116,10 +131,11 @@ pub fn show(boots: &[Boot]) -> String {
         }
     }
     let cell = |case: &Case, kernel: &str| {
-        let of_cell = |boot: &&Boot| boot.case.name == case.name && boot.kernel == kernel;
-        boots.iter().find(of_cell).map_or_else(String::new, |boot| match boot.failure {
-            None => format!("{:.1} s", boot.took.as_secs_f64()),
-            Some(_) => "FAILED".to_owned(),
+        let is_here = |boot: &&Boot| boot.case.name == case.name && boot.kernel == kernel;
+        boots.iter().find(is_here).map_or_else(String::new, |boot| match boot.outcome {
+            Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
+            Outcome::Failed(_) => "FAILED".to_owned(),
+            Outcome::NotTested(_) => "NOT TESTED".to_owned(),
         })
     };
     let row = |case: &&Case| {
@@ -130,7 +146,26 @@ pub fn show(boots: &[Boot]) -> String {
             .collect::<Vec<_>>()
     };
     let header = ["case", "mode", "binary"].into_iter().chain(kernels.iter().copied());
-    table::plain(header, cases.iter().map(row))
+    table::plain(header, cases.iter().map(row)) + "\n" + &total(boots)
+}
+
+fn total(boots: &[Boot]) -> String {
+    let mut sum = Tally::default();
+    for boot in boots {
+        if let Outcome::Passed(tally) = boot.outcome {
+            sum.functions += tally.functions;
+            sum.probes += tally.probes;
+        }
+    }
+    let seconds: f64 = boots.iter().map(|boot| boot.took.as_secs_f64()).sum();
+    #[expect(clippy::cast_precision_loss, reason = "nobody boots 2^52 guests")]
+    let each = seconds / boots.len() as f64;
+    format!(
+        "{} boots of {each:.1} s on average, {AT_ONCE} at a time; {} functions and {} probes judged\n",
+        boots.len(),
+        sum.functions,
+        sum.probes
+    )
 }
 
 fn timed<'a>(
@@ -141,12 +176,42 @@ fn timed<'a>(
     binaries: &[Binary],
 ) -> Boot<'a> {
     let start = Instant::now();
-    let failure = boot(workspace, case, kernel, kernels, binaries)
-        .unwrap_or_else(|error| Some(format!("the boot did not go through: {error:#}")));
-    let boot = Boot { case, kernel, took: start.elapsed(), failure };
-    let result = if boot.failure.is_none() { "" } else { "  FAILED" };
+    let outcome = boot(workspace, case, kernel, kernels, binaries)
+        .unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}")));
+    let outcome = match &case.fault {
+        None => outcome,
+        Some(fault) => invert(fault, &outcome),
+    };
+    let boot = Boot { case, kernel, took: start.elapsed(), outcome };
+    let result = match boot.outcome {
+        Outcome::Passed(_) => "",
+        Outcome::Failed(_) => "  FAILED",
+        Outcome::NotTested(_) => "  NOT TESTED",
+    };
     eprintln!("  boot {:<53} {:>6.1} s{result}", boot.name(), boot.took.as_secs_f64());
     boot
+}
+
+/// What came of a boot with which something had to be found wrong.
+fn invert(fault: &Fault, outcome: &Outcome) -> Outcome {
+    let (kind, said) = match outcome {
+        Outcome::Passed(_) => {
+            return Outcome::Failed(format!(
+                "nothing was found wrong, expected \"{}\"",
+                fault.text
+            ));
+        }
+        Outcome::Failed(said) => (FaultKind::Test, said),
+        Outcome::NotTested(said) => (FaultKind::Infrastructure, said),
+    };
+    if kind == fault.kind && said.contains(&fault.text) {
+        Outcome::Passed(Tally::default())
+    } else {
+        Outcome::Failed(format!(
+            "expected a fault of kind {:?} that tells \"{}\", found one of kind {kind:?}:\n{said}",
+            fault.kind, fault.text
+        ))
+    }
 }
 
 fn boot(
@@ -155,7 +220,7 @@ fn boot(
     kernel: &str,
     kernels: &Kernels,
     binaries: &[Binary],
-) -> Result<Option<String>> {
+) -> Result<Outcome> {
     let (kernel, ingredients) = kernels.get(kernel)?;
     let binary = binaries
         .iter()
@@ -169,20 +234,43 @@ fn boot(
         image: image.to_bytes()?,
         parameters: case.command_line(),
         machine: &case.machine,
+        tests_pid1: case.mode == Mode::Rdinit,
+        patience: case.patience,
         interaction: Interaction::Silent,
     };
     let artefacts = Artefacts::create(workspace, session.name)?;
-    let complaints = session.run(&artefacts).and_then(|running| {
-        let complaints = judge_case(case, &kernel.modules, &running.evidence);
+    let judged = session.run(&artefacts).and_then(|running| {
+        let judged = judge_case(case, &kernel.modules, &running.evidence);
+        let tally = tally(&running.evidence);
         running.finish(Interaction::Silent)?;
-        Ok(complaints)
+        Ok((judged, tally))
     });
-    match complaints {
-        Ok(complaints) if complaints.is_empty() => Ok(None),
-        Ok(complaints) => {
-            Ok(Some(format!("{}\n{}", complaints.join("\n"), artefacts.keep_as_evidence())))
+    Ok(match judged {
+        Ok((complaints, tally)) if complaints.is_empty() => Outcome::Passed(tally),
+        Ok((complaints, _)) => {
+            Outcome::Failed(evidence_of(&complaints.join("\n"), case, artefacts))
         }
-        Err(error) => Err(error.context(artefacts.keep_as_evidence())),
+        Err(stop @ Stop::Guest(_)) => {
+            Outcome::Failed(evidence_of(&stop.to_string(), case, artefacts))
+        }
+        Err(stop @ Stop::Infrastructure(_)) => {
+            Outcome::NotTested(evidence_of(&stop.to_string(), case, artefacts))
+        }
+    })
+}
+
+/// What is wrong, with the end of the console and where the artefacts are, which are kept unless the
+/// boot was to go wrong.
+fn evidence_of(wrong: &str, case: &Case, artefacts: Artefacts) -> String {
+    let evidence =
+        if case.fault.is_some() { artefacts.console_tail() } else { artefacts.keep_as_evidence() };
+    format!("{wrong}\n{evidence}")
+}
+
+fn tally(evidence: &Evidence) -> Tally {
+    Tally {
+        functions: evidence.report.devices.len(),
+        probes: probes::probes(&evidence.log).count(),
     }
 }
 
@@ -195,6 +283,7 @@ pub fn judge_case(case: &Case, modules: &Tree, evidence: &Evidence) -> Vec<Strin
             complaints.push(format!("no record of the early binary holds \"{text}\""));
         }
     }
+    complaints.extend(judge::judge_guest(&evidence.report, &case.told));
     complaints.extend(judge_start(case, evidence));
     complaints
 }

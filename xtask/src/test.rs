@@ -13,7 +13,7 @@ use crate::fuzz::{self, Fuzzer};
 use crate::image::{Drivers, Ingredients};
 use crate::kernel::{self, Choice};
 use crate::mutants::{self, MUTANTS};
-use crate::suite::{self, Kernels};
+use crate::suite::{self, Kernels, Outcome};
 use crate::workspace::{Workspace, cargo};
 use crate::{Verdict, cases, command, progress, qemu, setup};
 
@@ -24,7 +24,9 @@ use crate::{Verdict, cases, command, progress, qemu, setup};
 /// files, a minute of fuzzing, the reproducible image, and boots on two kernels, with the early binary as a hook, as
 /// PID 1 and, as the control, not at all.
 ///
-/// A failure does not stop the rest; all failures are told at the end, and the last line counts.
+/// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
+/// boot that could not be tested (no kernel, no QEMU, a guest that does not reach /init) is told
+/// apart from one that failed, and is no success either: status 3 if nothing else is wrong.
 #[derive(Args)]
 pub struct Options {
     /// Run only the checks and boots whose name contains this text
@@ -98,7 +100,7 @@ fn check_builds(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) -
 /// The tests that run the binaries which ship; without these they are ignored.
 fn check_binaries(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
     let Ok(paths) = std::env::join_paths(binaries.iter().map(|binary| &binary.path)) else {
-        return ledger.record("tests of the binaries", Some("a path has a colon".to_owned()));
+        return ledger.fail("tests of the binaries", "a path has a colon");
     };
     let mut command = Command::new(cargo());
     command.args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"]);
@@ -159,7 +161,12 @@ fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) 
         println!("\n{}", suite::show(&boots));
     }
     for boot in boots {
-        ledger.record(&boot_name(&boot.name()), boot.failure);
+        let name = boot_name(&boot.name());
+        match boot.outcome {
+            Outcome::Passed(_) => ledger.pass(),
+            Outcome::Failed(reason) => ledger.fail(&name, &reason),
+            Outcome::NotTested(reason) => ledger.leave_open(&name, &reason),
+        }
     }
 }
 
@@ -204,7 +211,7 @@ fn is_shell(bytes: &[u8]) -> bool {
             .any(|word| matches!(word, b"sh" | b"ash" | b"bash" | b"dash"))
 }
 
-/// What passed and what failed.
+/// What passed, what failed, and what could not be tested.
 struct Ledger<'a> {
     only: &'a str,
     start: Instant,
@@ -212,11 +219,19 @@ struct Ledger<'a> {
     failures: Vec<String>,
     /// What was counted, one sentence each.
     figures: Vec<String>,
+    open: Vec<String>,
 }
 
 impl<'a> Ledger<'a> {
     fn new(only: &'a str) -> Self {
-        Self { only, start: Instant::now(), passed: 0, failures: Vec::new(), figures: Vec::new() }
+        Self {
+            only,
+            start: Instant::now(),
+            passed: 0,
+            failures: Vec::new(),
+            open: Vec::new(),
+            figures: Vec::new(),
+        }
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -232,12 +247,16 @@ impl<'a> Ledger<'a> {
 
     /// Runs a check and keeps what it yields.
     fn always<T>(&mut self, name: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
-        let (value, failure) = match progress::phase(name, check) {
-            Ok(value) => (Some(value), None),
-            Err(error) => (None, Some(format!("{error:#}"))),
-        };
-        self.record(name, failure);
-        value
+        match progress::phase(name, check) {
+            Ok(value) => {
+                self.pass();
+                Some(value)
+            }
+            Err(error) => {
+                self.fail(name, &format!("{error:#}"));
+                None
+            }
+        }
     }
 
     /// Runs tests if they are wanted, and keeps what they counted: each appends its sentences to a file.
@@ -255,25 +274,41 @@ impl<'a> Ledger<'a> {
         self.figures.extend(figures.lines().map(str::to_owned));
     }
 
-    fn record(&mut self, name: &str, failure: Option<String>) {
-        match failure {
-            None => self.passed += 1,
-            Some(reason) => self.failures.push(format!("{name}:\n{reason}")),
-        }
+    fn pass(&mut self) {
+        self.passed += 1;
+    }
+
+    fn fail(&mut self, name: &str, reason: &str) {
+        self.failures.push(format!("{name}:\n{reason}"));
+    }
+
+    /// Takes down what could not be tested, which is no success either.
+    fn leave_open(&mut self, name: &str, reason: &str) {
+        self.open.push(format!("{name}:\n{reason}"));
     }
 
     /// Tells every failure; the last line is read by CI.
     fn close(self) -> Verdict {
-        for failure in &self.failures {
-            println!("\nFAILED {}", failure.trim_end());
+        for (what, reasons) in [("NOT TESTED", &self.open), ("FAILED", &self.failures)] {
+            for reason in reasons {
+                println!("\n{what} {}", reason.trim_end());
+            }
         }
         println!();
         for figure in &self.figures {
             println!("{figure}");
         }
         println!("{:.0} s in all", self.start.elapsed().as_secs_f64());
-        println!("{} passed, {} failed", self.passed, self.failures.len());
-        if self.failures.is_empty() { Verdict::Good } else { Verdict::Bad }
+        let open = match self.open.len() {
+            0 => String::new(),
+            count => format!(", {count} could not be tested"),
+        };
+        println!("{} passed, {} failed{open}", self.passed, self.failures.len());
+        match (self.failures.is_empty(), self.open.is_empty()) {
+            (false, _) => Verdict::Bad,
+            (true, false) => Verdict::Open,
+            (true, true) => Verdict::Good,
+        }
     }
 }
 
@@ -300,6 +335,18 @@ mod tests {
         ledger.check("good", || Ok(()));
         assert_eq!(ledger.passed, 1);
         assert_eq!(ledger.failures, ["bad:\nreason"]);
+        assert_eq!(ledger.close(), Verdict::Bad);
+    }
+
+    #[test]
+    fn what_could_not_be_tested_is_neither_good_nor_bad() {
+        let mut ledger = Ledger::new("");
+        ledger.check("good", || Ok(()));
+        ledger.leave_open("boot", "no QEMU");
+        assert_eq!(ledger.close(), Verdict::Open);
+        let mut ledger = Ledger::new("");
+        ledger.leave_open("boot", "no QEMU");
+        ledger.fail("other", "reason");
         assert_eq!(ledger.close(), Verdict::Bad);
     }
 
