@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
+use flate2::{Compression, write::GzEncoder};
 
 /// The files of an archive by their path, without a leading slash.
 #[derive(Clone, Default)]
@@ -59,6 +60,14 @@ impl Archive {
         for (path, node) in &other.nodes {
             self.insert(path, node.clone());
         }
+    }
+
+    /// The archive's bytes with gzip, which the kernel finds wherever they begin behind another
+    /// archive; uncompressed ones it finds at a multiple of four bytes only.
+    pub fn to_gzip(&self) -> Result<Vec<u8>> {
+        let mut out = GzEncoder::new(Vec::new(), Compression::best());
+        out.write_all(&self.to_bytes()?)?;
+        Ok(out.finish()?)
     }
 
     /// The archive's bytes: sorted paths, inodes in that order, owner 0:0, time 0.

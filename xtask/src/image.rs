@@ -17,6 +17,9 @@ use crate::{Verdict, progress, setup};
 /// Where the early binary is, on every host and in every image.
 pub const EARLY: &str = "usr/lib/vfio-override/vfio-override-early";
 
+/// What `rdinit=` names, in every image.
+const LINK: &str = "vfio-override-early";
+
 /// The `vfio_pci:` lines of modules.alias, for the driver name `auto`.
 const VARIANTS: &str = "usr/lib/vfio-override/variants";
 
@@ -38,14 +41,25 @@ pub struct Options {
     #[arg(long, value_name = "TARGET")]
     target: Option<Target>,
 
+    /// Make an archive with nothing but the early binary, to append to any image
+    #[arg(long, conflicts_with = "kernel")]
+    overlay: bool,
+
     #[command(flatten)]
     musl: MuslOptions,
 }
 
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
-    setup::ensure(&[&setup::BUSYBOX])?;
     let early = build::preferred(&workspace, options.target, options.musl)?;
+    if options.overlay {
+        let path = workspace.scratch("image")?.join("vfio-override.cpio.gz");
+        fs::write(&path, overlay(&early.path)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
+        return Ok(Verdict::Good);
+    }
+    setup::ensure(&[&setup::BUSYBOX])?;
     let kernel = kernel::prepare(&options.kernel, &workspace)?;
     let image = progress::phase("make the image", || {
         let drivers = Drivers::of(&qemu::demo());
@@ -109,7 +123,7 @@ impl Ingredients {
     pub fn mix(&self, kernel: &Kernel, early: &Path, drivers: &Drivers) -> Result<Archive> {
         let mut archive = self.common.clone();
         archive.program_from(EARLY, early)?;
-        archive.link("vfio-override-early", EARLY);
+        archive.link(LINK, EARLY);
         let Drivers { first, host, passthrough, later } = drivers;
         self.add_modules(
             &mut archive,
@@ -133,6 +147,14 @@ impl Ingredients {
         archive.file(&format!("{directory}/modules.dep"), modules::modules_dep(&modules)?);
         Ok(())
     }
+}
+
+/// What is appended to any image, or named as one more: nothing but the early binary, where the kernel
+/// is told to look for it. A directory here would take the place of a link of that name in the image.
+pub fn overlay(early: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    archive.program_from(LINK, early)?;
+    archive.to_gzip()
 }
 
 /// The guest's userspace.

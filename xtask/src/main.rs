@@ -12,6 +12,7 @@ mod command;
 mod fuzz;
 mod guest;
 mod image;
+mod install;
 mod judge;
 mod kernel;
 mod link;
@@ -52,6 +53,8 @@ enum Task {
     Boot(boot::Options),
     Test(test::Options),
     Fuzz(fuzz::Options),
+    Install(install::InstallOptions),
+    Uninstall(install::UninstallOptions),
 }
 
 /// What a task that ran to its end found.
@@ -70,6 +73,8 @@ fn main() -> ExitCode {
         Task::Boot(options) => boot::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Install(options) => install::install(&options),
+        Task::Uninstall(options) => install::uninstall(&options),
     };
     match outcome {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

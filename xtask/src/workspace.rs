@@ -57,7 +57,8 @@ impl Workspace {
     }
 }
 
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// Every file below a directory, as [`Workspace::sources`] sees it.
+pub fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let entries =
         fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     for entry in entries {

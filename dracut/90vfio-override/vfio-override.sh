@@ -1,0 +1,3 @@
+#!/bin/sh
+# Sourced by dracut's init. What comes of it is in the kernel log; the boot goes on in any case.
+/usr/lib/vfio-override/vfio-override-early --modprobe || :
