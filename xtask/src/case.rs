@@ -1,11 +1,13 @@
 //! What one boot is given and what must come of it: the vocabulary of `cases.rs`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accelerator::Patience;
 use crate::archive::Archive;
 use crate::build::Target;
+use crate::guest::Evidence;
 use crate::image::Drivers;
 use crate::judge::{Expectation, Fate};
 use crate::modules::Place::{Absent, Builtin, Module};
@@ -49,6 +51,10 @@ pub struct Case {
     pub fault: Option<Fault>,
     /// Changes how long the guest may take.
     pub patience: fn(&mut Patience),
+    /// Asked too what is wrong with the boot.
+    pub also: Vec<Check>,
+    /// What a failure is told with.
+    pub story: Option<String>,
 }
 
 /// What the harness has to find wrong with a boot.
@@ -67,6 +73,9 @@ pub enum FaultKind {
     Infrastructure,
 }
 
+/// Looks at all that is known about a boot, and says what is wrong with it.
+pub type Check = Arc<dyn Fn(&Evidence) -> Vec<String> + Send + Sync>;
+
 /// What must become of a function, as far as it does not depend on the kernel.
 #[derive(Clone, Debug)]
 enum Wanted {
@@ -74,8 +83,8 @@ enum Wanted {
     TakenBy(String),
     /// Kept for vfio-pci, which tries to take it and cannot.
     Kept,
-    /// Kept for no driver at all.
-    Nobody,
+    /// Kept for a driver that is not there.
+    KeptFor(String),
 }
 
 /// Who probed a function, and whom the early binary took it from.
@@ -131,6 +140,8 @@ impl Case {
             told: Vec::new(),
             fault: None,
             patience: |_| {},
+            also: Vec::new(),
+            story: None,
         }
     }
 
@@ -198,10 +209,20 @@ impl Case {
         self.want(&Wanted::Kept, places)
     }
 
+    /// These functions must be kept for this driver, which is not there: no other may have probed them.
+    #[must_use]
+    pub fn kept_for<S: AsRef<str>>(
+        self,
+        driver: &str,
+        places: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.want(&Wanted::KeptFor(driver.to_owned()), places)
+    }
+
     /// No driver may ever have probed these functions.
     #[must_use]
     pub fn nobodys<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
-        self.want(&Wanted::Nobody, places)
+        self.kept_for("none", places)
     }
 
     /// These drivers, and no others, must have probed a function, in this order, several probes in a
@@ -268,6 +289,23 @@ impl Case {
         self
     }
 
+    /// This is asked too what is wrong with the boot.
+    #[must_use]
+    pub fn also(
+        mut self,
+        check: impl Fn(&Evidence) -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.also.push(Arc::new(check));
+        self
+    }
+
+    /// A failure is told with this: what the case was made of.
+    #[must_use]
+    pub fn told_as(mut self, story: String) -> Self {
+        self.story = Some(story);
+        self
+    }
+
     /// The guest's kernel parameters, but for those that every guest gets.
     pub fn command_line(&self) -> String {
         let case = self.parameters.join(" ");
@@ -287,9 +325,11 @@ impl Case {
         drivers
     }
 
-    /// What must become of every function on a kernel with these modules.
+    /// What must become of every function on a kernel with these modules. One that is anybody's only must
+    /// not be selected.
     pub fn expectations(&self, modules: &Tree) -> Vec<Expectation> {
-        let of_machine = self.machine.functions().map(qemu::Function::address);
+        let settled = self.machine.functions().filter(|function| !function.model.is_anybodys);
+        let of_machine = settled.map(qemu::Function::address);
         let mut addresses: Vec<String> = of_machine.collect();
         let fates = self.fates.iter().map(|(address, _)| address);
         for address in fates.chain(self.histories.iter().map(|(address, _)| address)) {
@@ -309,9 +349,9 @@ impl Case {
         let first = self.first_driver(address, modules);
         let fate = match self.fates.iter().rev().find(|(known, _)| known == address) {
             None => Fate::host(host.map(|driver| driver.name)),
+            Some((_, Wanted::KeptFor(keeper))) => Fate::unclaimed(keeper, first),
             Some((_, Wanted::TakenBy(taker))) => Fate::taken(taker, first),
             Some((_, Wanted::Kept)) => Fate::kept(VFIO, first),
-            Some((_, Wanted::Nobody)) => Fate::nobody(first),
         };
         match self.histories.iter().find(|(known, _)| known == address) {
             None => fate,

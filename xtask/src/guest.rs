@@ -106,7 +106,9 @@ pub struct Entry {
 pub struct Device {
     pub address: String,
     pub ids: String,
+    pub subsystem: String,
     pub class: String,
+    pub boot_vga: bool,
     pub group: Option<String>,
     pub driver: Option<String>,
     pub driver_override: Option<String>,
@@ -153,7 +155,8 @@ impl Entry {
 impl Device {
     fn parse(text: &str) -> Result<Self> {
         let words: Vec<&str> = text.split(' ').collect();
-        let [address, ids, class, group, driver, driver_override] = words[..] else {
+        let [address, ids, subsystem, class, boot_vga, group, driver, driver_override] = words[..]
+        else {
             bail!("the guest reported a device with {} fields: {text}", words.len());
         };
         let known = |word: &str| !matches!(word, "-" | "(null)" | "");
@@ -161,7 +164,9 @@ impl Device {
         Ok(Self {
             address: address.to_owned(),
             ids: ids.to_owned(),
+            subsystem: subsystem.to_owned(),
             class: class.to_owned(),
+            boot_vga: boot_vga == "1",
             group: optional(group),
             driver: optional(driver),
             driver_override: optional(driver_override),
@@ -193,8 +198,8 @@ mod tests {
         @guest entry uptime 3.05\r\n\
         @guest early status 0\r\n\
         @guest tell 0000:01:00.0 nobody\r\n\
-        @guest device 0000:00:1f.0 8086:2918 060100 7 - (null)\r\n\
-        @guest device 0000:01:00.0 1234:1111 030000 8 vfio-pci vfio-pci\r\n\
+        @guest device 0000:00:1f.0 8086:2918 1af4:1100 060100 - 7 - (null)\r\n\
+        @guest device 0000:01:00.0 1234:1111 1af4:1100 030000 1 8 vfio-pci vfio-pci\r\n\
         @guest end\r\n";
 
     #[test]
@@ -211,7 +216,9 @@ mod tests {
         };
         assert_eq!(bridge.driver, None);
         assert_eq!(bridge.driver_override, None);
+        assert_eq!(display.subsystem, "1af4:1100");
         assert_eq!(display.class, "030000");
+        assert!(display.boot_vga && !bridge.boot_vga);
         assert_eq!(display.group.as_deref(), Some("8"));
         assert_eq!(display.driver_override.as_deref(), Some("vfio-pci"));
         Ok(())

@@ -10,7 +10,7 @@ use crate::archive::Archive;
 use crate::build::{self, MuslOptions, Target};
 use crate::kernel::{self, Choice, Kernel};
 use crate::modules::{self, Place};
-use crate::qemu::{self, Machine, VFIO_MODULES};
+use crate::qemu::{self, Machine, STUB_MODULE, VFIO_MODULES};
 use crate::workspace::Workspace;
 use crate::{Verdict, progress, setup};
 
@@ -21,7 +21,7 @@ pub const EARLY: &str = "usr/lib/vfio-override/vfio-override-early";
 const LINK: &str = "vfio-override-early";
 
 /// The `vfio_pci:` lines of modules.alias, for the driver name `auto`.
-const VARIANTS: &str = "usr/lib/vfio-override/variants";
+pub const VARIANTS: &str = "usr/lib/vfio-override/variants";
 
 /// Make the initramfs that `cargo xtask boot` boots
 ///
@@ -80,7 +80,7 @@ pub struct Drivers {
     pub first: Vec<&'static str>,
     /// After it: the host's.
     pub host: Vec<&'static str>,
-    /// After those: what passthrough needs.
+    /// After those: what passthrough needs, and pci-stub.
     pub passthrough: Vec<&'static str>,
     /// Not by itself.
     pub later: Vec<&'static str>,
@@ -92,7 +92,7 @@ impl Drivers {
         Self {
             first: Vec::new(),
             host: machine.host_modules(),
-            passthrough: VFIO_MODULES.to_vec(),
+            passthrough: VFIO_MODULES.into_iter().chain([STUB_MODULE]).collect(),
             later: machine.later_modules(),
         }
     }

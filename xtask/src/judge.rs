@@ -64,12 +64,13 @@ impl Fate {
         self
     }
 
-    /// Selected for no driver at all; `first` had it before the early binary could run.
-    pub fn nobody(first: Option<&str>) -> Self {
+    /// Selected for a driver that is not there, such as `none`; `first` had it before the early binary
+    /// could run.
+    pub fn unclaimed(keeper: &str, first: Option<&str>) -> Self {
         Self {
             driver: None,
             probed_by: first.map(str::to_owned).into_iter().collect(),
-            ..Self::taken("none", first)
+            ..Self::taken(keeper, first)
         }
     }
 }
@@ -133,7 +134,7 @@ pub fn judge_selected(
     for row in rows.iter().filter(|row| row.is_selected()) {
         let first = first_driver(&row.device.address);
         let fate = match row.device.driver_override.as_deref() {
-            Some("none") => Fate::nobody(first),
+            Some("none") => Fate::unclaimed("none", first),
             Some(keeper) => Fate::taken(keeper, first),
             None => Fate { keeper: Some("what its rule names".to_owned()), ..Fate::host(None) },
         };
@@ -270,7 +271,9 @@ mod tests {
         Device {
             address: address.to_owned(),
             ids: "1234:1111".to_owned(),
+            subsystem: "1af4:1100".to_owned(),
             class: "030000".to_owned(),
+            boot_vga: false,
             group: Some("8".to_owned()),
             driver: driver.map(str::to_owned),
             driver_override: wanted.map(str::to_owned),
@@ -387,11 +390,11 @@ mod tests {
     #[test]
     fn a_function_for_nobody_has_no_probes() {
         let good = evidence(None, Some("none"), &[LOGGED]);
-        assert!(judged(&good, Fate::nobody(None)).is_empty());
+        assert!(judged(&good, Fate::unclaimed("none", None)).is_empty());
         assert!(selected(&good).is_empty());
         let bad = evidence(None, Some("none"), &[LOGGED, VFIO_PROBE]);
         assert_eq!(
-            judged(&bad, Fate::nobody(None)),
+            judged(&bad, Fate::unclaimed("none", None)),
             ["0000:01:00.0: probed by vfio-pci, expected nobody"]
         );
     }

@@ -26,6 +26,7 @@ mod qmp;
 mod serial;
 mod session;
 mod setup;
+mod soak;
 mod suite;
 mod table;
 mod test;
@@ -53,6 +54,7 @@ enum Task {
     Boot(boot::Options),
     Test(test::Options),
     Fuzz(fuzz::Options),
+    Soak(soak::Options),
     Install(install::InstallOptions),
     Uninstall(install::UninstallOptions),
 }
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Task::Boot(options) => boot::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Install(options) => install::install(&options),
         Task::Uninstall(options) => install::uninstall(&options),
     };

@@ -48,29 +48,50 @@ pub struct Model {
     pub needs: &'static [(&'static str, &'static str)],
     /// The driver that takes it on a host without rules, if any does.
     pub driver: Option<Driver>,
+    /// Whether it takes more than its kind to tell which driver takes it, if any: for hot-plug behind
+    /// bridges there are several, and they look at what is above.
+    pub is_anybodys: bool,
 }
 
 impl Model {
     pub const fn new(device: &'static str, driver: Driver) -> Self {
-        Self { device, needs: &[], driver: Some(driver) }
+        Self { driver: Some(driver), ..Self::without_driver(device) }
+    }
+
+    pub const fn without_driver(device: &'static str) -> Self {
+        Self { device, needs: &[], driver: None, is_anybodys: false }
     }
 }
 
 const BOCHS: Driver = Driver::new("bochs-drm", "bochs");
 const NVME_DRIVER: Driver = Driver::new("nvme", "nvme");
+const SOUND: Driver = Driver::new("snd_hda_intel", "snd_hda_intel");
+const USB: Driver = Driver::new("xhci_hcd", "xhci_pci");
+const VIRTIO: Driver = Driver::new("virtio-pci", "virtio_pci");
 const PORT: Driver = Driver { name: "pcieport", module: None };
 
 pub const VGA: Model = Model::new("VGA", BOCHS);
-pub const HDA: Model = Model::new("intel-hda", Driver::new("snd_hda_intel", "snd_hda_intel"));
-pub const XHCI: Model = Model::new("qemu-xhci", Driver::new("xhci_hcd", "xhci_pci"));
+pub const SECONDARY_VGA: Model = Model::new("secondary-vga", BOCHS);
+pub const BOCHS_DISPLAY: Model = Model::new("bochs-display", BOCHS);
+pub const VIRTIO_VGA: Model = Model::new("virtio-vga", VIRTIO);
+pub const VIRTIO_GPU: Model = Model::new("virtio-gpu-pci", VIRTIO);
+pub const HDA: Model = Model::new("intel-hda", SOUND);
+pub const ICH9_HDA: Model = Model::new("ich9-intel-hda", SOUND);
+pub const XHCI: Model = Model::new("qemu-xhci", USB);
+pub const NEC_XHCI: Model = Model::new("nec-usb-xhci", USB);
 // The network cards have no peer, and QEMU's warnings about that are harmless.
 pub const E1000E: Model = Model::new("e1000e", Driver::new("e1000e", "e1000e"));
-pub const VIRTIO_NET: Model = Model::new("virtio-net-pci", Driver::new("virtio-pci", "virtio_pci"));
-pub const VIRTIO_RNG: Model = Model::new("virtio-rng-pci", Driver::new("virtio-pci", "virtio_pci"));
-pub const NVME: Model = Model {
-    needs: &[("drive", "if=none,id={id},driver=null-co,size=1M")],
-    ..Model::new("nvme,drive={id},serial={id}", NVME_DRIVER)
+pub const VIRTIO_NET: Model = Model::new("virtio-net-pci", VIRTIO);
+pub const VIRTIO_RNG: Model = Model::new("virtio-rng-pci", VIRTIO);
+// Without this option their IDs depend on the bus that they are on.
+pub const VIRTIO_NET_MODERN: Model = Model::new("virtio-net-pci,disable-legacy=on", VIRTIO);
+pub const VIRTIO_RNG_MODERN: Model = Model::new("virtio-rng-pci,disable-legacy=on", VIRTIO);
+pub const VIRTIO_BLK: Model = Model {
+    needs: DRIVE,
+    ..Model::new("virtio-blk-pci,disable-legacy=on,drive={id}-drive", VIRTIO)
 };
+pub const NVME: Model =
+    Model { needs: DRIVE, ..Model::new("nvme,drive={id}-drive,serial={id}", NVME_DRIVER) };
 /// A controller without drives that can have two virtual functions, on a root port.
 pub const NVME_WITH_VFS: Model = Model {
     needs: &[("device", "nvme-subsys,id={id}-subsystem")],
@@ -80,10 +101,23 @@ pub const NVME_WITH_VFS: Model = Model {
         NVME_DRIVER,
     )
 };
+const DRIVE: &[(&str, &str)] = &[("drive", "if=none,id={id}-drive,driver=null-co,size=1M")];
+pub const EDU: Model = Model::without_driver("edu");
+pub const PCI_TESTDEV: Model = Model::without_driver("pci-testdev");
 pub const ROOT_PORT: Model = Model::new("pcie-root-port,chassis={n}", PORT);
+pub const SWITCH_UPLINK: Model = Model::new("x3130-upstream", PORT);
+pub const SWITCH_PORT: Model = Model::new("xio3130-downstream,chassis={n}", PORT);
+pub const PCIE_PCI_BRIDGE: Model =
+    Model { is_anybodys: true, ..Model::without_driver("pcie-pci-bridge") };
+pub const PCI_BRIDGE: Model =
+    Model { is_anybodys: true, ..Model::without_driver("pci-bridge,chassis_nr={n}") };
+pub const DMI_BRIDGE: Model =
+    Model { is_anybodys: true, ..Model::without_driver("i82801b11-bridge") };
 
 /// What passthrough needs.
 pub const VFIO_MODULES: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
+/// The driver that does nothing but keep a function from all others.
+pub const STUB_MODULE: &str = "pci_stub";
 
 /// The functions of a guest.
 #[derive(Clone, Debug, Default)]
@@ -360,8 +394,8 @@ mod tests {
         assert_eq!(
             options,
             [
-                "-drive if=none,id=pci-00.05.0,driver=null-co,size=1M",
-                "-device nvme,drive=pci-00.05.0,serial=pci-00.05.0,id=pci-00.05.0,\
+                "-drive if=none,id=pci-00.05.0-drive,driver=null-co,size=1M",
+                "-device nvme,drive=pci-00.05.0-drive,serial=pci-00.05.0,id=pci-00.05.0,\
                  bus=pcie.0,addr=05.0,romfile=",
                 "-device pcie-root-port,chassis=1,id=pci-00.1c.0,bus=pcie.0,addr=1c.0,romfile=",
                 "-device VGA,id=pci-01.00.0,bus=pci-00.1c.0,addr=00.0,multifunction=on,romfile=",

@@ -149,7 +149,8 @@ pub fn show(boots: &[Boot]) -> String {
     table::plain(header, cases.iter().map(row)) + "\n" + &total(boots)
 }
 
-fn total(boots: &[Boot]) -> String {
+/// What was looked at in all.
+pub fn total(boots: &[Boot]) -> String {
     let mut sum = Tally::default();
     for boot in boots {
         if let Outcome::Passed(tally) = boot.outcome {
@@ -259,12 +260,13 @@ fn boot(
     })
 }
 
-/// What is wrong, with the end of the console and where the artefacts are, which are kept unless the
+/// What is wrong, with the case's story, the end of the console and where the artefacts are, which are kept unless the
 /// boot was to go wrong.
 fn evidence_of(wrong: &str, case: &Case, artefacts: Artefacts) -> String {
     let evidence =
         if case.fault.is_some() { artefacts.console_tail() } else { artefacts.keep_as_evidence() };
-    format!("{wrong}\n{evidence}")
+    let story = case.story.as_ref().map_or_else(String::new, |story| format!("{story}\n"));
+    format!("{wrong}\n{story}{evidence}")
 }
 
 fn tally(evidence: &Evidence) -> Tally {
@@ -285,6 +287,7 @@ pub fn judge_case(case: &Case, modules: &Tree, evidence: &Evidence) -> Vec<Strin
     }
     complaints.extend(judge::judge_guest(&evidence.report, &case.told));
     complaints.extend(judge_start(case, evidence));
+    complaints.extend(case.also.iter().flat_map(|check| check(evidence)));
     complaints
 }
 

@@ -9,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::build::{self, Binary, MuslOptions, Target};
+use crate::case::Case;
 use crate::fuzz::{self, Fuzzer};
 use crate::image::{Drivers, Ingredients};
 use crate::kernel::{self, Choice};
 use crate::mutants::{self, MUTANTS};
 use crate::suite::{self, Kernels, Outcome};
 use crate::workspace::{Workspace, cargo};
-use crate::{Verdict, cases, command, progress, qemu, setup};
+use crate::{Verdict, cases, command, progress, qemu, setup, soak};
 
 /// Run every check and every boot
 ///
@@ -148,7 +149,7 @@ fn check_mutants(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) 
 }
 
 fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
-    let mut cases = cases::all();
+    let mut cases: Vec<Case> = cases::all().into_iter().chain(soak::suite()).collect();
     cases.retain(|case| ledger.wants(&boot_name(&case.name)));
     let kernels = Kernels::prepare(workspace, &cases);
     if let Some(binary) = binaries.first() {

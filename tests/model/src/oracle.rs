@@ -98,6 +98,12 @@ impl Outcome {
             Self::Idle => None,
         }
     }
+
+    /// Whether it is told though no rule says `debug`.
+    #[must_use]
+    pub const fn is_always_told(self) -> bool {
+        matches!(self, Self::Unmatched | Self::Refused | Self::Invalid | Self::Off)
+    }
 }
 
 /// Who has a function, and why.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use vfio_override::pci::Address;
 
-use crate::oracle::{Outcome, Warning};
+use crate::oracle::Warning;
 
 /// What a line of the log says of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,16 +48,6 @@ pub fn shown(text: &str) -> String {
         _ => format!("\\x{byte:02x}"),
     };
     text.bytes().take(100).map(show).collect::<String>() + end
-}
-
-/// Whether what came of a rule is told though no rule says `debug`.
-#[must_use]
-pub fn is_always_told(outcome: Outcome, excludes: bool) -> bool {
-    match outcome {
-        Outcome::Unmatched => !excludes,
-        Outcome::Refused | Outcome::Invalid | Outcome::Off => true,
-        _ => false,
-    }
 }
 
 /// Every warning that these lines tell. Of a group that is not viable the log names the first eight
