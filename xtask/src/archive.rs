@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -68,6 +69,22 @@ impl Archive {
         let mut out = GzEncoder::new(Vec::new(), Compression::best());
         out.write_all(&self.to_bytes()?)?;
         Ok(out.finish()?)
+    }
+
+    /// Writes the files below a directory.
+    pub fn unpack(&self, root: &Path) -> Result<()> {
+        for (path, node) in &self.nodes {
+            let path = root.join(path);
+            match node {
+                Node::Directory => fs::create_dir_all(&path),
+                Node::File { mode, bytes } => fs::write(&path, bytes)
+                    .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(*mode))),
+                Node::Link { target } => symlink(target, &path),
+                Node::Fifo => Err(io::Error::from(io::ErrorKind::Unsupported)),
+            }
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// The archive's bytes: sorted paths, inodes in that order, owner 0:0, time 0.

@@ -37,7 +37,12 @@ impl Evidence {
 
     /// What the early binary says that it did to each function.
     pub fn decisions(&self) -> BTreeMap<&str, Decision<'_>> {
-        self.early_records().filter_map(Decision::parse).collect()
+        let mut decisions = BTreeMap::new();
+        for (address, decision) in self.early_records().filter_map(Decision::parse) {
+            // A later run finds what the first one did.
+            decisions.entry(address).or_insert(decision);
+        }
+        decisions
     }
 
     /// What the early binary said.

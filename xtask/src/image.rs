@@ -18,7 +18,7 @@ use crate::{Verdict, progress, setup};
 pub const EARLY: &str = "usr/lib/vfio-override/vfio-override-early";
 
 /// What `rdinit=` names, in every image.
-const LINK: &str = "vfio-override-early";
+pub const LINK: &str = "vfio-override-early";
 
 /// The `vfio_pci:` lines of modules.alias, for the driver name `auto`.
 pub const VARIANTS: &str = "usr/lib/vfio-override/variants";
@@ -121,9 +121,15 @@ impl Ingredients {
 
     /// The image with this early binary and these drivers.
     pub fn mix(&self, kernel: &Kernel, early: &Path, drivers: &Drivers) -> Result<Archive> {
-        let mut archive = self.common.clone();
+        let mut archive = self.without_early(kernel, drivers)?;
         archive.program_from(EARLY, early)?;
         archive.link(LINK, EARLY);
+        Ok(archive)
+    }
+
+    /// The image with these drivers, but without the early binary.
+    pub fn without_early(&self, kernel: &Kernel, drivers: &Drivers) -> Result<Archive> {
+        let mut archive = self.common.clone();
         let Drivers { first, host, passthrough, later } = drivers;
         self.add_modules(
             &mut archive,

@@ -169,22 +169,27 @@ impl Place {
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+pub enum Outcome {
     Done,
     /// Nothing was touched; why, and what to do.
     Refused(String),
 }
 
 /// A place to install to.
-struct Tree {
+pub struct Tree {
     /// Nothing above it is ours to remove.
     top: PathBuf,
     usr: PathBuf,
 }
 
 impl Tree {
+    /// The place with this root directory, and /usr below it.
+    pub fn at(top: &Path) -> Self {
+        Self { top: top.to_owned(), usr: top.join("usr") }
+    }
+
     /// Installs everything or nothing.
-    fn install(&self, sources: &Path, early: &Path) -> Result<Outcome> {
+    pub fn install(&self, sources: &Path, early: &Path) -> Result<Outcome> {
         let (present, missing): (Vec<PathBuf>, Vec<PathBuf>) =
             self.places().partition(|path| path.symlink_metadata().is_ok());
         if !present.is_empty() && !missing.is_empty() {
@@ -210,7 +215,7 @@ impl Tree {
     }
 
     /// Removes everything, also where it is not complete.
-    fn uninstall(&self) -> Result<Outcome> {
+    pub fn uninstall(&self) -> Result<Outcome> {
         if !self.places().any(|path| path.symlink_metadata().is_ok()) {
             let usr = self.usr.display();
             return Ok(Outcome::Refused(format!("not installed below {usr}")));
@@ -303,7 +308,7 @@ mod tests {
         fs::write(&early, "binary")?;
         let top = directory.path().join("root");
         fs::create_dir(&top)?;
-        let tree = Tree { usr: top.join("usr"), top };
+        let tree = Tree::at(&top);
         Ok((directory, tree, early))
     }
 

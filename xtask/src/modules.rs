@@ -47,6 +47,11 @@ impl Tree {
         Ok(Self { root: root.to_owned(), files, builtin })
     }
 
+    /// The directory that was opened.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn place(&self, name: &str) -> Place {
         if self.files.contains_key(name) {
             Place::Module

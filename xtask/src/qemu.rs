@@ -4,6 +4,7 @@
 //! it. Places are written as the guest will see them: `01:00.0` is behind the bridge whose bus is
 //! said to be `01`.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -104,6 +105,11 @@ pub const NVME_WITH_VFS: Model = Model {
 const DRIVE: &[(&str, &str)] = &[("drive", "if=none,id={id}-drive,driver=null-co,size=1M")];
 pub const EDU: Model = Model::without_driver("edu");
 pub const PCI_TESTDEV: Model = Model::without_driver("pci-testdev");
+/// A disk with the contents of a file, which stays as it is.
+const DISK: Model = Model {
+    needs: &[("drive", "if=none,id={id},file={file},format=raw,snapshot=on")],
+    ..Model::new("virtio-blk-pci,drive={id}", Driver::new("virtio-pci", "virtio_pci"))
+};
 pub const ROOT_PORT: Model = Model::new("pcie-root-port,chassis={n}", PORT);
 pub const SWITCH_UPLINK: Model = Model::new("x3130-upstream", PORT);
 pub const SWITCH_PORT: Model = Model::new("xio3130-downstream,chassis={n}", PORT);
@@ -124,6 +130,8 @@ pub const STUB_MODULE: &str = "pci_stub";
 pub struct Machine {
     functions: Vec<Function>,
     lacks_iommu: bool,
+    /// MiB beyond what every guest has.
+    image_memory: u32,
     has_bios: bool,
 }
 
@@ -136,6 +144,8 @@ pub struct Function {
     bus: Option<String>,
     /// Whether it is plugged into the running guest.
     is_later: bool,
+    /// What it holds, if it is a disk.
+    file: Option<PathBuf>,
 }
 
 impl Function {
@@ -151,7 +161,12 @@ impl Function {
 
     /// Puts its name and number into a template.
     fn fill(&self, template: &str, number: usize) -> String {
-        template.replace("{id}", &self.id()).replace("{n}", &number.to_string())
+        // A comma begins QEMU's next property.
+        let path = self.file.iter().map(|file| file.display().to_string()).collect::<String>();
+        template
+            .replace("{id}", &self.id())
+            .replace("{n}", &number.to_string())
+            .replace("{file}", &path.replace(',', ",,"))
     }
 }
 
@@ -192,6 +207,23 @@ impl Machine {
         self
     }
 
+    /// Adds a disk that holds what a file holds; the guest's changes are lost.
+    #[must_use]
+    pub fn disk(mut self, place: &str, file: &Path) -> Self {
+        self = self.add(place, DISK, None);
+        if let Some(function) = self.functions.last_mut() {
+            function.file = Some(file.to_owned());
+        }
+        self
+    }
+
+    /// Makes room for an image of so many MiB, packed and unpacked.
+    #[must_use]
+    pub fn with_image(mut self, mebibytes: u32) -> Self {
+        self.image_memory = mebibytes;
+        self
+    }
+
     /// Takes the IOMMU off the board.
     #[must_use]
     pub fn without_iommu(mut self) -> Self {
@@ -208,7 +240,7 @@ impl Machine {
 
     fn add(mut self, place: &str, model: Model, bus: Option<String>) -> Self {
         let place = place.to_owned();
-        self.functions.push(Function { place, model, bus, is_later: false });
+        self.functions.push(Function { place, model, bus, is_later: false, file: None });
         self
     }
 
@@ -339,10 +371,11 @@ pub struct Guest<'a> {
 impl Guest<'_> {
     /// The console is on standard input and output; all files are in the current directory.
     pub fn command(&self) -> Result<Command> {
+        let memory = 256 + self.machine.image_memory;
         let mut command = Command::new(setup::QEMU.path()?);
         command
             .args(["-M", "q35,kernel-irqchip=split,sata=off,smbus=off"])
-            .args(["-accel", self.accelerator.name(), "-m", "256", "-no-reboot"])
+            .args(["-accel", self.accelerator.name(), "-m", &memory.to_string(), "-no-reboot"])
             .args(["-nodefaults", "-display", "none"]);
         if self.accelerator == Accelerator::Kvm {
             command.args(["-cpu", "host"]);

@@ -62,6 +62,13 @@ pub const SHELLCHECK: Tool = Tool {
     },
 };
 
+pub const SHFMT: Tool = Tool {
+    name: "shfmt",
+    why: "checks how the shell files are laid out",
+    find: || program("shfmt"),
+    packages: Packages { apt: "shfmt", dnf: "shfmt", pacman: "shfmt", zypper: "shfmt" },
+};
+
 pub const STRACE: Tool = Tool {
     name: "strace",
     why: "counts the early binary's system calls",

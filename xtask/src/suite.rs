@@ -1,9 +1,6 @@
 //! Runs the boots of `cargo xtask test`, two at a time, and judges each.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,10 +13,7 @@ use crate::kernel::{self, Kernel};
 use crate::modules::Tree;
 use crate::session::{Artefacts, Interaction, Session, Stop};
 use crate::workspace::Workspace;
-use crate::{judge, probes, table};
-
-/// Each guest keeps one core busy, and small machines have two.
-const AT_ONCE: usize = 2;
+use crate::{judge, pool, probes, table};
 
 /// Each kernel with what an image needs of it, read once for all boots.
 pub struct Kernels {
@@ -93,29 +87,11 @@ pub fn run<'a>(
     kernels: &Kernels,
     binaries: &[Binary],
 ) -> Vec<Boot<'a>> {
-    let cells: Vec<(&Case, &str)> = cases
+    let cells: Vec<(&Case, &'static str)> = cases
         .iter()
         .flat_map(|case| case.kernels.iter().map(move |kernel| (case, *kernel)))
         .collect();
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((case, kernel)) = cells.get(index) else { return };
-                    let boot = timed(workspace, case, kernel, kernels, binaries);
-                    if let Ok(mut done) = done.lock() {
-                        done.push((index, boot));
-                    }
-                }
-            });
-        }
-    });
-    let mut boots = done.into_inner().unwrap_or_default();
-    boots.sort_by_key(|(index, _)| *index);
-    boots.into_iter().map(|(_, boot)| boot).collect()
+    pool::each(&cells, |(case, kernel)| timed(workspace, case, kernel, kernels, binaries))
 }
 
 /// The table of cases by kernel, and what was looked at in all.
@@ -162,8 +138,9 @@ pub fn total(boots: &[Boot]) -> String {
     #[expect(clippy::cast_precision_loss, reason = "nobody boots 2^52 guests")]
     let each = seconds / boots.len() as f64;
     format!(
-        "{} boots of {each:.1} s on average, {AT_ONCE} at a time; {} functions and {} probes judged\n",
+        "{} boots of {each:.1} s on average, {} at a time; {} functions and {} probes judged\n",
         boots.len(),
+        pool::AT_ONCE,
         sum.functions,
         sum.probes
     )
@@ -239,9 +216,19 @@ fn boot(
         patience: case.patience,
         interaction: Interaction::Silent,
     };
+    observe(workspace, &session, case, |evidence| judge_case(case, &kernel.modules, evidence))
+}
+
+/// Boots and judges.
+pub fn observe(
+    workspace: &Workspace,
+    session: &Session,
+    case: &Case,
+    judge: impl Fn(&Evidence) -> Vec<String>,
+) -> Result<Outcome> {
     let artefacts = Artefacts::create(workspace, session.name)?;
     let judged = session.run(&artefacts).and_then(|running| {
-        let judged = judge_case(case, &kernel.modules, &running.evidence);
+        let judged = judge(&running.evidence);
         let tally = tally(&running.evidence);
         running.finish(Interaction::Silent)?;
         Ok((judged, tally))

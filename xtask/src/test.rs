@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check there is, and every boot.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -11,19 +11,20 @@ use clap::Args;
 use crate::build::{self, Binary, MuslOptions, Target};
 use crate::case::Case;
 use crate::fuzz::{self, Fuzzer};
+use crate::generators::{Cell, Workshop};
 use crate::image::{Drivers, Ingredients};
 use crate::kernel::{self, Choice};
 use crate::mutants::{self, MUTANTS};
 use crate::suite::{self, Kernels, Outcome};
 use crate::workspace::{Workspace, cargo};
-use crate::{Verdict, cases, command, progress, qemu, setup, soak};
+use crate::{Verdict, cases, command, generators, progress, qemu, setup, soak};
 
 /// Run every check and every boot
 ///
 /// Formatting, lints, the tests of the workspace, documentation, dependencies (if cargo-deny is
 /// installed), the build and audit of both binaries, a proof that the audit can fail, shell
-/// files, a minute of fuzzing, the reproducible image, and boots on two kernels, with the early binary as a hook, as
-/// PID 1 and, as the control, not at all.
+/// files, a minute of fuzzing, the reproducible image, boots with the early binary as a hook, as PID 1
+/// and, as the control, not at all, and boots of the images that real generators make.
 ///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
 /// boot that could not be tested (no kernel, no QEMU, a guest that does not reach /init) is told
@@ -44,6 +45,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
         &setup::QEMU,
         &setup::BUSYBOX,
         &setup::SHELLCHECK,
+        &setup::SHFMT,
         &setup::STRACE,
         &setup::CXX,
     ])?;
@@ -54,6 +56,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_mutants(&workspace, options.musl, &mut ledger);
     check_fuzzing(&workspace, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
+    check_generators(&workspace, &binaries, &mut ledger);
     Ok(ledger.close())
 }
 
@@ -162,12 +165,37 @@ fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) 
         println!("\n{}", suite::show(&boots));
     }
     for boot in boots {
-        let name = boot_name(&boot.name());
-        match boot.outcome {
-            Outcome::Passed(_) => ledger.pass(),
-            Outcome::Failed(reason) => ledger.fail(&name, &reason),
-            Outcome::NotTested(reason) => ledger.leave_open(&name, &reason),
-        }
+        ledger.close_boot(&boot_name(&boot.name()), boot.outcome);
+    }
+}
+
+fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+    type Check = fn(&Workshop, &Workspace) -> Result<()>;
+    const CHECKS: [(&str, Check); 4] = [
+        ("generator initramfs-tools: what its hook answers", Workshop::check_prereqs),
+        ("generator mkinitcpio: its files, with a stand-in for it", Workshop::check_mkinitcpio),
+        ("generators: a kernel that lacks modules", Workshop::check_lacking_kernel),
+        ("generators: no image without the binary", Workshop::check_missing_binary),
+    ];
+    let name = |cell: &Cell| format!("generator {}", cell.name());
+    let cells: Vec<Cell> = Cell::all().filter(|cell| ledger.wants(&name(cell))).collect();
+    if cells.is_empty() && !CHECKS.iter().any(|(name, _)| ledger.wants(name)) {
+        return;
+    }
+    let workshop = ledger.always("generators: prepare", || {
+        let binary = binaries.first().context("no binary did build")?;
+        Workshop::prepare(workspace, &binary.path)
+    });
+    let Some(workshop) = workshop else { return };
+    for (name, check) in CHECKS {
+        ledger.check(name, || check(&workshop, workspace));
+    }
+    let boots = workshop.boot(workspace, &cells);
+    if !boots.is_empty() {
+        println!("\n{}", generators::show(&boots));
+    }
+    for boot in boots {
+        ledger.close_boot(&name(boot.cell), boot.outcome);
     }
 }
 
@@ -201,7 +229,9 @@ fn check_shell_files(workspace: &Workspace) -> Result<()> {
         .sources()?
         .into_iter()
         .filter(|path| fs::read(path).is_ok_and(|bytes| is_shell(&bytes)));
-    command::check(Command::new(setup::SHELLCHECK.path()?).args(files)).map(drop)
+    let files: Vec<PathBuf> = files.collect();
+    command::check(Command::new(setup::SHELLCHECK.path()?).args(&files))?;
+    command::check(Command::new(setup::SHFMT.path()?).arg("--diff").args(&files)).map(drop)
 }
 
 fn is_shell(bytes: &[u8]) -> bool {
@@ -273,6 +303,14 @@ impl<'a> Ledger<'a> {
             Ok(())
         });
         self.figures.extend(figures.lines().map(str::to_owned));
+    }
+
+    fn close_boot(&mut self, name: &str, outcome: Outcome) {
+        match outcome {
+            Outcome::Passed(_) => self.pass(),
+            Outcome::Failed(reason) => self.fail(name, &reason),
+            Outcome::NotTested(reason) => self.leave_open(name, &reason),
+        }
     }
 
     fn pass(&mut self) {

@@ -1,0 +1,464 @@
+//! The images of real generators: made in a Debian of their own, booted, and judged like any other
+//! guest, but for the root file system that they hand over to.
+
+mod debian;
+mod dracut;
+mod initramfs_tools;
+mod mkinitcpio;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use self::debian::Debian;
+use self::dracut::Scope;
+use crate::archive::Archive;
+use crate::case::{Case, Mode};
+use crate::guest::Evidence;
+use crate::image::{self, Drivers, EARLY, Ingredients};
+use crate::install::{self, Tree};
+use crate::kernel::{self, Choice, Kernel};
+use crate::modules::Place;
+use crate::qemu::Machine;
+use crate::session::{Interaction, Session};
+use crate::suite::Outcome;
+use crate::workspace::Workspace;
+use crate::{pool, progress, qemu, suite, table};
+
+/// Debian's stable kernel and its newest.
+const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// What the root disk needs.
+const ROOT_DRIVERS: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
+
+/// The host's drivers, which every image is told to load on purpose.
+const FORCED: [&str; 6] = ["bochs", "snd_hda_intel", "xhci_pci", "e1000e", "nvme", "virtio_net"];
+
+/// A card with its companions, and one of everything else.
+const RULES: &str = "01:00.0+slot,00:04.0,00:05.0,00:06.0";
+const TAKEN: [&str; 6] = ["01:00.0", "01:00.1", "01:00.2", "00:04.0", "00:05.0", "00:06.0"];
+
+/// Unpacked Debian images are large.
+const IMAGE_MEMORY: u32 = 512;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Generator {
+    DracutSystemd,
+    DracutSystemdHostonly,
+    Dracut,
+    DracutHostonly,
+    InitramfsTools,
+    /// An image made by hand, without any hook.
+    Busybox,
+}
+
+impl Generator {
+    const ALL: [Self; 6] = [
+        Self::DracutSystemd,
+        Self::DracutSystemdHostonly,
+        Self::Dracut,
+        Self::DracutHostonly,
+        Self::InitramfsTools,
+        Self::Busybox,
+    ];
+
+    fn is_systemd(self) -> bool {
+        matches!(self, Self::DracutSystemd | Self::DracutSystemdHostonly)
+    }
+
+    /// What is tried with its image. What goes wrong goes wrong in the same way, whatever drivers the
+    /// image holds.
+    fn modes(self) -> &'static [How] {
+        match self {
+            Self::DracutSystemd | Self::Dracut | Self::InitramfsTools => &How::ALL,
+            Self::DracutSystemdHostonly | Self::DracutHostonly => &[How::Hook, How::Strict],
+            Self::Busybox => &[How::Strict],
+        }
+    }
+}
+
+impl fmt::Display for Generator {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Self::DracutSystemd => "dracut, systemd",
+            Self::DracutSystemdHostonly => "dracut, systemd, hostonly",
+            Self::Dracut => "dracut, no systemd",
+            Self::DracutHostonly => "dracut, no systemd, hostonly",
+            Self::InitramfsTools => "initramfs-tools",
+            Self::Busybox => "busybox, by hand",
+        })
+    }
+}
+
+/// How the early binary is started, or kept from its work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// By the generator's hook.
+    Hook,
+    /// As PID 1, from the overlay, which is appended to the image.
+    Strict,
+    BadRules,
+    MissingBinary,
+    CrashingBinary,
+}
+
+impl How {
+    const ALL: [Self; 5] =
+        [Self::Hook, Self::Strict, Self::BadRules, Self::MissingBinary, Self::CrashingBinary];
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Self::Hook => "hook",
+            Self::Strict => "overlay, rdinit=",
+            Self::BadRules => "every rule is bad",
+            Self::MissingBinary => "the binary is missing",
+            Self::CrashingBinary => "the binary crashes",
+        })
+    }
+}
+
+/// A boot of the table.
+pub struct Cell {
+    generator: Generator,
+    how: How,
+    kernel: &'static str,
+}
+
+impl Cell {
+    /// Every boot there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Generator::ALL.into_iter().flat_map(|generator| {
+            generator
+                .modes()
+                .iter()
+                .flat_map(move |&how| KERNELS.map(|kernel| Self { generator, how, kernel }))
+        })
+    }
+
+    pub fn name(&self) -> String {
+        format!("{}, {}, {}", self.generator, self.how, self.kernel)
+    }
+
+    /// What is booted and what must come of it.
+    fn case(&self, disk: &Path) -> Case {
+        // The root file system's init runs nothing: whoever should have run did so before.
+        let case = Case::new(self.name(), &[self.kernel], machine(disk))
+            .mode(Mode::Control)
+            .parameter("root=/dev/vda rw rd.driver.pre=e1000e,nvme");
+        let taken = |case: Case| {
+            case.rules(RULES).taken(TAKEN).logged("rules: 4 applied; functions: 6 taken")
+        };
+        match self.how {
+            // systemd itself loads it before any unit.
+            How::Hook if self.generator.is_systemd() => {
+                taken(case).loaded_before(&["virtio_pci"]).logged("6 of 6 functions bound")
+            }
+            How::Hook => taken(case).logged("6 of 6 functions bound"),
+            How::Strict => taken(case).parameter("rdinit=/vfio-override-early"),
+            How::BadRules => case
+                .rules("nonsense,00:1e.0,00:1c.0,00:03.0@1234:1111")
+                .logged("rule 1 \"nonsense\": invalid")
+                .logged("rule 2 \"00:1e.0\": unmatched")
+                .logged("rule 3 \"00:1c.0\": refused")
+                .logged("rule 4 \"00:03.0@1234:1111\": refused"),
+            How::MissingBinary | How::CrashingBinary => case.rules(RULES),
+        }
+    }
+
+    /// What is appended to the generator's image.
+    fn addition(&self, early: &Path) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        match self.how {
+            How::Hook | How::BadRules => return Ok(Vec::new()),
+            How::Strict => return image::overlay(early),
+            How::MissingBinary => archive.link(EARLY, "nowhere"),
+            How::CrashingBinary => archive.program(EARLY, "#!/bin/sh\nkill -SEGV $$\n"),
+        }
+        archive.to_gzip()
+    }
+
+    fn judge(&self, case: &Case, kernel: &Kernel, evidence: &Evidence) -> Vec<String> {
+        let mut complaints = suite::judge_case(case, &kernel.modules, evidence);
+        let runs = evidence.early_records().filter(|record| record.starts_with("rules: ")).count();
+        let has_hook = self.generator != Generator::Busybox;
+        match self.how {
+            How::Strict if runs != 1 + usize::from(has_hook) => {
+                complaints.push(format!(
+                    "the early binary ran {runs} times; expected it as PID 1, and as a hook if \
+                     there is one"
+                ));
+            }
+            How::MissingBinary | How::CrashingBinary if runs > 0 => {
+                complaints.push("the early binary ran, so this boot shows nothing".to_owned());
+            }
+            _ => {}
+        }
+        complaints
+    }
+}
+
+/// The machine of `cargo xtask boot` with a root disk.
+fn machine(disk: &Path) -> Machine {
+    qemu::demo().with_image(IMAGE_MEMORY).disk("00:07.0", disk)
+}
+
+/// Everything that the boots are made of.
+pub struct Workshop {
+    debian: Debian,
+    early: PathBuf,
+    supplies: Vec<Supply>,
+}
+
+/// What there is for one kernel.
+struct Supply {
+    name: &'static str,
+    kernel: Kernel,
+    ingredients: Ingredients,
+    /// The image of the root file system.
+    disk: PathBuf,
+}
+
+/// How one boot ended.
+pub struct Boot<'a> {
+    pub cell: &'a Cell,
+    took: Duration,
+    pub outcome: Outcome,
+}
+
+impl Workshop {
+    /// A Debian with this early binary and all hooks installed, and for each kernel a root disk.
+    pub fn prepare(workspace: &Workspace, early: &Path) -> Result<Self> {
+        let debian = Debian::prepare(workspace)?;
+        let tree = Tree::at(debian.root());
+        // What an earlier version put there is not asked for.
+        tree.uninstall()?;
+        if let install::Outcome::Refused(reason) = tree.install(&workspace.root, early)? {
+            bail!(reason);
+        }
+        let supply = |name: &'static str| {
+            let kernel = kernel::prepare(&Choice::Version(name.to_owned()), workspace)?;
+            debian.add_kernel(&kernel)?;
+            let ingredients = Ingredients::of(workspace, &kernel)?;
+            let disk = make_disk(&debian, &kernel, &ingredients)
+                .with_context(|| format!("cannot make a root disk for {name}"))?;
+            Ok(Supply { name, kernel, ingredients, disk })
+        };
+        let supplies = KERNELS.into_iter().map(supply).collect::<Result<_>>()?;
+        Ok(Self { debian, early: early.to_owned(), supplies })
+    }
+
+    /// Boots the cells two at a time, each generator's image made once for each kernel.
+    pub fn boot<'a>(&self, workspace: &Workspace, cells: &'a [Cell]) -> Vec<Boot<'a>> {
+        let mut wanted: Vec<(Generator, &str)> = Vec::new();
+        for cell in cells {
+            if !wanted.contains(&(cell.generator, cell.kernel)) {
+                wanted.push((cell.generator, cell.kernel));
+            }
+        }
+        let images = pool::each(&wanted, |(generator, kernel)| {
+            let title = format!("make an image: {generator}, {kernel}");
+            progress::phase(title, || self.make(workspace, *generator, kernel))
+                .map_err(|error| format!("{error:#}"))
+        });
+        pool::each(cells, |cell| {
+            let start = Instant::now();
+            let made = wanted
+                .iter()
+                .zip(&images)
+                .find(|(wanted, _)| **wanted == (cell.generator, cell.kernel))
+                .map(|(_, image)| image.as_deref());
+            let outcome = match made {
+                Some(Ok(image)) => self
+                    .boot_one(workspace, cell, image)
+                    .unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}"))),
+                Some(Err(error)) => Outcome::Failed(format!("no image: {error}")),
+                None => Outcome::NotTested("no image was made".to_owned()),
+            };
+            let took = start.elapsed();
+            let result = match outcome {
+                Outcome::Passed(_) => "",
+                Outcome::Failed(_) => "  FAILED",
+                Outcome::NotTested(_) => "  NOT TESTED",
+            };
+            eprintln!("  boot {:<53} {:>6.1} s{result}", cell.name(), took.as_secs_f64());
+            Boot { cell, took, outcome }
+        })
+    }
+
+    /// initramfs-tools' hook answers as it must.
+    pub fn check_prereqs(&self, _: &Workspace) -> Result<()> {
+        initramfs_tools::check_prereqs(&self.debian)
+    }
+
+    /// mkinitcpio's files; the last kernel lacks what a kernel may lack.
+    pub fn check_mkinitcpio(&self, workspace: &Workspace) -> Result<()> {
+        let cloud = self.cloud(workspace)?;
+        let kernels = self.supplies.iter().map(|supply| &supply.kernel).chain([&cloud]);
+        mkinitcpio::check(&self.debian, workspace, &kernels.collect::<Vec<_>>())
+    }
+
+    /// Nobody complains about a module that this kernel lacks.
+    pub fn check_lacking_kernel(&self, workspace: &Workspace) -> Result<()> {
+        let cloud = self.cloud(workspace)?;
+        for said in [
+            dracut::make_small(&self.debian, &cloud)?,
+            initramfs_tools::make_small(&self.debian, &cloud)?,
+        ] {
+            expect_clean(&said)?;
+        }
+        Ok(())
+    }
+
+    /// Every generator fails, and says why, where the early binary is not installed.
+    pub fn check_missing_binary(&self, workspace: &Workspace) -> Result<()> {
+        let kernel = &self.supply(KERNELS[0])?.kernel;
+        let (place, away) = (self.debian.path(EARLY), self.debian.path("tmp/early"));
+        fs::rename(&place, &away)?;
+        let dracut = dracut::make_small(&self.debian, kernel);
+        let initramfs_tools = initramfs_tools::make_small(&self.debian, kernel);
+        let mkinitcpio = mkinitcpio::check_missing_binary(&self.debian, workspace, kernel);
+        fs::rename(&away, &place)?;
+        mkinitcpio?;
+        for (name, result) in [("dracut", dracut), ("initramfs-tools", initramfs_tools)] {
+            let Err(error) = result else {
+                bail!("{name} makes an image without the early binary")
+            };
+            let said = format!("{error:#}");
+            if !said.contains(&format!("vfio-override: /{EARLY}")) {
+                bail!("{name} does not say what is missing: {said}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Debian's kernel for cloud machines has neither pci-stub nor most drivers.
+    fn cloud(&self, workspace: &Workspace) -> Result<Kernel> {
+        let kernel = kernel::prepare(&Choice::Cloud, workspace)?;
+        if kernel.modules.place("pci_stub") != Place::Absent {
+            bail!("{} has pci-stub, so it shows nothing", kernel.release);
+        }
+        self.debian.add_kernel(&kernel)?;
+        Ok(kernel)
+    }
+
+    fn supply(&self, kernel: &str) -> Result<&Supply> {
+        let found = self.supplies.iter().find(|supply| supply.name == kernel);
+        found.with_context(|| format!("kernel {kernel} was not prepared"))
+    }
+
+    /// Makes an image; an error if the generator complains about what is ours.
+    fn make(&self, workspace: &Workspace, generator: Generator, kernel: &str) -> Result<PathBuf> {
+        let Supply { kernel, ingredients, .. } = self.supply(kernel)?;
+        let name = format!("tmp/{}-{}.img", slug(&generator.to_string()), kernel.release);
+        let (image, debian) = (format!("/{name}"), &self.debian);
+        let said = match generator {
+            Generator::DracutSystemd => dracut::make(debian, kernel, true, Scope::AnyHost, &image),
+            Generator::DracutSystemdHostonly => {
+                dracut::make(debian, kernel, true, Scope::ThisHost, &image)
+            }
+            Generator::Dracut => dracut::make(debian, kernel, false, Scope::AnyHost, &image),
+            Generator::DracutHostonly => {
+                dracut::make(debian, kernel, false, Scope::ThisHost, &image)
+            }
+            Generator::InitramfsTools => initramfs_tools::make(debian, kernel, &image),
+            Generator::Busybox => {
+                let drivers = Drivers {
+                    first: [&ROOT_DRIVERS[..], &["crc32c_generic"]].concat(),
+                    host: FORCED.to_vec(),
+                    passthrough: Vec::new(),
+                    later: Vec::new(),
+                };
+                let mut archive = ingredients.without_early(kernel, &drivers)?;
+                archive.program_from("init", &workspace.root.join("tests/guest/switch-root"))?;
+                fs::write(debian.path(&name), archive.to_bytes()?)?;
+                Ok(String::new())
+            }
+        }?;
+        expect_clean(&said)?;
+        Ok(debian.path(&name))
+    }
+
+    fn boot_one(&self, workspace: &Workspace, cell: &Cell, made: &Path) -> Result<Outcome> {
+        let Supply { kernel, disk, .. } = self.supply(cell.kernel)?;
+        let case = cell.case(disk);
+        let mut image = fs::read(made).with_context(|| format!("no {}", made.display()))?;
+        image.extend(cell.addition(&self.early)?);
+        let session = Session {
+            name: &slug(&cell.name()),
+            kernel,
+            image,
+            parameters: case.command_line(),
+            machine: &case.machine,
+            tests_pid1: true,
+            patience: |patience| patience.boot *= 3,
+            interaction: Interaction::Silent,
+        };
+        suite::observe(workspace, &session, &case, |evidence| cell.judge(&case, kernel, evidence))
+    }
+}
+
+/// A root file system with the guest's init, which loads every driver once more and reports.
+fn make_disk(debian: &Debian, kernel: &Kernel, ingredients: &Ingredients) -> Result<PathBuf> {
+    let drivers = Drivers::of(&machine(Path::new("")));
+    let mut archive = ingredients.without_early(kernel, &drivers)?;
+    for directory in ["run", "tmp"] {
+        archive.directory(directory);
+    }
+    archive.link("sbin/init", "../init");
+    // systemd hands over to nothing that has none.
+    archive.file("etc/os-release", "ID=guest\n");
+    let tree = tempfile::tempdir_in(debian.path("tmp"))?;
+    archive.unpack(tree.path())?;
+    let name = |path: &Path| format!("/tmp/{}", path.file_name().unwrap_or_default().display());
+    let disk = debian.path("tmp").join(format!("root-{}.img", kernel.release));
+    debian
+        .run("mke2fs", ["-q", "-F", "-t", "ext4", "-d", &name(tree.path()), &name(&disk), "64M"])?;
+    Ok(disk)
+}
+
+/// An error if a generator says anything about this project, or the modules that it asks for, but
+/// that it is being included.
+fn expect_clean(said: &str) -> Result<()> {
+    const EXPECTED: [&str; 2] = ["*** Including module: vfio-override ***", "dracut: Executing: "];
+    let is_complaint = |line: &&str| {
+        let concerns_us = line.contains("vfio") || line.contains("pci-stub");
+        concerns_us && !EXPECTED.iter().any(|expected| line.contains(expected))
+    };
+    match said.lines().find(is_complaint) {
+        None => Ok(()),
+        Some(line) => bail!("the build is not clean: {line}"),
+    }
+}
+
+/// The table of generators and modes by kernel.
+pub fn show(boots: &[Boot]) -> String {
+    let mut rows: Vec<[String; 4]> = Vec::new();
+    for boot in boots {
+        let Cell { generator, how, kernel } = boot.cell;
+        let (generator, how) = (generator.to_string(), how.to_string());
+        let result = match boot.outcome {
+            Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
+            Outcome::Failed(_) => "FAILED".to_owned(),
+            Outcome::NotTested(_) => "NOT TESTED".to_owned(),
+        };
+        let column = if *kernel == KERNELS[0] { 2 } else { 3 };
+        let known = rows.iter().position(|row| row[0] == generator && row[1] == how);
+        let index = known.unwrap_or_else(|| {
+            rows.push([generator, how, String::new(), String::new()]);
+            rows.len() - 1
+        });
+        rows[index][column] = result;
+    }
+    table::plain(["generator", "mode", KERNELS[0], KERNELS[1]], rows)
+}
+
+fn slug(name: &str) -> String {
+    let plain =
+        |letter: char| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '-' };
+    name.to_lowercase().chars().map(plain).collect()
+}
