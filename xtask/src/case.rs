@@ -35,6 +35,8 @@ pub struct Case {
     pub loaded_before: Vec<&'static str>,
     /// Files that go into the image besides, or in place of, the usual ones.
     pub files: Archive,
+    /// Whether the image holds `passthrough`, the program of tests/guest/passthrough.
+    pub has_passthrough: bool,
     /// What must become of the functions that are not left to the host.
     fates: Vec<(String, Wanted)>,
     /// Who must have probed a function, in order, where it is not only those that have to.
@@ -132,6 +134,7 @@ impl Case {
             parameters: Vec::new(),
             loaded_before: Vec::new(),
             files: Archive::default(),
+            has_passthrough: false,
             fates: Vec::new(),
             histories: Vec::new(),
             logged: Vec::new(),
@@ -185,6 +188,16 @@ impl Case {
     pub fn image(mut self, change: impl FnOnce(&mut Archive)) -> Self {
         change(&mut self.files);
         self
+    }
+
+    /// Once all drivers are loaded, the program of tests/guest/passthrough uses these functions through
+    /// /dev/vfio; what it prints must be `transcript`.
+    #[must_use]
+    pub fn passthrough(mut self, places: &[&str], transcript: &str) -> Self {
+        self.has_passthrough = true;
+        let addresses: Vec<String> = places.iter().map(|place| full_address(place)).collect();
+        let run = format!("passthrough {}", addresses.join(" "));
+        self.scene(&format!("{run} | while read -r line; do tell \"$line\"; done"), transcript)
     }
 
     /// These functions must be vfio-pci's, and no other driver may have probed them.

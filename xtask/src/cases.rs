@@ -7,7 +7,9 @@ use crate::build::Target;
 use crate::case::FaultKind::{Infrastructure, Test};
 use crate::case::{Case, Mode};
 use crate::image::EARLY;
-use crate::qemu::{self, E1000E, Machine, Model, NVME_WITH_VFS, ROOT_PORT, VGA, VIRTIO_RNG};
+use crate::qemu::{
+    self, E1000E, HDA, Machine, Model, NVME_WITH_VFS, ROOT_PORT, VGA, VIRTIO_RNG, XHCI,
+};
 
 /// Debian's stable kernel, its newest, and its newest for cloud machines.
 const EVERY: &[&str] = &["6.1", "6.12", "cloud"];
@@ -96,6 +98,7 @@ fn basics() -> Vec<Case> {
             .taken(["00:02.0"])
             .logged("0000:00:02.0 is the boot display: the console freezes")
             .logged("holds memory of 0000:00:02.0"),
+        passthrough(),
         hot_plug("hot-plug").scene(
             "listen\n plug_heard 01:00.0\n plug_heard 02:00.0\n tell_drivers 01:00.0",
             "01:00.0 vfio-pci",
@@ -188,6 +191,42 @@ fi
 /// A boot in which something goes wrong.
 fn harness_sees(name: &str) -> Case {
     Case::new(name, &["6.1"], Machine::new().with("00:03.0", E1000E))
+}
+
+/// A program uses one card, and has to be refused the other, whose USB function stays with the host.
+fn passthrough() -> Case {
+    Case::new("passthrough", &["6.1", "6.12"], two_cards())
+        .rules("01:00.0+group,02:00.0,02:00.1")
+        .taken(["01:00.0", "01:00.1", "01:00.2", "02:00.0", "02:00.1"])
+        .logged("is not viable while the host keeps 0000:02:00.2")
+        .passthrough(
+            &["01:00.0", "02:00.0"],
+            "0000:01:00.0 group 6\n\
+             0000:01:00.0 viable yes\n\
+             0000:01:00.0 container type1\n\
+             0000:01:00.0 device open\n\
+             0000:01:00.0 vendor 1234\n\
+             0000:01:00.0 map 4096\n\
+             0000:01:00.0 unmap 4096\n\
+             0000:01:00.0 verdict works\n\
+             0000:02:00.0 group 5\n\
+             0000:02:00.0 viable no\n\
+             0000:02:00.0 container failed VFIO_GROUP_SET_CONTAINER EPERM\n\
+             0000:02:00.0 verdict refused",
+        )
+}
+
+/// Two cards, each a display with its audio and USB functions, which share a group.
+fn two_cards() -> Machine {
+    let card = |machine: Machine, port: &str, bus: &str| {
+        machine
+            .bridge(port, ROOT_PORT, bus)
+            .with(&format!("{bus}:00.0"), VGA)
+            .with(&format!("{bus}:00.1"), HDA)
+            .with(&format!("{bus}:00.2"), XHCI)
+    };
+    let machine = card(Machine::new().with("00:02.0", VGA), "00:1d.0", "01");
+    card(machine, "00:1c.0", "02")
 }
 
 /// 64 functions in eight slots of the root bus.

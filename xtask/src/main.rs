@@ -20,6 +20,7 @@ mod link;
 mod modules;
 mod musl;
 mod mutants;
+mod passthrough;
 mod pool;
 mod probes;
 mod progress;

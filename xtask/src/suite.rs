@@ -13,7 +13,7 @@ use crate::kernel::{self, Kernel};
 use crate::modules::Tree;
 use crate::session::{Artefacts, Interaction, Session, Stop};
 use crate::workspace::Workspace;
-use crate::{judge, pool, probes, table};
+use crate::{judge, passthrough, pool, probes, table};
 
 /// Each kernel with what an image needs of it, read once for all boots.
 pub struct Kernels {
@@ -206,6 +206,9 @@ fn boot(
         .with_context(|| format!("the {} binary did not build", case.target))?;
     let mut image = ingredients.mix(kernel, &binary.path, &case.drivers())?;
     image.merge(&case.files);
+    if case.has_passthrough {
+        image.program_from("bin/passthrough", &passthrough::build(workspace)?)?;
+    }
     let session = Session {
         name: &format!("{}-{}", case.name, kernel.release),
         kernel,
