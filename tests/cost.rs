@@ -4,12 +4,15 @@
 //! one function or one rule adds. Two things are shared by many functions and counted apart: the log
 //! is opened anew after nine records, and files are closed 64 at a time.
 
+mod support;
+
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use support::early::binaries;
+use support::tree::{CARD, Function, Sysfs};
 use tempfile::TempDir;
 
 /// The calls that open the log anew for this many records.
@@ -35,36 +38,16 @@ impl Tree {
     fn new(functions: usize, class: &str, groups: Groups) -> Self {
         let tree = Self(TempDir::new().unwrap());
         let root = tree.0.path();
-        fs::create_dir_all(root.join("sys/bus/pci/devices")).unwrap();
-        fs::create_dir_all(root.join("sys/bus/pci/drivers/vfio-pci")).unwrap();
-        fs::write(root.join("sys/bus/pci/drivers_probe"), "").unwrap();
+        let sys = root.join("sys");
+        let sysfs = Sysfs(&sys);
+        sysfs.make();
+        sysfs.add_driver("vfio-pci");
         fs::write(root.join("kmsg"), "").unwrap();
         for index in 0..functions {
-            tree.add(&address(index), class, (groups == Groups::OneEach).then_some(index));
+            let group = (groups == Groups::OneEach).then(|| u32::try_from(index).unwrap());
+            sysfs.add(&Function { address: &address(index), class, group, ..CARD });
         }
         tree
-    }
-
-    fn add(&self, address: &str, class: &str, group: Option<usize>) {
-        let root = self.0.path().join("sys");
-        let device = root.join("devices/pci0000:00").join(address);
-        fs::create_dir_all(&device).unwrap();
-        let uevent = format!(
-            "PCI_CLASS={class}\nPCI_ID=10DE:2204\nPCI_SUBSYS_ID=1043:87B8\nPCI_SLOT_NAME={address}\n"
-        );
-        fs::write(device.join("uevent"), uevent).unwrap();
-        fs::write(device.join("driver_override"), "(null)\n").unwrap();
-        fs::write(device.join("boot_vga"), "0\n").unwrap();
-        let target = format!("../../../devices/pci0000:00/{address}");
-        symlink(target, root.join("bus/pci/devices").join(address)).unwrap();
-        if let Some(group) = group {
-            let members = root.join(format!("kernel/iommu_groups/{group}/devices"));
-            fs::create_dir_all(&members).unwrap();
-            let target = format!("../../../kernel/iommu_groups/{group}");
-            symlink(target, device.join("iommu_group")).unwrap();
-            let target = format!("../../../../devices/pci0000:00/{address}");
-            symlink(target, members.join(address)).unwrap();
-        }
     }
 
     /// The system calls of one run of `binary`, one a line.
@@ -109,13 +92,6 @@ fn address_rules(count: usize) -> String {
     rules
 }
 
-/// The binaries under test; `cargo xtask test` names them.
-fn binaries() -> Vec<PathBuf> {
-    let paths = std::env::var_os("VFIO_OVERRIDE_EARLY")
-        .expect("VFIO_OVERRIDE_EARLY names the binaries: run `cargo xtask test`");
-    std::env::split_paths(&paths).collect()
-}
-
 const MANY: usize = 72;
 const FEW: usize = 8;
 
@@ -130,7 +106,7 @@ fn added_by_overrides(tree: impl Fn() -> Tree, binary: &Path) -> usize {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn an_overridden_function_takes_at_most_twelve_calls() {
     for binary in binaries() {
-        let tree = || Tree::new(MANY, "30000", Groups::None);
+        let tree = || Tree::new(MANY, "030000", Groups::None);
         let calls = added_by_overrides(tree, &binary);
         assert!(calls <= 12 * (MANY - FEW), "{calls} for {} displays", MANY - FEW);
     }
@@ -140,7 +116,7 @@ fn an_overridden_function_takes_at_most_twelve_calls() {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn an_iommu_group_takes_three_calls_more() {
     for binary in binaries() {
-        let tree = || Tree::new(MANY, "30000", Groups::OneEach);
+        let tree = || Tree::new(MANY, "030000", Groups::OneEach);
         let calls = added_by_overrides(tree, &binary);
         assert!(calls <= 15 * (MANY - FEW), "{calls} for {} displays", MANY - FEW);
     }
@@ -152,7 +128,7 @@ fn a_function_that_is_only_looked_at_takes_at_most_four_calls() {
     for binary in binaries() {
         for (rules, most) in [("ffff:1,class:ff", 2), ("boot_vga,ffff:1+group", 4)] {
             let calls = |functions| {
-                Tree::new(functions, "30000", Groups::OneEach).trace(&binary, rules).len()
+                Tree::new(functions, "030000", Groups::OneEach).trace(&binary, rules).len()
             };
             let added = calls(MANY) - calls(FEW) - closed(2 * (MANY - FEW));
             assert!(added <= most * (MANY - FEW), "{rules}: {added} for {}", MANY - FEW);
@@ -164,7 +140,7 @@ fn a_function_that_is_only_looked_at_takes_at_most_four_calls() {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn the_number_of_rules_costs_no_calls() {
     for binary in binaries() {
-        let tree = Tree::new(FEW, "20000", Groups::OneEach);
+        let tree = Tree::new(FEW, "020000", Groups::OneEach);
         let unmatched = |count: usize| "!ffff:1,".repeat(count);
         let one = tree.trace(&binary, &unmatched(1)).len();
         let many = tree.trace(&binary, &unmatched(500)).len();
@@ -177,7 +153,7 @@ fn the_number_of_rules_costs_no_calls() {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn address_rules_touch_no_function_that_none_of_them_names() {
     for binary in binaries() {
-        let tree = Tree::new(MANY, "30000", Groups::OneEach);
+        let tree = Tree::new(MANY, "030000", Groups::OneEach);
         let named = address(5);
         let calls = tree.trace(&binary, &named);
         assert!(calls.iter().any(|call| call.contains(&named)));

@@ -15,7 +15,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use support::early::{Copy, Root, Run, add_function, binaries, bind, unshare};
+use support::early::{Copy, Root, Run, add_function, binaries, unshare};
+use support::tree::Sysfs;
 
 const CARD: &str = "0000:01:00.0";
 const OTHER: &str = "0000:02:00.0";
@@ -564,7 +565,7 @@ fn nothing_is_loaded_for_nobody_nor_where_all_is_bound_nor_without_being_asked()
         ] {
             let root = root(&binary, rules);
             if rules.ends_with("=bound") {
-                bind(&root.path("sys"), CARD, "bound");
+                Sysfs(&root.path("sys")).bind(CARD, "bound");
             }
             root.script("sbin/modprobe", "echo called > /called\n");
             let run = run_in(&root, arguments);

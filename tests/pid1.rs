@@ -15,7 +15,8 @@ use nix::libc::O_NONBLOCK;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use support::early::{Root, Run, add_driver, add_function, binaries, bind, unshare};
+use support::early::{Root, Run, add_function, binaries, unshare};
+use support::tree::Sysfs;
 
 const CARD: &str = "0000:01:00.0";
 const OTHER: &str = "0000:02:00.0";
@@ -53,7 +54,7 @@ fn root_with_machine(binary: &Path) -> Root {
     for card in [CARD, OTHER] {
         add_function(&root.path("sys"), card);
     }
-    add_driver(&root.path("sys"), "vfio-pci");
+    Sysfs(&root.path("sys")).add_driver("vfio-pci");
     root
 }
 
@@ -324,7 +325,7 @@ fn a_worker_that_hangs_delays_the_boot_by_five_seconds() {
         }),
         ("writing to drivers_probe", |root| Some(hang_in_write(root, "sys/bus/pci/drivers_probe"))),
         ("writing to unbind", |root| {
-            bind(&root.path("sys"), CARD, "nouveau");
+            Sysfs(&root.path("sys")).bind(CARD, "nouveau");
             Some(hang_in_write(root, "sys/bus/pci/drivers/nouveau/unbind"))
         }),
         ("reading the command line", |root| {

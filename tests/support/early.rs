@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
+
+use super::tree::{self, Sysfs};
 
 /// The binaries under test; `cargo xtask test` names them.
 pub fn binaries() -> Vec<PathBuf> {
@@ -27,9 +28,7 @@ impl Copy {
     /// A machine without functions, and with this command line.
     pub fn with_line(line: &[u8]) -> Self {
         let copy = Self(TempDir::new().unwrap());
-        fs::create_dir_all(copy.path("sys/bus/pci/devices")).unwrap();
-        fs::create_dir_all(copy.path("sys/bus/pci/drivers")).unwrap();
-        fs::write(copy.path("sys/bus/pci/drivers_probe"), "").unwrap();
+        Sysfs(&copy.path("sys")).make();
         fs::write(copy.path("cmdline"), line).unwrap();
         fs::write(copy.path("kmsg"), "").unwrap();
         copy
@@ -60,13 +59,13 @@ impl Copy {
 
     /// With a driver of this name.
     pub fn and_driver(self, driver: &str) -> Self {
-        add_driver(&self.path("sys"), driver);
+        Sysfs(&self.path("sys")).add_driver(driver);
         self
     }
 
     /// With the function bound to the driver.
     pub fn and_bound(self, function: &str, driver: &str) -> Self {
-        bind(&self.path("sys"), function, driver);
+        Sysfs(&self.path("sys")).bind(function, driver);
         self
     }
 
@@ -88,38 +87,12 @@ impl Copy {
     }
 }
 
-/// Adds a VGA controller to a directory like `/sys`.
+/// Adds a VGA controller in a group of its own to a directory like `/sys`.
 pub fn add_function(sys: &Path, function: &str) {
-    let directory = sys.join("bus/pci/devices").join(function);
-    fs::create_dir_all(&directory).unwrap();
-    let uevent = format!(
-        "PCI_CLASS=30000\nPCI_ID=10DE:2204\nPCI_SUBSYS_ID=1043:87B8\nPCI_SLOT_NAME={function}\n"
-    );
-    fs::write(directory.join("uevent"), uevent).unwrap();
-    fs::write(directory.join("driver_override"), "(null)\n").unwrap();
-    fs::write(directory.join("boot_vga"), "0\n").unwrap();
-    let number = fs::read_dir(sys.join("bus/pci/devices")).unwrap().count();
-    let group = format!("kernel/iommu_groups/{number}");
-    let members = sys.join(&group).join("devices");
-    fs::create_dir_all(&members).unwrap();
-    symlink(format!("../../../../{group}"), directory.join("iommu_group")).unwrap();
-    symlink(&directory, members.join(function)).unwrap();
-}
-
-/// Adds a driver to a directory like `/sys`.
-pub fn add_driver(sys: &Path, driver: &str) {
-    let directory = sys.join("bus/pci/drivers").join(driver);
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("unbind"), "").unwrap();
-}
-
-/// Binds the function to the driver in a directory like `/sys`.
-pub fn bind(sys: &Path, function: &str, driver: &str) {
-    add_driver(sys, driver);
-    let directory = sys.join("bus/pci/devices").join(function);
-    symlink(format!("../../drivers/{driver}"), directory.join("driver")).unwrap();
-    let uevent = fs::read_to_string(directory.join("uevent")).unwrap();
-    fs::write(directory.join("uevent"), format!("DRIVER={driver}\n{uevent}")).unwrap();
+    let devices = sys.join("bus/pci/devices");
+    let number = fs::read_dir(devices).map_or(0, Iterator::count) + 1;
+    let group = Some(u32::try_from(number).unwrap());
+    Sysfs(sys).add(&tree::Function { address: function, group, ..tree::CARD });
 }
 
 /// How the binary ended, and what it said.

@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test program uses its own part of this module")]
 
 pub mod capture;
+pub mod copy;
 pub mod early;
 pub mod figures;
 pub mod machine;
 pub mod sketch;
 pub mod targets;
+pub mod tree;

@@ -140,8 +140,31 @@ pub enum Build {
     Failed(String),
 }
 
+/// All that the early binary may depend on: the host tool has far more, in the same package.
+const DEPENDENCIES: [&str; 3] = ["heapless", "log", "nix"];
+
+/// What the early binary depends on and should not, or the other way round.
+fn check_dependencies(workspace: &Workspace) -> Result<Option<String>> {
+    let mut command = Command::new(cargo());
+    command
+        .args(["tree", "--locked", "--package", "vfio-override"])
+        .args(["--no-default-features", "--features", FEATURE, "--target", "all"])
+        .args(["--edges", "normal,build", "--depth", "1", "--prefix", "none", "--format", "{lib}"])
+        .current_dir(&workspace.root);
+    let text = command::stdout(&mut command)?;
+    // The first line is the package itself.
+    let mut found: Vec<&str> = text.lines().skip(1).collect();
+    found.sort_unstable();
+    Ok((found != DEPENDENCIES).then(|| {
+        format!("{BINARY} must depend on {}, not on {}", DEPENDENCIES.join(", "), found.join(", "))
+    }))
+}
+
 /// Builds and audits the early binary of `workspace` for one target.
 pub fn build(workspace: &Workspace, target: Target, musl: MuslOptions) -> Result<Build> {
+    if let Some(reason) = check_dependencies(workspace)? {
+        return Ok(Build::Failed(reason));
+    }
     let toolchain = match target {
         Target::Musl => musl.source.prepare(&workspace.scratch("musl")?)?,
         Target::Glibc => Toolchain::Native,
@@ -255,7 +278,7 @@ impl Job<'_> {
         };
         command
             .args(["build", "--locked", "--quiet", "--profile", PROFILE])
-            .args(["--bin", BINARY, "--features", FEATURE])
+            .args(["--bin", BINARY, "--no-default-features", "--features", FEATURE])
             .args(["--target", self.target.triple()])
             .arg("--target-dir")
             .arg(directory)

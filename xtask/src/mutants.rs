@@ -78,6 +78,40 @@ impl Replica {
         }
     }
 
+    /// Without the host tool, whose sources and dependencies are in the same package, the early binary must
+    /// be what it is with it, byte for byte. The copy is of no use for mutants afterwards.
+    pub fn is_same_without_host(
+        &self,
+        target: Target,
+        musl: MuslOptions,
+        shipped: &Path,
+    ) -> Result<()> {
+        self.write(&self.original)?;
+        let manifest = self.workspace.root.join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).context("cannot read the manifest")?;
+        fs::write(&manifest, without_host(&text)?).context("cannot write the manifest")?;
+        for path in ["src/host", "tests/host.rs"] {
+            let path = self.workspace.root.join(path);
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).context("cannot remove the host tool");
+                }
+                _ => {}
+            }
+        }
+        match build::build(&self.workspace, target, musl)? {
+            Build::Passed(binary) if fs::read(&binary.path)? == fs::read(shipped)? => Ok(()),
+            Build::Passed(binary) => bail!(
+                "{} differs from {}, which was made beside the host tool",
+                binary.path.display(),
+                shipped.display()
+            ),
+            Build::Failed(report) => bail!("{report}"),
+        }
+    }
+
     fn write(&self, text: &str) -> Result<()> {
         let path = main_file(&self.workspace);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -86,6 +120,20 @@ impl Replica {
 
 fn main_file(workspace: &Workspace) -> PathBuf {
     workspace.root.join("src/early/main.rs")
+}
+
+/// The manifest without the host tool: its programs and tests, and what its feature enables. The optional
+/// dependencies stay, so that the lock file fits.
+fn without_host(manifest: &str) -> Result<String> {
+    let needs_host = |paragraph: &&str| paragraph.contains("required-features = [\"host\"]");
+    let kept: Vec<&str> =
+        manifest.split("\n\n").filter(|paragraph| !needs_host(paragraph)).collect();
+    let manifest = kept.join("\n\n");
+    let feature = manifest.split_once("\nhost = [").and_then(|(before, rest)| {
+        let (_, after) = rest.split_once("]\n")?;
+        Some(format!("{before}\nhost = []\n{after}"))
+    });
+    feature.context("Cargo.toml has no feature `host` any more: adapt xtask/src/mutants.rs")
 }
 
 /// Puts a statement at the beginning of the anchor's body.
@@ -123,6 +171,16 @@ mod tests {
             insert(source, "x();")?,
             "fn main() {\n}\n\nfn work(a: u8) -> bool {\n    x();\n    true\n}\n"
         );
+        Ok(())
+    }
+
+    #[test]
+    fn the_manifest_loses_the_host_tool_and_nothing_else() -> Result<()> {
+        let manifest = "[lib]\n\n[[bin]]\nname = \"a\"\nrequired-features = [\"host\"]\n\n[[bin]]\nname = \"b\"\n\n\
+            [features]\nhost = [\n  \"dep:x\",\n]\nearly = []\n";
+        let without = "[lib]\n\n[[bin]]\nname = \"b\"\n\n[features]\nhost = []\nearly = []\n";
+        assert_eq!(without_host(manifest)?, without);
+        assert!(without_host("[lib]\n").is_err());
         Ok(())
     }
 

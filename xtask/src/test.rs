@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
     check_binaries(&workspace, &binaries, &mut ledger);
-    check_mutants(&workspace, options.musl, &mut ledger);
+    check_mutants(&workspace, options.musl, &binaries, &mut ledger);
     check_fuzzing(&workspace, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
     check_generators(&workspace, &binaries, &mut ledger);
@@ -130,7 +130,12 @@ fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
     }
 }
 
-fn check_mutants(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
+fn check_mutants(
+    workspace: &Workspace,
+    musl: MuslOptions,
+    binaries: &[Binary],
+    ledger: &mut Ledger,
+) {
     if !ledger.wants("audit goes red") {
         return;
     }
@@ -148,6 +153,11 @@ fn check_mutants(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) 
                 copy.is_red(mutant, target, musl)
             });
         }
+    }
+    for binary in binaries {
+        ledger.check(&format!("audit goes red: not for the host tool, {}", binary.target), || {
+            copy.is_same_without_host(binary.target, musl, &binary.path)
+        });
     }
 }
 

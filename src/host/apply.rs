@@ -1,0 +1,93 @@
+//! `apply`: what the early binary does at boot, now.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+use log::Level;
+use vfio_override::report::{Journal, Loading, LoadingResult};
+use vfio_override::run::Run;
+use vfio_override::system::System;
+
+use crate::Verdict;
+use crate::args::Apply;
+use crate::change::{self, Recorder};
+use crate::functions::{Device, Devices};
+use crate::machine::{Kind, Machine};
+use crate::plan;
+use crate::preview::Asked;
+use crate::screen::{PLAIN, Screen};
+use crate::worker::Progress;
+
+pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict> {
+    if machine.kind == Kind::Copy {
+        let verdict = plan::run(machine, &options.rules.rules, json)?;
+        if !json {
+            Screen::new().line(PLAIN, "this is a copy: nothing was done");
+        }
+        return Ok(verdict);
+    }
+    let asked = Asked::of(machine, &options.rules.rules)?;
+    let devices = Devices::of(machine);
+    let taken: Vec<Device> = {
+        let (run, _) = asked.preview(machine);
+        let taken = run.plan().decisions.taken(run.rules(), run.inventory());
+        taken.filter_map(|taken| devices.get(taken.function.address).cloned()).collect()
+    };
+    let (style, limit) = (devices.style(), options.patience.limit());
+    change::carry_out("apply", machine, &taken, style, limit, json, |machine, progress| {
+        work(machine, &asked, progress)
+    })
+}
+
+fn work(machine: &mut Machine, asked: &Asked, progress: Progress) -> bool {
+    machine.tree.progress = progress.share();
+    let mut steps = progress.share();
+    let recorder = Recorder::new(machine.kind, progress);
+    let mut run = asked.run();
+    let is_applied = run.apply(&mut machine.tree, None, &recorder);
+    let is_loaded = machine.kind != Kind::Live
+        || load_drivers(&run, &mut machine.tree, &mut steps, Journal::new(&recorder, false));
+    is_applied && is_loaded
+}
+
+/// Loads each driver that does not have all its functions yet. Returns whether each has all then, or is
+/// not there to be loaded.
+fn load_drivers(
+    run: &Run<'_>,
+    system: &mut impl System,
+    steps: &mut Progress,
+    journal: Journal<'_>,
+) -> bool {
+    let mut is_bound = true;
+    for driver in run.drivers() {
+        let (kept, bound) = run.bound_to(system, driver);
+        if bound == kept {
+            continue;
+        }
+        let name = driver.escape_ascii().to_string();
+        steps.about_to_run(&format!("modprobe {name}"));
+        let result = modprobe(&name);
+        let (kept, bound) = run.bound_to(system, driver);
+        is_bound &= bound == kept || result != LoadingResult::Loaded;
+        let level = if bound == kept { Level::Info } else { Level::Warn };
+        journal.say(level, &Loading { driver, result, kept, bound });
+    }
+    is_bound
+}
+
+/// Loads a module by its name or alias.
+pub fn modprobe(name: &str) -> LoadingResult {
+    let mut command = Command::new("modprobe");
+    command.args(["-q", "--", name]).stdin(Stdio::null());
+    match command.status() {
+        Ok(status) => match status.code() {
+            Some(0) => LoadingResult::Loaded,
+            Some(status) => LoadingResult::Refused(status),
+            None => LoadingResult::Crashed,
+        },
+        Err(error) => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+            None | Some(nix::errno::Errno::ENOENT) => LoadingResult::NoModprobe,
+            Some(errno) => LoadingResult::NotStarted(errno),
+        },
+    }
+}

@@ -1,0 +1,98 @@
+//! The manual pages and the completions, from the definition of the arguments.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::{Arg, ArgAction, Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::Verdict;
+use crate::args::Arguments;
+
+/// The page of the parameter, which is no program's.
+const PARAMETER: &str = include_str!("../../docs/vfio-override.7");
+
+/// Writes everything that a package installs, named as it is installed.
+pub fn write(directory: &Path) -> Result<Verdict> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let put = |name: &str, text: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    for command in [host(), early()] {
+        // One page a program, and one for each of its commands, which the first refers to.
+        let mut command = command.disable_help_subcommand(true);
+        command.build();
+        for (name, text) in pages(&command)? {
+            put(&name, &text)?;
+        }
+    }
+    put("vfio-override.7", PARAMETER.as_bytes())?;
+    for (shell, name) in [
+        (Shell::Bash, "vfio-override.bash"),
+        (Shell::Zsh, "_vfio-override"),
+        (Shell::Fish, "vfio-override.fish"),
+    ] {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut host(), "vfio-override", &mut text);
+        put(name, &text)?;
+    }
+    Ok(Verdict::Good)
+}
+
+fn host() -> Command {
+    Arguments::command()
+}
+
+/// The pages of a program and its commands, each with its file's name.
+fn pages(command: &Command) -> Result<Vec<(String, Vec<u8>)>> {
+    let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    let mut pages = Vec::new();
+    for command in commands.chain([command]) {
+        let man = Man::new(command.clone()).section("8").manual("System Administration");
+        let mut text = Vec::new();
+        man.render(&mut text)?;
+        pages.push((man.get_filename(), text));
+    }
+    Ok(pages)
+}
+
+/// The early binary's arguments. It reads them itself, without this library; a test compares the two.
+fn early() -> Command {
+    let path = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    Command::new("vfio-override-early")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Apply vfio.override= before any driver loads")
+        .long_about(
+            "Reads vfio.override= from the kernel command line and sets driver_override of the functions \
+             that it selects, so that no other driver is matched with them; then takes them from the drivers \
+             that have them already, and offers them to their own. Called by the hook of an initramfs, or \
+             by the kernel itself as PID 1 (rdinit=/vfio-override-early), after which it becomes the real init.",
+        )
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .arg(path("sysfs", "DIR", "Look at this directory instead of /sys"))
+        .arg(path("cmdline", "FILE", "Read this kernel command line instead of /proc/cmdline"))
+        .arg(path("kmsg", "FILE", "Write the log to this file instead of /dev/kmsg"))
+        .arg(
+            Arg::new("modprobe")
+                .long("modprobe")
+                .action(ArgAction::SetTrue)
+                .help("Load the drivers that the rules name afterwards"),
+        )
+        .arg(path("device", "ADDRESS", "Apply the rules to this one function, which appeared later"))
+        .arg(
+            Arg::new("version")
+                .long("version")
+                .action(ArgAction::SetTrue)
+                .help("Print the version"),
+        )
+        .after_help(
+            "Exit status: 0 every rule was applied, or there was none; 1 a rule was not; 2 wrong use.",
+        )
+}

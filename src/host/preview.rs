@@ -1,0 +1,73 @@
+//! Rules, and what they would do: the early binary's own run, up to where it would write.
+
+use anyhow::Result;
+use vfio_override::cmdline;
+use vfio_override::plan::Outcome;
+use vfio_override::run::Run;
+use vfio_override::survey::Gaps;
+
+use crate::machine::Machine;
+
+/// The rules that a command is about.
+pub enum Asked {
+    /// Those given to the command.
+    Given(Vec<String>),
+    /// Those of the kernel command line.
+    Line(Vec<u8>),
+}
+
+impl Asked {
+    pub fn of(machine: &Machine, given: &[String]) -> Result<Self> {
+        Ok(if given.is_empty() {
+            Self::Line(machine.cmdline()?)
+        } else {
+            Self::Given(given.to_vec())
+        })
+    }
+
+    /// The values of the parameter.
+    pub fn values(&self) -> Vec<String> {
+        match self {
+            Self::Given(rules) => vec![rules.join(",")],
+            Self::Line(line) => {
+                cmdline::overrides(line).map(|value| value.escape_ascii().to_string()).collect()
+            }
+        }
+    }
+
+    /// A run of these rules that has not begun.
+    pub fn run(&self) -> Box<Run<'_>> {
+        let mut run = Box::<Run<'_>>::default();
+        match self {
+            // What stands before the rules is what people copy from the kernel command line.
+            Self::Given(rules) => rules.iter().for_each(|rule| {
+                let rule = rule.strip_prefix("vfio.override=").unwrap_or(rule);
+                run.rules_mut().add_value(rule.as_bytes());
+            }),
+            Self::Line(line) => run.rules_mut().add_line(line),
+        }
+        run
+    }
+
+    /// What the rules would do.
+    pub fn preview(&self, machine: &mut Machine) -> (Box<Run<'_>>, Gaps) {
+        let mut run = self.run();
+        let gaps = run.preview(&mut machine.tree);
+        (run, gaps)
+    }
+}
+
+/// The word for an outcome, as the log and the JSON have it.
+pub fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Setting => "setting",
+        Outcome::Applied => "applied",
+        Outcome::Excluded => "excluded",
+        Outcome::Overruled => "overruled",
+        Outcome::Unmatched => "unmatched",
+        Outcome::Elsewhere => "elsewhere",
+        Outcome::Refused(_) => "refused",
+        Outcome::Invalid(_) => "invalid",
+        Outcome::Failed(_) => "failed",
+    }
+}

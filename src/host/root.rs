@@ -1,0 +1,85 @@
+//! The host's files outside of /proc and /sys: what it boots with, and what its kernel can load.
+//!
+//! Everything that is looked at is remembered, with no more of a file than was of use: this is what
+//! `collect` puts into its copy.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+
+/// A root directory: `/`, or that of a copy.
+pub struct Root {
+    directory: PathBuf,
+    seen: RefCell<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Root {
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), seen: RefCell::default() }
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.directory.join(path)
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.directory == Path::new("/")
+    }
+
+    /// Whether there is something at this path, which has no leading slash.
+    pub fn has(&self, path: &str) -> bool {
+        let is_there = self.path(path).exists();
+        if is_there {
+            self.remember(path, "");
+        }
+        is_there
+    }
+
+    /// The first of these paths that is there.
+    pub fn first<'p>(&self, paths: &[&'p str]) -> Option<&'p str> {
+        paths.iter().copied().find(|path| self.has(path))
+    }
+
+    /// The lines of a file for which `keep` has an answer, as that answer.
+    pub fn lines(&self, path: &str, keep: impl Fn(&str) -> Option<String>) -> Result<Vec<String>> {
+        let file = self.path(path);
+        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let kept: Vec<String> = String::from_utf8_lossy(&text).lines().filter_map(keep).collect();
+        self.remember(path, &kept.join("\n"));
+        Ok(kept)
+    }
+
+    /// Remembers a text that no file holds, as if one did.
+    pub fn remember(&self, path: &str, text: &str) {
+        let mut seen = self.seen.borrow_mut();
+        let known = seen.entry(path.to_owned()).or_default();
+        if known.is_empty() {
+            known.extend_from_slice(text.as_bytes());
+            if !text.is_empty() {
+                known.push(b'\n');
+            }
+        }
+    }
+
+    /// The names in a directory, in order.
+    pub fn names(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(directory)).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+    }
+
+    pub fn modified(&self, path: &str) -> Option<SystemTime> {
+        fs::metadata(self.path(path)).and_then(|metadata| metadata.modified()).ok()
+    }
+
+    /// Everything that was looked at and is there, with what was of use of it.
+    pub fn seen(&self) -> BTreeMap<String, Vec<u8>> {
+        self.seen.borrow().clone()
+    }
+}

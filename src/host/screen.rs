@@ -1,0 +1,130 @@
+//! What a person sees: tables as wide as the terminal, and colour where it is wanted.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+/// The version of the JSON that is printed, as docs/json.md has it.
+pub const SCHEMA: u32 = 1;
+
+pub const PLAIN: Style = Style::new();
+pub const HEAD: Style = Style::new().bold();
+/// What a rule takes.
+pub const TAKEN: Style = AnsiColor::Cyan.on_default().bold();
+pub const GOOD: Style = AnsiColor::Green.on_default();
+pub const WARN: Style = AnsiColor::Yellow.on_default();
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+pub const QUIET: Style = Style::new().dimmed();
+
+/// Standard output, for people.
+pub struct Screen {
+    out: anstream::Stdout,
+    /// Of the terminal; whole lines where there is none.
+    width: Option<u16>,
+}
+
+impl Screen {
+    pub fn new() -> Self {
+        let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let terminal = || {
+            let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+            Some(width.0)
+        };
+        Self { out: anstream::stdout(), width: given.or_else(terminal).filter(|&width| width > 0) }
+    }
+
+    /// Writes one line.
+    pub fn line(&mut self, style: Style, text: impl Display) {
+        // Whoever closes the pipe has seen enough.
+        let _ = writeln!(self.out, "{style}{text}{style:#}");
+    }
+
+    pub fn blank(&mut self) {
+        self.line(PLAIN, "");
+    }
+
+    /// Writes a line that begins with a word in colour; more lines stand under the text.
+    pub fn marked(&mut self, style: Style, word: &str, text: impl Display) {
+        let text = text.to_string();
+        let indent = word.len() + 2;
+        let width = self.width.map_or(usize::MAX, usize::from).max(indent + 20) - indent;
+        let lines = wrap(&text, width);
+        for (index, line) in lines.iter().enumerate() {
+            let _ = if index == 0 {
+                writeln!(self.out, "{style}{word}:{style:#} {line}")
+            } else {
+                writeln!(self.out, "{:indent$}{line}", "")
+            };
+        }
+    }
+
+    /// Writes rows of cells, one line each; of the last column no more than fits.
+    pub fn table(&mut self, indent: usize, head: &[&str], rows: Vec<(Style, Vec<String>)>) {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        let mut styles = Vec::new();
+        if !head.is_empty() {
+            table.add_row(head.to_vec());
+            styles.push(HEAD);
+        }
+        for (style, cells) in rows {
+            table.add_row(cells);
+            styles.push(style);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        for (line, style) in table.lines().zip(styles) {
+            let line = format!("{:indent$}{}", "", line.trim_end());
+            self.line(style, self.cut(line));
+        }
+    }
+
+    /// As much of a line as the terminal shows, with a sign where there was more.
+    fn cut(&self, line: String) -> String {
+        match self.width.map(usize::from) {
+            Some(width) if line.chars().count() > width => {
+                let start: String = line.chars().take(width - 1).collect();
+                format!("{}…", start.trim_end())
+            }
+            _ => line,
+        }
+    }
+}
+
+/// Breaks a text at blanks into lines of at most `width` characters, a longer word left whole.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+/// Prints what a command found as JSON.
+pub fn json(command: &str, report: &impl Serialize) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Envelope<'a, T> {
+        schema: u32,
+        command: &'a str,
+        #[serde(flatten)]
+        report: &'a T,
+    }
+    let mut out = io::stdout().lock();
+    let envelope = Envelope { schema: SCHEMA, command, report };
+    let text = serde_json::to_string_pretty(&envelope)?;
+    let _ = writeln!(out, "{text}");
+    Ok(())
+}

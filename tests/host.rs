@@ -1,0 +1,459 @@
+//! The host tool as a person sees it, on machines of others.
+
+mod support;
+
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use support::copy;
+use tempfile::TempDir;
+
+const TOOL: &str = env!("CARGO_BIN_EXE_vfio-override");
+const PATH: &str = "/usr/bin:/bin";
+
+/// A place with machines in it, each a directory of its name.
+struct Desk(TempDir);
+
+impl Desk {
+    fn with(machines: &[&str]) -> Self {
+        let desk = Self(TempDir::new().unwrap());
+        fs::copy(copy::directory().join("pci.ids"), desk.path("pci.ids")).unwrap();
+        for machine in machines {
+            copy::unfold(machine, &desk.path(machine));
+        }
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The tool with this line of arguments, run beside the machines.
+    fn command(&self, line: &str) -> Command {
+        self.ready(Command::new(TOOL), line)
+    }
+
+    /// The same as nobody, where this test itself may do anything.
+    fn command_of_nobody(&self, line: &str) -> Command {
+        if !nix::unistd::geteuid().is_root() {
+            return self.command(line);
+        }
+        // Wherever the tool was built may not be for everybody's eyes.
+        let tool = self.path("tool");
+        if !tool.exists() {
+            fs::copy(TOOL, &tool).unwrap();
+        }
+        fs::set_permissions(self.0.path(), Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(tool);
+        self.ready(command, line)
+    }
+
+    fn ready(&self, mut command: Command, line: &str) -> Command {
+        command
+            .args(["--pci-ids", "pci.ids"])
+            .args(line.split_whitespace())
+            .current_dir(self.0.path())
+            .env_clear()
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
+    }
+
+    /// What is on the terminal after these commands.
+    fn screen(&self, lines: &[&str]) -> String {
+        lines.iter().map(|line| shown(line, &self.run(line))).collect()
+    }
+}
+
+fn shown(line: &str, output: &Output) -> String {
+    let mut screen = format!("$ vfio-override {line}\n");
+    for bytes in [&output.stdout, &output.stderr] {
+        screen.push_str(str::from_utf8(bytes).unwrap());
+    }
+    match output.status.code() {
+        Some(0) => {}
+        status => writeln!(screen, "(exit status {})", status.unwrap()).unwrap(),
+    }
+    screen.push('\n');
+    screen
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn list_shows_a_machine_at_a_glance() {
+    for machine in copy::names() {
+        let desk = Desk::with(&[&machine]);
+        let screen = desk.screen(&[&format!("list --from {machine}")]);
+        insta::assert_snapshot!(format!("list_{machine}"), screen);
+    }
+}
+
+#[test]
+fn list_shows_what_is_asked_for() {
+    let desk = Desk::with(&["b450"]);
+    insta::assert_snapshot!(desk.screen(&[
+        "list --from b450 --class vga",
+        "list --from b450 --class 0c03",
+        "list --from b450 --group 12 --class bridge",
+        "list --from b450 --driver snd_hda_intel",
+        "list --from b450 --class tape",
+    ]));
+}
+
+#[test]
+fn plan_tells_what_each_rule_would_do() {
+    let desk = Desk::with(&["two-t400", "one-gpu", "b450", "x58", "pi5", "vmd"]);
+    insta::assert_snapshot!(desk.screen(&[
+        "plan --from two-t400",
+        "plan --from two-t400 65:00.0+slot",
+        "plan --from two-t400 vfio.override=class:03,!boot_vga debug",
+        "plan --from two-t400 04:00.0 b3:00.0 b3:00.1=nonesuch",
+        "plan --from two-t400 17:00.0@10de:1b81 16:00.0 8086:37d2::17 1af4:1",
+        "plan --from two-t400 off 17:00.0 17:00.9",
+        "plan --from one-gpu 01:00.*",
+        "plan --from b450",
+        "plan --from b450 03:00.0+group,!01:00.*",
+        "plan --from x58",
+        "plan --from pi5",
+        "plan --from vmd 10000:00:00.0/00.0",
+    ]));
+}
+
+#[test]
+fn plan_points_at_every_mistake() {
+    let desk = Desk::with(&["two-t400"]);
+    insta::assert_snapshot!(
+        desk.screen(&[
+            "plan --from two-t400 17:00.9",
+            "plan --from two-t400 17:00.0,!65:00.0+board",
+        ])
+    );
+}
+
+#[test]
+fn status_compares_what_was_asked_with_what_is() {
+    let desk = Desk::with(&["two-t400", "b450", "x58", "pi5"]);
+    insta::assert_snapshot!(desk.screen(&[
+        "status --from two-t400",
+        "status --from b450",
+        "status --from x58",
+        "status --from pi5",
+    ]));
+}
+
+#[test]
+fn suggest_makes_the_sturdiest_parameter() {
+    let desk = Desk::with(&["two-t400", "one-gpu", "b450", "x58", "pi5", "vmd"]);
+    insta::assert_snapshot!(desk.screen(&[
+        "suggest --from two-t400 65:00.0",
+        "suggest --from two-t400 17:00.1 65:00.0",
+        "suggest --from two-t400 b3:00.1",
+        "suggest --from one-gpu 01:00.0",
+        "suggest --from one-gpu 00:1f.3",
+        "suggest --from b450 04:00.0",
+        "suggest --from x58 02:00.0",
+        "suggest --from pi5 0001:01:00.0",
+        "suggest --from vmd 10000:02:00.0",
+        "suggest --from vmd 10000:00:01.0",
+        "suggest --from vmd 17:00.0",
+    ]));
+}
+
+#[test]
+fn suggest_lets_a_person_choose() {
+    let desk = Desk::with(&["two-t400", "vmd"]);
+    let mut screen = String::new();
+    for (machine, answer) in [
+        ("two-t400", "3\n"),
+        ("two-t400", "2, 3\n"),
+        ("two-t400", "4\n"),
+        ("two-t400", ""),
+        ("vmd", "1\n"),
+    ] {
+        let line = format!("suggest --from {machine}");
+        let mut command = desk.command(&line);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It does not read where there is nothing to choose.
+        let _ = child.stdin.take().unwrap().write_all(answer.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        writeln!(screen, "answer {answer:?}").unwrap();
+        screen.push_str(&shown(&line, &output));
+    }
+    insta::assert_snapshot!(screen);
+}
+
+/// A rule that is suggested takes what it says, on every machine and for every function.
+#[test]
+fn what_is_suggested_does_what_it_says() {
+    for machine in copy::names() {
+        let desk = Desk::with(&[&machine]);
+        let list = json(&desk.run(&format!("list --json --from {machine}")));
+        for function in list["functions"].as_array().unwrap() {
+            let address = function["address"].as_str().unwrap();
+            let suggestion = desk.run(&format!("suggest --json --from {machine} {address}"));
+            if suggestion.status.code() == Some(2) {
+                assert!(function["class"].as_str().unwrap().starts_with("06"), "{address}");
+                continue;
+            }
+            let suggestion = json(&suggestion);
+            let rules = suggestion["parameter"].as_str().unwrap();
+            let promised: Vec<_> = suggestion["functions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|function| function["taken"] == true)
+                .map(|function| function["address"].clone())
+                .collect();
+            let plan = json(&desk.run(&format!("plan --json --from {machine} {rules}")));
+            let rules = plan["rules"].as_array().unwrap().iter();
+            let functions = rules.flat_map(|rule| rule["functions"].as_array().unwrap());
+            let mut taken: Vec<_> = functions.map(|function| function["address"].clone()).collect();
+            taken.sort_by_key(ToString::to_string);
+            assert_eq!(taken, promised, "{machine} {address}: {}", suggestion["parameter"]);
+        }
+    }
+}
+
+#[test]
+fn wrong_use_is_told_with_what_would_be_right() {
+    let desk = Desk::with(&["vmd"]);
+    fs::write(desk.path("no.tar"), "nothing").unwrap();
+    insta::assert_snapshot!(desk.screen(&[
+        "",
+        "lst",
+        "suggest --from vmd 1:2",
+        "list --from no.tar",
+        "list --from nowhere",
+        "list --sysfs nowhere",
+        "list --from vmd --sysfs /sys",
+        "release",
+        "release --from vmd 00:00.0",
+        "apply --timeout 0",
+    ]));
+}
+
+#[test]
+fn tables_are_as_wide_as_the_terminal_and_colour_is_for_terminals() {
+    let desk = Desk::with(&["b450"]);
+    let narrow = desk.command("list --from b450").env("COLUMNS", "72").output().unwrap();
+    let screen = str::from_utf8(&narrow.stdout).unwrap();
+    assert!(screen.lines().all(|line| line.chars().count() <= 72), "{screen}");
+    insta::assert_snapshot!(screen);
+
+    let has_colour = |name: &str, value: &str| {
+        let output = desk.command("list --from b450").env(name, value).output().unwrap();
+        output.stdout.contains(&0x1b)
+    };
+    assert!(!has_colour("TERM", "xterm"), "this is no terminal");
+    assert!(has_colour("CLICOLOR_FORCE", "1"));
+    let mut both = desk.command("list --from b450");
+    let output = both.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();
+    assert!(!output.stdout.contains(&0x1b));
+}
+
+#[test]
+fn whoever_closes_the_pipe_has_seen_enough() {
+    let desk = Desk::with(&["b450"]);
+    let mut child = desk
+        .command("list --from b450")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_copy_is_as_good_as_the_machine() {
+    for machine in copy::names() {
+        let desk = Desk::with(&[&machine]);
+        let collected = desk.run(&format!("collect --from {machine} copy.tar"));
+        assert_eq!(collected.status.code(), Some(0), "{}", shown("collect", &collected));
+        for command in
+            ["list --json", "plan --json", "plan --json class:03+group=auto", "status --json"]
+        {
+            let original = json(&desk.run(&format!("{command} --from {machine}")));
+            let copy = json(&desk.run(&format!("{command} --from copy.tar")));
+            assert_eq!(copy, original, "{machine}: {command}");
+        }
+        let again = desk.run(&format!("collect --from {machine} copy.tar"));
+        assert_eq!(again.status.code(), Some(2), "no file is written over");
+    }
+}
+
+#[test]
+fn a_copy_holds_no_secrets() {
+    let desk = Desk::with(&["two-t400"]);
+    let secret = "cryptdevice=UUID=5ec2e7:luks password=5ec2e7 quiet\n";
+    fs::write(desk.path("two-t400/proc/cmdline"), secret).unwrap();
+    fs::write(
+        desk.path("two-t400/etc/default/grub"),
+        "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet key=5ec2e7\"\nGRUB_PASSWORD=5ec2e7\n",
+    )
+    .unwrap();
+    let mounts = "36 35 259:2 / /home/5ec2e7 rw - ext4 /dev/nvme0n1p2 rw,label=5ec2e7\n";
+    fs::write(desk.path("two-t400/proc/self/mountinfo"), mounts).unwrap();
+    let serial = desk.path("two-t400/sys/bus/pci/devices/0000:04:00.0/serial");
+    fs::write(serial, "5ec2e7\n").unwrap();
+    fs::write(desk.path("two-t400/dev/kmsg"), "6,0,0,-;Command line: password=5ec2e7\n").unwrap();
+    let output = desk.run("collect --from two-t400 copy.tar");
+    insta::assert_snapshot!(shown("collect --from two-t400 copy.tar", &output));
+    let copy = fs::read(desk.path("copy.tar")).unwrap();
+    assert!(!copy.windows(6).any(|text| text == b"5ec2e7"));
+    let files: Vec<String> = tar::Archive::new(&copy[..])
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .filter(|path| !path.starts_with("sys/"))
+        .collect();
+    insta::assert_snapshot!("files_of_a_copy", files.join("\n"));
+}
+
+#[test]
+fn a_copy_is_never_changed() {
+    let desk = Desk::with(&["two-t400", "b450"]);
+    insta::assert_snapshot!(desk.screen(&[
+        "apply --from two-t400 65:00.0+slot",
+        "release --from b450 10:00.0 10:00.1",
+        "release --json --from b450 10:00.0",
+    ]));
+}
+
+/// The tree as it is, to see later whether it was touched.
+fn state_of(directory: &Path) -> String {
+    let listing = Command::new("find").arg(directory).args(["-printf", "%p %l %m %T@\\n"]).output();
+    String::from_utf8(listing.unwrap().stdout).unwrap()
+}
+
+#[test]
+fn looking_changes_nothing_and_takes_no_privilege() {
+    for machine in copy::names() {
+        let desk = Desk::with(&[&machine]);
+        let root = desk.path(&machine);
+        let status = Command::new("chmod").args(["-R", "a-w,a+rX"]).arg(&root).status().unwrap();
+        assert!(status.success());
+        let before = state_of(&root);
+        let address = format!("--from {machine}");
+        for command in ["list", "plan class:03+group", "plan", "status"] {
+            let line = format!("{command} {address}");
+            let ours = desk.run(&line);
+            let theirs = desk.command_of_nobody(&line).env("PATH", PATH).output().unwrap();
+            assert_eq!(shown(&line, &theirs), shown(&line, &ours));
+            assert_eq!(state_of(&root), before, "{line}");
+        }
+        let writable = Command::new("chmod").args(["-R", "u+w"]).arg(&root).status().unwrap();
+        assert!(writable.success());
+    }
+}
+
+/// A machine to be changed: `--sysfs` is a directory like /sys.
+fn at(machine: &str) -> String {
+    format!("--sysfs {machine}/sys --cmdline {machine}/proc/cmdline")
+}
+
+#[test]
+fn apply_and_release_tell_each_function() {
+    let desk = Desk::with(&["x58", "two-t400"]);
+    let x58 = at("x58");
+    insta::assert_snapshot!(desk.screen(&[
+        &format!("apply {x58} 02:00.*"),
+        &format!("status {x58}"),
+        &format!("release {x58} 02:00.0 02:00.1"),
+        &format!("release --json {x58} 02:00.0"),
+        // In a directory no driver lets go.
+        &format!("apply {} 17:00.0", at("two-t400")),
+        &format!("apply --json {} 17:00.9", at("two-t400")),
+    ]));
+}
+
+#[test]
+fn a_driver_that_does_not_let_go_is_named_in_time() {
+    let desk = Desk::with(&["two-t400"]);
+    let unbind = desk.path("two-t400/sys/bus/pci/drivers/nouveau/unbind");
+    fs::remove_file(&unbind).unwrap();
+    // Whoever opens it waits for a reader, for ever.
+    nix::unistd::mkfifo(&unbind, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    insta::assert_snapshot!(desk.screen(&[
+        &format!("apply --timeout 2 {} 17:00.0 65:00.0", at("two-t400")),
+        &format!("apply --json --timeout 2 {} 17:00.0", at("two-t400")),
+    ]));
+    let kept = |function: &str| {
+        let attribute = format!("two-t400/sys/bus/pci/devices/{function}/driver_override");
+        fs::read_to_string(desk.path(&attribute)).unwrap()
+    };
+    // All overrides come first.
+    assert_eq!([kept("0000:17:00.0"), kept("0000:65:00.0")], ["vfio-pci\n"; 2]);
+}
+
+#[test]
+fn who_may_not_change_anything_is_told_so() {
+    let desk = Desk::with(&["x58"]);
+    let chmod = |mode: &str| {
+        let done = Command::new("chmod").args(["-R", mode]).arg(desk.path("x58")).status();
+        assert!(done.unwrap().success());
+    };
+    chmod("a-w,a+rX");
+    let screen: String = ["apply", "release"]
+        .iter()
+        .map(|command| {
+            let line = format!("{command} {} 02:00.0", at("x58"));
+            shown(&line, &desk.command_of_nobody(&line).env("PATH", PATH).output().unwrap())
+        })
+        .collect();
+    chmod("u+w");
+    insta::assert_snapshot!(screen);
+}
+
+#[test]
+fn what_json_holds_is_as_the_schema_says() {
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/vfio-override.schema.json");
+    let mut schemas = boon::Schemas::new();
+    let index = boon::Compiler::new().compile(schema.to_str().unwrap(), &mut schemas).unwrap();
+    let mut checked = std::collections::BTreeSet::new();
+    let mut check = |desk: &Desk, line: &str| {
+        let output = desk.run(line);
+        let value = json(&output);
+        if let Err(error) = schemas.validate(&value, index) {
+            panic!("{line}: {error:#}\n{value:#}");
+        }
+        checked.insert(value["command"].as_str().unwrap().to_owned());
+    };
+    for machine in copy::names() {
+        let desk = Desk::with(&[&machine]);
+        let first = &json(&desk.run(&format!("list --json --from {machine}")))["functions"];
+        let first = first[2]["address"].as_str().unwrap().to_owned();
+        for command in [
+            "list",
+            "plan",
+            "plan class:03+group=auto 1:2:3 off",
+            "plan 00:00.0 1:1 99:99 !class:02",
+            "status",
+            "collect copy.tar",
+            &format!("release {first}"),
+            "apply class:02",
+        ] {
+            check(&desk, &format!("{command} --json --from {machine}"));
+        }
+        check(&desk, &format!("apply --json {} class:04 99:99", at(&machine)));
+        check(&desk, &format!("release --json {} {first}", at(&machine)));
+    }
+    let desk = Desk::with(&["b450", "one-gpu"]);
+    check(&desk, "suggest --json --from b450 04:00.0");
+    check(&desk, "suggest --json --from one-gpu 01:00.0");
+    let all = ["apply", "collect", "list", "plan", "release", "status", "suggest"];
+    assert!(checked.iter().eq(all), "{checked:?}");
+}

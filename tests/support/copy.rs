@@ -1,0 +1,163 @@
+//! Machines of `tests/machines`, each one text, unfolded into a directory as `collect` lays one out.
+//!
+//! A line is one of
+//!
+//! ```text
+//! # a comment
+//! kernel RELEASE
+//! cmdline TEXT
+//! ADDRESS CLASS ID SUBSYSTEM GROUP|- DRIVER|- [boot] [=OVERRIDE]      further in: behind the one above
+//! driver NAME                                    registered, though it has no function
+//! disk NAME MAJOR:MINOR ADDRESS PATH             a block device, PATH being its directory below the function
+//! mapping NAME MAJOR:MINOR SLAVE                 a block device on another
+//! mount MAJOR:MINOR PLACE TYPE SOURCE
+//! net NAME ADDRESS up|down
+//! route NAME                                     the default route goes through it
+//! file PATH [LINE]                               a file of the host, or one more line of it
+//! old PATH                                       a file that is older than all others
+//! ```
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::tree::{Function, Sysfs, up_from};
+
+/// Every machine, by name.
+pub fn names() -> Vec<String> {
+    let files = fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().path());
+    let machines = files.filter(|path| path.extension().is_some_and(|end| end == "machine"));
+    let mut names: Vec<String> =
+        machines.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Where the machines are, and `pci.ids` with the names of what they have.
+pub fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines")
+}
+
+/// Makes the machine of this name a directory.
+pub fn unfold(name: &str, directory: &Path) {
+    let text = fs::read_to_string(self::directory().join(format!("{name}.machine"))).unwrap();
+    let mut copy = Copy { root: directory.to_owned(), way: Vec::new() };
+    Sysfs(&copy.path("sys")).make();
+    for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+        copy.add(line);
+    }
+}
+
+struct Copy {
+    root: PathBuf,
+    /// The functions on the way to the last, each with how far in it stands.
+    way: Vec<(usize, String)>,
+}
+
+impl Copy {
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    fn add(&mut self, line: &str) {
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().unwrap_or_else(|| panic!("{line:?} is too short"));
+        match word() {
+            "kernel" => self.append("proc/sys/kernel/osrelease", word()),
+            "cmdline" => self.append("proc/cmdline", rest(line, 1)),
+            "driver" => Sysfs(&self.path("sys")).add_driver(word()),
+            "disk" => {
+                let (name, number, address, path) = (word(), word(), word(), word());
+                let place = Sysfs(&self.path("sys")).place(address).join(path);
+                self.block(name, number, &place);
+            }
+            "mapping" => {
+                let (name, number, slave) = (word(), word(), word());
+                let place = PathBuf::from("devices/virtual/block").join(name);
+                self.block(name, number, &place);
+                let slaves = self.path("sys").join(&place).join("slaves");
+                fs::create_dir_all(&slaves).unwrap();
+                let class = up_from(&place).join("../class/block").join(slave);
+                symlink(class, slaves.join(slave)).unwrap();
+            }
+            "mount" => {
+                let (number, place, kind, source) = (word(), word(), word(), word());
+                let line = format!("36 35 {number} / {place} rw - {kind} {source} rw");
+                self.append("proc/self/mountinfo", &line);
+            }
+            "net" => {
+                let (name, address, state) = (word(), word(), word());
+                let place = Sysfs(&self.path("sys")).place(address).join("net").join(name);
+                self.class("net", name, &place);
+                self.append(&format!("sys/{}/operstate", place.display()), state);
+            }
+            "route" => {
+                self.append("proc/net/route", "Iface Destination");
+                self.append("proc/net/route", &format!("{} 00000000", word()));
+            }
+            "file" => {
+                let path = word();
+                self.append(path, rest(line, 2));
+            }
+            "old" => {
+                let path = word();
+                self.append(path, "");
+                let file = OpenOptions::new().append(true).open(self.path(path)).unwrap();
+                file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+            }
+            _ => self.function(line),
+        }
+    }
+
+    fn function(&mut self, line: &str) {
+        let indent = line.len() - line.trim_start().len();
+        self.way.retain(|(outer, _)| *outer < indent);
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().unwrap_or_else(|| panic!("{line:?} is too short"));
+        let given = |text: &'static str| (text != "-").then_some(text);
+        let mut next = || -> &'static str { word().to_owned().leak() };
+        let (address, class, id, subsystem) = (next(), next(), next(), next());
+        let (group, driver) = (given(next()), given(next()));
+        let more: Vec<&str> = words.collect();
+        let parent = self.way.last().map(|(_, address)| address.clone());
+        Sysfs(&self.path("sys")).add(&Function {
+            address,
+            parent: parent.as_deref(),
+            class,
+            id,
+            subsystem,
+            group: group.map(|group| group.parse().unwrap()),
+            driver,
+            kept_for: more.iter().find_map(|word| word.strip_prefix('=')),
+            boot_display: more.contains(&"boot"),
+        });
+        self.way.push((indent, address.to_owned()));
+    }
+
+    fn block(&self, name: &str, number: &str, place: &Path) {
+        self.class("block", name, place);
+        self.append(&format!("sys/{}/dev", place.display()), number);
+    }
+
+    /// Makes a device's directory, and the link of its class to it.
+    fn class(&self, class: &str, name: &str, place: &Path) {
+        fs::create_dir_all(self.path("sys").join(place)).unwrap();
+        let links = self.path("sys/class").join(class);
+        fs::create_dir_all(&links).unwrap();
+        symlink(Path::new("../..").join(place), links.join(name)).unwrap();
+    }
+
+    fn append(&self, path: &str, line: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+}
+
+/// What follows this many words and the blank behind them.
+fn rest(line: &str, words: usize) -> &str {
+    line.splitn(words + 1, ' ').nth(words).unwrap_or_default()
+}
