@@ -148,6 +148,13 @@ impl Case {
         }
     }
 
+    /// Boots on these kernels instead.
+    #[must_use]
+    pub fn on(mut self, kernels: &[&'static str]) -> Self {
+        self.kernels = kernels.to_vec();
+        self
+    }
+
     /// Runs the early binary in this way.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds, audits and boots vfio-override. Run `cargo xtask help` for the list.
 
 mod accelerator;
+mod acpi;
 mod archive;
 mod audit;
 mod boot;

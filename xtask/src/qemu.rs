@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::accelerator::Accelerator;
 use crate::kernel::Kernel;
@@ -65,6 +65,7 @@ impl Model {
 }
 
 const BOCHS: Driver = Driver::new("bochs-drm", "bochs");
+const QXL_DRIVER: Driver = Driver::new("qxl", "qxl");
 const NVME_DRIVER: Driver = Driver::new("nvme", "nvme");
 const SOUND: Driver = Driver::new("snd_hda_intel", "snd_hda_intel");
 const USB: Driver = Driver::new("xhci_hcd", "xhci_pci");
@@ -76,12 +77,18 @@ pub const SECONDARY_VGA: Model = Model::new("secondary-vga", BOCHS);
 pub const BOCHS_DISPLAY: Model = Model::new("bochs-display", BOCHS);
 pub const VIRTIO_VGA: Model = Model::new("virtio-vga", VIRTIO);
 pub const VIRTIO_GPU: Model = Model::new("virtio-gpu-pci", VIRTIO);
+pub const QXL_VGA: Model = Model::new("qxl-vga", QXL_DRIVER);
+/// A further one, which QEMU makes the same but for its class 0380.
+pub const QXL: Model = Model::new("qxl", QXL_DRIVER);
+pub const ATI_VGA: Model = Model::new("ati-vga", Driver::new("aty128fb", "aty128fb"));
 pub const HDA: Model = Model::new("intel-hda", SOUND);
 pub const ICH9_HDA: Model = Model::new("ich9-intel-hda", SOUND);
 pub const XHCI: Model = Model::new("qemu-xhci", USB);
 pub const NEC_XHCI: Model = Model::new("nec-usb-xhci", USB);
 // The network cards have no peer, and QEMU's warnings about that are harmless.
 pub const E1000E: Model = Model::new("e1000e", Driver::new("e1000e", "e1000e"));
+pub const E1000: Model = Model::new("e1000", Driver::new("e1000", "e1000"));
+pub const AHCI: Model = Model::new("ich9-ahci", Driver::new("ahci", "ahci"));
 pub const VIRTIO_NET: Model = Model::new("virtio-net-pci", VIRTIO);
 pub const VIRTIO_RNG: Model = Model::new("virtio-rng-pci", VIRTIO);
 // Without this option their IDs depend on the bus that they are on.
@@ -111,6 +118,11 @@ const DISK: Model = Model {
     ..Model::new("virtio-blk-pci,drive={id}", Driver::new("virtio-pci", "virtio_pci"))
 };
 pub const ROOT_PORT: Model = Model::new("pcie-root-port,chassis={n}", PORT);
+/// One whose slot knows no hot-plug, which needs interrupts.
+pub const FIXED_ROOT_PORT: Model = Model::new("pcie-root-port,chassis={n},hotplug=off", PORT);
+/// A second host bridge, whose bus is 40.
+pub const HOST_BRIDGE: Model =
+    Model { is_anybodys: true, ..Model::without_driver("pxb-pcie,bus_nr=64") };
 pub const SWITCH_UPLINK: Model = Model::new("x3130-upstream", PORT);
 pub const SWITCH_PORT: Model = Model::new("xio3130-downstream,chassis={n}", PORT);
 pub const PCIE_PCI_BRIDGE: Model =
@@ -170,9 +182,9 @@ impl Function {
     }
 }
 
-/// The sysfs name of a function of domain 0: `01:00.0` → `0000:01:00.0`.
+/// A function's name in sysfs: `01:00.0` → `0000:01:00.0`; a place may say its domain as well.
 pub fn full_address(place: &str) -> String {
-    format!("0000:{place}")
+    if place.matches(':').count() > 1 { place.to_owned() } else { format!("0000:{place}") }
 }
 
 impl Machine {
@@ -324,8 +336,13 @@ impl Machine {
     }
 }
 
+/// The bus, and the slot with the function.
 fn split(place: &str) -> Result<(&str, &str)> {
-    place.split_once(':').with_context(|| format!("{place}: expected a place such as 01:00.0"))
+    let mut parts = place.rsplit(':');
+    match (parts.next(), parts.next()) {
+        (Some(slot_and_function), Some(bus)) => Ok((bus, slot_and_function)),
+        _ => bail!("{place}: expected a place such as 01:00.0"),
+    }
 }
 
 /// The machine of `cargo xtask boot`.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::accelerator::{Accelerator, Patience};
 use crate::guest::{self, Evidence};
@@ -21,6 +21,9 @@ use crate::{command, probes, progress};
 
 /// How much of the console a failed boot shows.
 const SHOWN_LINES: usize = 40;
+
+/// The longest command line of a guest.
+const MAX_COMMAND_LINE: usize = 2047;
 
 /// Shows a panic, and nothing that could tear a line of /init's apart.
 const QUIET: &str = "loglevel=3";
@@ -205,6 +208,13 @@ impl Session<'_> {
             probes::PARAMETERS,
             self.parameters
         );
+        // The kernel cuts a longer one off without a word (COMMAND_LINE_SIZE on x86).
+        if command_line.len() > MAX_COMMAND_LINE {
+            bail!(
+                "the kernel's command line has {} bytes, at most {MAX_COMMAND_LINE} are allowed",
+                command_line.len()
+            );
+        }
         let mut command = Guest {
             kernel: self.kernel,
             accelerator,
