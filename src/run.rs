@@ -105,7 +105,12 @@ impl<'a> Run<'a> {
         self.look_around(system);
         let is_complete = self.say_omissions(journal, gaps, only.is_some());
         self.say_rules(journal, only.is_some());
-        self.each_warning(gaps, &mut |warning| journal.say(Level::Warn, warning));
+        self.each_warning(gaps, &mut |warning| {
+            // What becomes of the others of its group was not decided here.
+            if only.is_none() || !matches!(warning, Warning::NotViable(..)) {
+                journal.say(Level::Warn, warning);
+            }
+        });
         self.say_left_alone(journal);
         self.bind(system, journal);
         self.summarise(journal, only.is_some()) && is_complete

@@ -36,7 +36,10 @@ install() {
 	else
 		# Before rd.driver.pre and force_drivers, which dracut loads at cmdline 01.
 		inst_hook cmdline 00 "$moddir/vfio-override.sh"
-		require_in_image "${hookdir:-/lib/dracut/hooks}/cmdline/00-vfio-override.sh"
+		# dracut-ng has it there, dracut 059 in /lib.
+		local hook=/var/lib/dracut/hooks/cmdline/00-vfio-override.sh
+		[[ -e $initdir$hook ]] || hook=${hook#/var}
+		require_in_image "$hook"
 	fi
 	require_in_image "$early" /vfio-override-early
 }

@@ -181,7 +181,8 @@ fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) 
 
 fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
     type Check = fn(&Workshop, &Workspace) -> Result<()>;
-    const CHECKS: [(&str, Check); 4] = [
+    const CHECKS: [(&str, Check); 5] = [
+        ("generators: what systemd says of the units", Workshop::check_units),
         ("generator initramfs-tools: what its hook answers", Workshop::check_prereqs),
         ("generator mkinitcpio: its files, with a stand-in for it", Workshop::check_mkinitcpio),
         ("generators: a kernel that lacks modules", Workshop::check_lacking_kernel),

@@ -295,6 +295,16 @@ impl Workshop {
         initramfs_tools::check_prereqs(&self.debian)
     }
 
+    /// systemd understands every line of the units.
+    pub fn check_units(&self, _: &Workspace) -> Result<()> {
+        let units = ["vfio-override.service", "vfio-override-initrd.service"]
+            .map(|unit| format!("/usr/lib/systemd/system/{unit}"));
+        let mut arguments = vec!["verify", "--man=no"];
+        arguments.extend(units.iter().map(String::as_str));
+        let said = self.debian.run("systemd-analyze", arguments)?;
+        if said.is_empty() { Ok(()) } else { bail!(said) }
+    }
+
     /// mkinitcpio's files; the last kernel lacks what a kernel may lack.
     pub fn check_mkinitcpio(&self, workspace: &Workspace) -> Result<()> {
         let cloud = self.cloud(workspace)?;
