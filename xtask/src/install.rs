@@ -5,67 +5,103 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tempfile::NamedTempFile;
 
 use crate::build::{self, MuslOptions};
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace};
 use crate::{Verdict, command, progress, setup};
 
-/// The host's early binary, below the prefix.
-const EARLY: &str = "lib/vfio-override/vfio-override-early";
-
-/// A file of this project and its place below the prefix.
+/// A file and its place below the prefix.
 struct File {
-    source: &'static str,
+    source: Source,
     place: &'static str,
     mode: u32,
 }
 
-const FILES: [File; 8] = [
-    File {
-        source: "dracut/90vfio-override/module-setup.sh",
-        place: "lib/dracut/modules.d/90vfio-override/module-setup.sh",
-        mode: 0o755,
-    },
-    File {
-        source: "dracut/90vfio-override/vfio-override.sh",
-        place: "lib/dracut/modules.d/90vfio-override/vfio-override.sh",
-        mode: 0o755,
-    },
-    File {
-        source: "initramfs/mkinitcpio/install/vfio-override",
-        place: "lib/initcpio/install/vfio-override",
-        mode: 0o644,
-    },
-    File {
-        source: "initramfs/mkinitcpio/hooks/vfio-override",
-        place: "lib/initcpio/hooks/vfio-override",
-        mode: 0o644,
-    },
-    File {
-        source: "initramfs/initramfs-tools/hooks/vfio-override",
-        place: "share/initramfs-tools/hooks/vfio-override",
-        mode: 0o755,
-    },
-    File {
-        source: "initramfs/systemd/vfio-override-initrd.service",
-        place: "lib/systemd/system/vfio-override-initrd.service",
-        mode: 0o644,
-    },
-    File {
-        source: "initramfs/systemd/vfio-override.service",
-        place: "lib/systemd/system/vfio-override.service",
-        mode: 0o644,
-    },
-    File {
-        source: "initramfs/systemd/70-vfio-override.rules",
-        place: "lib/udev/rules.d/70-vfio-override.rules",
-        mode: 0o644,
-    },
-];
+/// Where a file comes from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// This project.
+    Project(&'static str),
+    /// What [`build_all`] makes.
+    Built(&'static str),
+}
+
+impl File {
+    /// A file that is read.
+    const fn data(source: Source, place: &'static str) -> Self {
+        Self { source, place, mode: 0o644 }
+    }
+
+    /// A file that is run.
+    const fn program(source: Source, place: &'static str) -> Self {
+        Self { source, place, mode: 0o755 }
+    }
+}
+
+/// Names of what is built.
+const EARLY: &str = "vfio-override-early";
+const TOOL: &str = "vfio-override";
+
+const FILES: [File; 23] = {
+    use Source::{Built, Project};
+    [
+        File::program(Built(EARLY), "lib/vfio-override/vfio-override-early"),
+        File::program(
+            Project("dracut/90vfio-override/module-setup.sh"),
+            "lib/dracut/modules.d/90vfio-override/module-setup.sh",
+        ),
+        File::program(
+            Project("dracut/90vfio-override/vfio-override.sh"),
+            "lib/dracut/modules.d/90vfio-override/vfio-override.sh",
+        ),
+        File::data(
+            Project("initramfs/mkinitcpio/install/vfio-override"),
+            "lib/initcpio/install/vfio-override",
+        ),
+        File::data(
+            Project("initramfs/mkinitcpio/hooks/vfio-override"),
+            "lib/initcpio/hooks/vfio-override",
+        ),
+        File::program(
+            Project("initramfs/initramfs-tools/hooks/vfio-override"),
+            "share/initramfs-tools/hooks/vfio-override",
+        ),
+        File::data(
+            Project("initramfs/systemd/vfio-override-initrd.service"),
+            "lib/systemd/system/vfio-override-initrd.service",
+        ),
+        File::data(
+            Project("initramfs/systemd/vfio-override.service"),
+            "lib/systemd/system/vfio-override.service",
+        ),
+        File::data(
+            Project("initramfs/systemd/70-vfio-override.rules"),
+            "lib/udev/rules.d/70-vfio-override.rules",
+        ),
+        File::program(Built(TOOL), "bin/vfio-override"),
+        File::data(Built("vfio-override.7"), "share/man/man7/vfio-override.7"),
+        File::data(Built("vfio-override.8"), "share/man/man8/vfio-override.8"),
+        File::data(Built("vfio-override-apply.8"), "share/man/man8/vfio-override-apply.8"),
+        File::data(Built("vfio-override-collect.8"), "share/man/man8/vfio-override-collect.8"),
+        File::data(Built("vfio-override-early.8"), "share/man/man8/vfio-override-early.8"),
+        File::data(Built("vfio-override-list.8"), "share/man/man8/vfio-override-list.8"),
+        File::data(Built("vfio-override-plan.8"), "share/man/man8/vfio-override-plan.8"),
+        File::data(Built("vfio-override-release.8"), "share/man/man8/vfio-override-release.8"),
+        File::data(Built("vfio-override-status.8"), "share/man/man8/vfio-override-status.8"),
+        File::data(Built("vfio-override-suggest.8"), "share/man/man8/vfio-override-suggest.8"),
+        File::data(Built("vfio-override.bash"), "share/bash-completion/completions/vfio-override"),
+        File::data(Built("_vfio-override"), "share/zsh/site-functions/_vfio-override"),
+        File::data(
+            Built("vfio-override.fish"),
+            "share/fish/vendor_completions.d/vfio-override.fish",
+        ),
+    ]
+};
 
 /// Enables the host's service, as the vendor.
 const WANTS: (&str, &str) = (
@@ -73,7 +109,7 @@ const WANTS: (&str, &str) = (
     "../vfio-override.service",
 );
 
-/// Install the early binary, the generators' hooks, the udev rule and the units
+/// Install the early binary, the hooks, the udev rule, the units and the host tool with its manual
 ///
 /// Installing again replaces all of them. Where only some are there, nothing is touched: uninstall
 /// first. Without write access to the place sudo is used, if it is there, for the copying alone.
@@ -82,9 +118,9 @@ pub struct InstallOptions {
     #[command(flatten)]
     place: Place,
 
-    /// Install this early binary instead of building one
-    #[arg(long, value_name = "FILE")]
-    early: Option<PathBuf>,
+    /// Install what is in this directory, as an earlier run built it, instead of building
+    #[arg(long, value_name = "DIR")]
+    built: Option<PathBuf>,
 
     #[command(flatten)]
     musl: MuslOptions,
@@ -109,15 +145,47 @@ struct Place {
 }
 
 pub fn install(options: &InstallOptions) -> Result<Verdict> {
-    let early = match &options.early {
-        Some(file) => file.clone(),
-        None => build::preferred(&Workspace::locate()?, None, options.musl)?.path,
+    let built = if let Some(directory) = &options.built {
+        directory.clone()
+    } else {
+        let workspace = Workspace::locate()?;
+        let early = build::preferred(&workspace, None, options.musl)?;
+        build_all(&workspace, &early.path, Profile::Release)?
     };
     let tree = options.place.tree();
     if !tree.is_writable() {
-        return options.place.with_sudo(&["install", "--early"], &[&early]);
+        return options.place.with_sudo(&["install", "--built"], &[&built]);
     }
-    Ok(tell(tree.install(&source_root()?, &early)?, "installed below", &tree))
+    Ok(tell(tree.install(&source_root()?, &built)?, "installed below", &tree))
+}
+
+/// How the host tool is built.
+#[derive(Clone, Copy)]
+pub enum Profile {
+    Release,
+    /// As `cargo test` has built it already.
+    Debug,
+}
+
+/// Gathers all that is built, with this early binary: the host tool, its manual and its completions.
+pub fn build_all(workspace: &Workspace, early: &Path, profile: Profile) -> Result<PathBuf> {
+    let (option, directory) = match profile {
+        Profile::Release => (Some("--release"), "release"),
+        Profile::Debug => (None, "debug"),
+    };
+    let mut cargo = Command::new(workspace::cargo());
+    cargo.args(["build", "--locked", "--quiet", "--bin", TOOL]).args(option);
+    cargo.current_dir(&workspace.root);
+    progress::phase("build the host tool", || command::check(&mut cargo))?;
+    let tool = workspace.target.join(directory).join(TOOL);
+    let built = workspace.scratch("install")?;
+    fs::remove_dir_all(&built).with_context(|| format!("cannot empty {}", built.display()))?;
+    command::check(Command::new(&tool).arg("generate").arg(&built))?;
+    for (from, name) in [(early, EARLY), (&tool, TOOL)] {
+        fs::copy(from, built.join(name))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    Ok(built)
 }
 
 pub fn uninstall(options: &UninstallOptions) -> Result<Verdict> {
@@ -157,7 +225,7 @@ impl Place {
         let Some(sudo) = setup::program("sudo") else {
             bail!("cannot write to {}, and there is no sudo", self.tree().usr.display());
         };
-        let mut again = std::process::Command::new(sudo);
+        let mut again = Command::new(sudo);
         again.arg(env::current_exe().context("cannot find this program")?);
         again.args(arguments).args(files);
         again.arg("--destdir").arg(&self.destdir).arg("--prefix").arg(&self.prefix);
@@ -189,7 +257,7 @@ impl Tree {
     }
 
     /// Installs everything or nothing.
-    pub fn install(&self, sources: &Path, early: &Path) -> Result<Outcome> {
+    pub fn install(&self, project: &Path, built: &Path) -> Result<Outcome> {
         let (present, missing): (Vec<PathBuf>, Vec<PathBuf>) =
             self.places().partition(|path| path.symlink_metadata().is_ok());
         if !present.is_empty() && !missing.is_empty() {
@@ -199,7 +267,7 @@ impl Tree {
                 lines(&missing)
             )));
         }
-        let staged = self.stage_all(sources, early).inspect_err(|_| {
+        let staged = self.stage_all(project, built).inspect_err(|_| {
             self.places().for_each(|path| self.remove_empty_directories(&path));
         })?;
         let (link, target) = WANTS;
@@ -242,18 +310,28 @@ impl Tree {
     }
 
     fn places(&self) -> impl Iterator<Item = PathBuf> {
-        std::iter::once(EARLY)
-            .chain(FILES.iter().map(|file| file.place))
-            .chain([WANTS.0])
-            .map(|place| self.usr.join(place))
+        FILES.iter().map(|file| file.place).chain([WANTS.0]).map(|place| self.usr.join(place))
     }
 
-    fn stage_all(&self, sources: &Path, early: &Path) -> Result<Vec<(NamedTempFile, PathBuf)>> {
-        let mut staged = vec![self.stage(early, EARLY, 0o755)?];
-        for file in &FILES {
-            staged.push(self.stage(&sources.join(file.source), file.place, file.mode)?);
+    fn stage_all(&self, project: &Path, built: &Path) -> Result<Vec<(NamedTempFile, PathBuf)>> {
+        let entries =
+            fs::read_dir(built).with_context(|| format!("cannot read {}", built.display()))?;
+        for entry in entries {
+            let name = entry?.file_name();
+            let is_known =
+                |file: &File| matches!(file.source, Source::Built(known) if known == name);
+            if !FILES.iter().any(is_known) {
+                bail!("{} is built, but has no place to be installed to", name.display());
+            }
         }
-        Ok(staged)
+        let stage = |file: &File| {
+            let source = match file.source {
+                Source::Project(path) => project.join(path),
+                Source::Built(name) => built.join(name),
+            };
+            self.stage(&source, file.place, file.mode)
+        };
+        FILES.iter().map(stage).collect()
     }
 
     /// Writes a file beside its place; it goes away again if it does not get there.
@@ -299,17 +377,21 @@ fn lines(paths: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace;
 
-    /// An empty place, and something to install there as the early binary.
+    /// An empty place, and something to install there as what was built.
     fn place() -> Result<(tempfile::TempDir, Tree, PathBuf)> {
         let directory = tempfile::tempdir()?;
-        let early = directory.path().join("early");
-        fs::write(&early, "binary")?;
+        let built = directory.path().join("built");
+        fs::create_dir(&built)?;
+        for file in &FILES {
+            if let Source::Built(name) = file.source {
+                fs::write(built.join(name), name)?;
+            }
+        }
         let top = directory.path().join("root");
         fs::create_dir(&top)?;
         let tree = Tree::at(&top);
-        Ok((directory, tree, early))
+        Ok((directory, tree, built))
     }
 
     fn listing(tree: &Tree) -> Result<Vec<String>> {
@@ -328,8 +410,8 @@ mod tests {
 
     #[test]
     fn everything_is_where_the_generators_look() -> Result<()> {
-        let (_directory, tree, early) = place()?;
-        assert_eq!(tree.install(&source_root()?, &early)?, Outcome::Done);
+        let (_directory, tree, built) = place()?;
+        assert_eq!(tree.install(&source_root()?, &built)?, Outcome::Done);
         assert_eq!(
             listing(&tree)?,
             [
@@ -338,6 +420,20 @@ mod tests {
                 "644 usr/lib/systemd/system/vfio-override-initrd.service",
                 "644 usr/lib/systemd/system/vfio-override.service",
                 "644 usr/lib/udev/rules.d/70-vfio-override.rules",
+                "644 usr/share/bash-completion/completions/vfio-override",
+                "644 usr/share/fish/vendor_completions.d/vfio-override.fish",
+                "644 usr/share/man/man7/vfio-override.7",
+                "644 usr/share/man/man8/vfio-override-apply.8",
+                "644 usr/share/man/man8/vfio-override-collect.8",
+                "644 usr/share/man/man8/vfio-override-early.8",
+                "644 usr/share/man/man8/vfio-override-list.8",
+                "644 usr/share/man/man8/vfio-override-plan.8",
+                "644 usr/share/man/man8/vfio-override-release.8",
+                "644 usr/share/man/man8/vfio-override-status.8",
+                "644 usr/share/man/man8/vfio-override-suggest.8",
+                "644 usr/share/man/man8/vfio-override.8",
+                "644 usr/share/zsh/site-functions/_vfio-override",
+                "755 usr/bin/vfio-override",
                 "755 usr/lib/dracut/modules.d/90vfio-override/module-setup.sh",
                 "755 usr/lib/dracut/modules.d/90vfio-override/vfio-override.sh",
                 "755 usr/lib/vfio-override/vfio-override-early",
@@ -353,9 +449,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_built_is_installed() -> Result<()> {
+        let (_directory, tree, built) = place()?;
+        fs::write(built.join("vfio-override-new.8"), "")?;
+        let error = tree.install(&source_root()?, &built).map_err(|error| error.to_string());
+        assert_eq!(
+            error,
+            Err("vfio-override-new.8 is built, but has no place to be installed to".to_owned())
+        );
+        Ok(())
+    }
+
+    #[test]
     fn nothing_is_left_behind() -> Result<()> {
-        let (_directory, tree, early) = place()?;
-        tree.install(&source_root()?, &early)?;
+        let (_directory, tree, built) = place()?;
+        tree.install(&source_root()?, &built)?;
         assert_eq!(tree.uninstall()?, Outcome::Done);
         assert_eq!(fs::read_dir(&tree.top)?.count(), 0);
         assert!(matches!(tree.uninstall()?, Outcome::Refused(_)));
@@ -364,11 +472,11 @@ mod tests {
 
     #[test]
     fn the_files_of_others_stay() -> Result<()> {
-        let (_directory, tree, early) = place()?;
+        let (_directory, tree, built) = place()?;
         let other = tree.usr.join("lib/udev/rules.d/80-drivers.rules");
         fs::create_dir_all(other.parent().context("it has a parent")?)?;
         fs::write(&other, "")?;
-        tree.install(&source_root()?, &early)?;
+        tree.install(&source_root()?, &built)?;
         tree.uninstall()?;
         assert_eq!(listing(&tree)?, ["644 usr/lib/udev/rules.d/80-drivers.rules"]);
         Ok(())
@@ -376,24 +484,24 @@ mod tests {
 
     #[test]
     fn installing_again_replaces_everything() -> Result<()> {
-        let (_directory, tree, early) = place()?;
-        tree.install(&source_root()?, &early)?;
+        let (_directory, tree, built) = place()?;
+        tree.install(&source_root()?, &built)?;
         let before = listing(&tree)?;
-        fs::write(&early, "another")?;
-        assert_eq!(tree.install(&source_root()?, &early)?, Outcome::Done);
+        fs::write(built.join(EARLY), "another")?;
+        assert_eq!(tree.install(&source_root()?, &built)?, Outcome::Done);
         assert_eq!(listing(&tree)?, before);
-        assert_eq!(fs::read(tree.usr.join(EARLY))?, b"another");
+        assert_eq!(fs::read(tree.usr.join(FILES[0].place))?, b"another");
         Ok(())
     }
 
     #[test]
     fn a_half_installed_state_is_refused_and_can_be_removed() -> Result<()> {
-        for place_of_one in std::iter::once(EARLY).chain(FILES.iter().map(|file| file.place)) {
-            let (_directory, tree, early) = place()?;
-            tree.install(&source_root()?, &early)?;
+        for File { place: place_of_one, .. } in &FILES {
+            let (_directory, tree, built) = place()?;
+            tree.install(&source_root()?, &built)?;
             fs::remove_file(tree.usr.join(place_of_one))?;
             let before = listing(&tree)?;
-            let Outcome::Refused(reason) = tree.install(&source_root()?, &early)? else {
+            let Outcome::Refused(reason) = tree.install(&source_root()?, &built)? else {
                 bail!("installed without {place_of_one}");
             };
             assert!(reason.contains(place_of_one), "{reason}");
@@ -407,11 +515,11 @@ mod tests {
 
     #[test]
     fn a_failure_leaves_no_half_installed_state() -> Result<()> {
-        let (_directory, tree, early) = place()?;
+        let (_directory, tree, built) = place()?;
         // The last file cannot be staged.
         fs::create_dir_all(tree.usr.join("lib/udev"))?;
         fs::write(tree.usr.join("lib/udev/rules.d"), "no directory")?;
-        assert!(tree.install(&source_root()?, &early).is_err());
+        assert!(tree.install(&source_root()?, &built).is_err());
         assert_eq!(listing(&tree)?, ["644 usr/lib/udev/rules.d"]);
         assert_eq!(fs::read_dir(tree.usr.join("lib"))?.count(), 1);
         Ok(())

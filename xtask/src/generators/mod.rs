@@ -19,7 +19,7 @@ use crate::archive::Archive;
 use crate::case::{Case, Mode};
 use crate::guest::Evidence;
 use crate::image::{self, Drivers, EARLY, Ingredients};
-use crate::install::{self, Tree};
+use crate::install::{self, Profile, Tree};
 use crate::kernel::{self, Choice, Kernel};
 use crate::modules::Place;
 use crate::qemu::Machine;
@@ -237,7 +237,8 @@ impl Workshop {
         let tree = Tree::at(debian.root());
         // What an earlier version put there is not asked for.
         tree.uninstall()?;
-        if let install::Outcome::Refused(reason) = tree.install(&workspace.root, early)? {
+        let built = install::build_all(workspace, early, Profile::Debug)?;
+        if let install::Outcome::Refused(reason) = tree.install(&workspace.root, &built)? {
             bail!(reason);
         }
         let supply = |name: &'static str| {
