@@ -129,8 +129,6 @@ pub const PCIE_PCI_BRIDGE: Model =
     Model { is_anybodys: true, ..Model::without_driver("pcie-pci-bridge") };
 pub const PCI_BRIDGE: Model =
     Model { is_anybodys: true, ..Model::without_driver("pci-bridge,chassis_nr={n}") };
-pub const DMI_BRIDGE: Model =
-    Model { is_anybodys: true, ..Model::without_driver("i82801b11-bridge") };
 
 /// What passthrough needs.
 pub const VFIO_MODULES: [&str; 2] = ["vfio_pci", "vfio_iommu_type1"];
