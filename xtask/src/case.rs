@@ -37,6 +37,8 @@ pub struct Case {
     pub files: Archive,
     /// Whether the image holds `passthrough`, the program of tests/guest/passthrough.
     pub has_passthrough: bool,
+    /// Whether the image holds the host tool.
+    pub has_host_tool: bool,
     /// What must become of the functions that are not left to the host.
     fates: Vec<(String, Wanted)>,
     /// Who must have probed a function, in order, where it is not only those that have to.
@@ -135,6 +137,7 @@ impl Case {
             loaded_before: Vec::new(),
             files: Archive::default(),
             has_passthrough: false,
+            has_host_tool: false,
             fates: Vec::new(),
             histories: Vec::new(),
             logged: Vec::new(),
@@ -205,6 +208,14 @@ impl Case {
         let addresses: Vec<String> = places.iter().map(|place| full_address(place)).collect();
         let run = format!("passthrough {}", addresses.join(" "));
         self.scene(&format!("{run} | while read -r line; do tell \"$line\"; done"), transcript)
+    }
+
+    /// Once all drivers are loaded, this scene runs the host tool, `tool` for short: it tells the command and its
+    /// exit status, and leaves what it printed in /screen.
+    #[must_use]
+    pub fn host_tool(mut self, script: &str, transcript: &str) -> Self {
+        self.has_host_tool = true;
+        self.scene(&format!("{}{script}", include_str!("../../tests/guest/host-tool")), transcript)
     }
 
     /// These functions must be vfio-pci's, and no other driver may have probed them.

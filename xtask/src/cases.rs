@@ -33,8 +33,19 @@ pub fn demo() -> Case {
 
 /// Every boot of the suite.
 pub fn all() -> Vec<Case> {
-    [basics(), displays(), selectors(), bound(), troubles(), many(), later(), lost(), harness()]
-        .concat()
+    [
+        basics(),
+        displays(),
+        selectors(),
+        bound(),
+        troubles(),
+        many(),
+        later(),
+        lost(),
+        host_tool(),
+        harness(),
+    ]
+    .concat()
 }
 
 fn on_demo(name: &str) -> Case {
@@ -416,6 +427,86 @@ fn lost() -> Vec<Case> {
         lost("worker-crashes")
             .image(|image| kill_worker(image, "SEGV"))
             .logged("killed by signal 11"),
+    ]
+}
+
+/// The host tool, whose word is compared with the kernel's for every function.
+fn host_tool() -> Vec<Case> {
+    // The cloud kernel has no drivers for most of this.
+    let demo = |name: &str| Case::new(name, &["6.1", "6.12"], qemu::demo()).rules(DEMO_RULES);
+    let back_and_forth = |host: &'static str| [host, "vfio-pci", host, "vfio-pci"];
+    let returned =
+        |case: Case, place: &str, host| case.history(place, &back_and_forth(host), Some(host));
+    let mut live = demo("host-tool").mode(Mode::Control).taken(DEMO_TAKEN);
+    for (place, host) in [
+        ("01:00.0", "bochs-drm"),
+        ("01:00.1", "snd_hda_intel"),
+        ("01:00.2", "xhci_hcd"),
+        ("00:04.0", "e1000e"),
+    ] {
+        live = returned(live, place, host);
+    }
+    vec![
+        live.host_tool(
+            "drivers >/before\n\
+             tool status\n\
+             says 'vfio-override did not run at this boot'\n\
+             tool plan\n\
+             planned >/planned\n\
+             tool apply\n\
+             drivers >/after\n\
+             agrees /before /planned /after\n\
+             tool status\n\
+             as_asked >/actual\n\
+             same /planned /actual\n\
+             tool release $(cat /planned)\n\
+             drivers >/end\n\
+             same /before /end\n\
+             tool apply\n\
+             tool release 00:1e.0\n\
+             says 'there is no function at 0000:00:1e.0'",
+            "status: 1\n\
+             says: vfio-override did not run at this boot\n\
+             plan: 0\n\
+             apply: 0\n\
+             the kernel agrees: 00:04.0 01:00.0 01:00.1 01:00.2\n\
+             status: 0\n\
+             same: /planned /actual\n\
+             release: 0\n\
+             same: /before /end\n\
+             apply: 0\n\
+             release: 2\n\
+             says: there is no function at 0000:00:1e.0",
+        ),
+        demo("host-tool-after-the-hook").loaded_before(&["e1000e"]).taken(DEMO_TAKEN).host_tool(
+            "tool status\n\
+                 tell $(as_asked)\n\
+                 says '00:04.0: e1000e had it first'\n\
+                 says 'rules: 2 applied; functions: 4 taken'\n\
+                 tool apply\n\
+                 says 'driver_override is vfio-pci already'",
+            "status: 0\n\
+                 00:04.0 01:00.0 01:00.1 01:00.2\n\
+                 says: 00:04.0: e1000e had it first\n\
+                 says: rules: 2 applied; functions: 4 taken\n\
+                 apply: 0\n\
+                 says: driver_override is vfio-pci already",
+        ),
+        // Without an IOMMU vfio-pci refuses, and the function is nobody's.
+        Case::new("host-tool-is-refused", &["6.1", "6.12"], qemu::demo().without_iommu())
+            .mode(Mode::Control)
+            .kept(["00:04.0"])
+            .history("00:04.0", &["e1000e", "vfio-pci"], Some("e1000e"))
+            .host_tool(
+                "tool apply 00:04.0\n\
+                 says 'the IOMMU is off'\n\
+                 says 'not bound: vfio-pci did not take it'\n\
+                 tell_drivers 00:04.0",
+                "apply: 1\n\
+                 says: the IOMMU is off\n\
+                 says: not bound: vfio-pci did not take it\n\
+                 00:04.0 -",
+            ),
     ]
 }
 

@@ -13,7 +13,7 @@ use crate::kernel::{self, Kernel};
 use crate::modules::Tree;
 use crate::session::{Artefacts, Interaction, Session, Stop};
 use crate::workspace::Workspace;
-use crate::{judge, passthrough, pool, probes, table};
+use crate::{judge, pool, probes, programs, table};
 
 /// Each kernel with what an image needs of it, read once for all boots.
 pub struct Kernels {
@@ -207,7 +207,10 @@ fn boot(
     let mut image = ingredients.mix(kernel, &binary.path, &case.drivers())?;
     image.merge(&case.files);
     if case.has_passthrough {
-        image.program_from("bin/passthrough", &passthrough::build(workspace)?)?;
+        image.program_from("bin/passthrough", &programs::passthrough(workspace)?)?;
+    }
+    if case.has_host_tool {
+        image.program_from("bin/vfio-override", &programs::host_tool(workspace)?)?;
     }
     let session = Session {
         name: &format!("{}-{}", case.name, kernel.release),
