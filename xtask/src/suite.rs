@@ -94,7 +94,8 @@ pub fn run<'a>(
     pool::each(&cells, |(case, kernel)| timed(workspace, case, kernel, kernels, binaries))
 }
 
-/// The table of cases by kernel, and what was looked at in all.
+/// The table of cases by kernel, with a dash where a case is not for a kernel, and what was looked at
+/// in all.
 pub fn show(boots: &[Boot]) -> String {
     let mut kernels: Vec<&str> = Vec::new();
     let mut cases: Vec<&Case> = Vec::new();
@@ -108,11 +109,14 @@ pub fn show(boots: &[Boot]) -> String {
     }
     let cell = |case: &Case, kernel: &str| {
         let is_here = |boot: &&Boot| boot.case.name == case.name && boot.kernel == kernel;
-        boots.iter().find(is_here).map_or_else(String::new, |boot| match boot.outcome {
-            Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
-            Outcome::Failed(_) => "FAILED".to_owned(),
-            Outcome::NotTested(_) => "NOT TESTED".to_owned(),
-        })
+        boots.iter().find(is_here).map_or_else(
+            || "-".to_owned(),
+            |boot| match boot.outcome {
+                Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
+                Outcome::Failed(_) => "FAILED".to_owned(),
+                Outcome::NotTested(_) => "NOT TESTED".to_owned(),
+            },
+        )
     };
     let row = |case: &&Case| {
         let cells = kernels.iter().map(|kernel| cell(case, kernel));
@@ -306,5 +310,48 @@ fn judge_delay(limit: Option<Duration>, seconds: Option<f64>) -> Option<String> 
             "/init: started {seconds:.1} s after PID 1, expected at most {limit:.1} s"
         )),
         None => Some("/init: its start time is not known".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::Machine;
+
+    fn case(name: &str) -> Case {
+        Case::new(name, &["6.1", "6.12"], Machine::new())
+    }
+
+    fn boot_of<'a>(case: &'a Case, kernel: &'static str, outcome: Outcome) -> Boot<'a> {
+        Boot { case, kernel, took: Duration::from_millis(1500), outcome }
+    }
+
+    #[test]
+    fn the_table_shows_each_cell_and_counts_what_passed() {
+        let (one, two) = (case("one"), case("two"));
+        let tally = Tally { functions: 7, probes: 5 };
+        let boots = [
+            boot_of(&one, "6.1", Outcome::Passed(tally)),
+            boot_of(&one, "6.12", Outcome::NotTested("no kernel".to_owned())),
+            boot_of(&two, "6.12", Outcome::Failed("probed".to_owned())),
+        ];
+        assert_eq!(
+            show(&boots),
+            "case  mode  binary  6.1    6.12\n\
+             one   hook  musl    1.5 s  NOT TESTED\n\
+             two   hook  musl    -      FAILED\n\
+             \n\
+             3 boots of 1.5 s on average, 2 at a time; 7 functions and 5 probes judged\n"
+        );
+    }
+
+    #[test]
+    fn a_boot_that_must_go_wrong_passes_only_with_that_fault() {
+        let fault = Fault { kind: FaultKind::Test, text: "hangs".to_owned() };
+        let found = |outcome| matches!(invert(&fault, &outcome), Outcome::Passed(_));
+        assert!(found(Outcome::Failed("it hangs: waited 3 s".to_owned())));
+        assert!(!found(Outcome::Failed("it panicked".to_owned())));
+        assert!(!found(Outcome::NotTested("it hangs: waited 3 s".to_owned())));
+        assert!(!found(Outcome::Passed(Tally::default())));
     }
 }

@@ -23,8 +23,9 @@ use crate::{Verdict, cases, command, generators, progress, qemu, setup, soak};
 ///
 /// Formatting, lints, the tests of the workspace, documentation, dependencies (if cargo-deny is
 /// installed), the build and audit of both binaries, a proof that the audit can fail, shell
-/// files, a minute of fuzzing, the reproducible image, boots with the early binary as a hook, as PID 1
-/// and, as the control, not at all, and boots of the images that real generators make.
+/// files, a minute of fuzzing, the reproducible image, boots on three kernels with the early binary as
+/// a hook, as PID 1 and, as the control, not at all, random boots, and boots of the images that real
+/// generators make. A dash in the table of boots stands where a kernel lacks what the case is about.
 ///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
 /// boot that could not be tested (no kernel, no QEMU, a guest that does not reach /init) is told
