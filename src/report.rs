@@ -489,8 +489,8 @@ pub enum Trouble<'a> {
     Sysfs(&'a [u8], Errno),
     /// A file system cannot be mounted.
     Mount(&'a [u8], Errno),
-    /// The child that does the work cannot be started.
-    NoWorker(Errno),
+    /// The child that does the work cannot be started, because this cannot be done.
+    NoWorker(&'static str, Errno),
     /// It did not end within this many seconds.
     WorkerHangs(u16),
     /// It was ended by this signal.
@@ -519,12 +519,10 @@ impl fmt::Display for Trouble<'_> {
             Self::Mount(path, errno) => {
                 write!(f, "cannot mount {}: {}", Escaped(path), ErrnoName(*errno))
             }
-            Self::NoWorker(errno) => {
-                write!(
-                    f,
-                    "cannot fork: {}; no rule is applied; the boot goes on",
-                    ErrnoName(*errno)
-                )
+            Self::NoWorker(what, errno) => {
+                f.write_str("cannot ")?;
+                f.write_str(what)?;
+                write!(f, ": {}; no rule is applied; the boot goes on", ErrnoName(*errno))
             }
             Self::WorkerHangs(seconds) => write!(
                 f,

@@ -371,7 +371,7 @@ fn each_trouble_of_the_early_binary() {
         Trouble::CommandLine(b"/proc/cmdline", Errno::ENOENT),
         Trouble::Sysfs(b"/sys", Errno::ENOENT),
         Trouble::Mount(b"/proc", Errno::EBUSY),
-        Trouble::NoWorker(Errno::EAGAIN),
+        Trouble::NoWorker("fork", Errno::EAGAIN),
         Trouble::WorkerHangs(5),
         Trouble::WorkerKilled(11),
         Trouble::WorkerLost(Errno::ECHILD),

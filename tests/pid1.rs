@@ -237,6 +237,20 @@ fn where_there_is_no_init_it_says_so_and_ends() {
     }
 }
 
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn without_an_init_and_without_a_log_the_reason_is_the_last_thing_on_the_console() {
+    for binary in binaries() {
+        // The log goes with the /dev that it was mounted for.
+        let root = Root::new(&binary);
+        let run = finish(start(&root, "/early"), &root);
+        assert_eq!(run.status, Some(1));
+        let last = run.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains("]: cannot start /init, /sbin/init, "), "{}", run.story());
+        assert!(last.contains("ENOENT; boot without rdinit= or init="), "{}", run.story());
+    }
+}
+
 /// The process that does the work, once it waits for something: in the root file system, and not PID 1
 /// there.
 fn worker(root: &Root) -> Pid {

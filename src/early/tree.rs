@@ -90,10 +90,15 @@ impl File for Attribute<'_> {
     }
 
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
-        match retry(|| write(self.0, text))? {
-            count if count == text.len() => Ok(()),
-            _ => Err(Errno::EIO),
-        }
+        write_whole(self.0, text)
+    }
+}
+
+/// Writes all of a text at once, or fails.
+fn write_whole(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
+    match retry(|| write(file, text))? {
+        count if count == text.len() => Ok(()),
+        _ => Err(Errno::EIO),
     }
 }
 
@@ -131,7 +136,7 @@ impl System for Tree {
             None => retry(|| openat(&self.pci, c"drivers_probe", OFlag::O_WRONLY, Mode::empty()))?,
         };
         let probe = self.probe.insert(probe);
-        retry(|| write(&*probe, name)).map(drop)
+        write_whole(probe, name)
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {

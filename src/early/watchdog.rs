@@ -27,7 +27,7 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
     let (ended, running) = match pipe2(OFlag::O_CLOEXEC) {
         Ok((ended, running)) => (ManuallyDrop::new(ended), running),
         Err(errno) => {
-            journal.say(Level::Error, &Trouble::NoWorker(errno));
+            journal.say(Level::Error, &Trouble::NoWorker("make a pipe", errno));
             return false;
         }
     };
@@ -38,21 +38,23 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
         }
         Ok(Some(child)) => child,
         Err(errno) => {
-            journal.say(Level::Error, &Trouble::NoWorker(errno));
+            journal.say(Level::Error, &Trouble::NoWorker("fork", errno));
             return false;
         }
     };
     drop(running);
 
-    let trouble = if hangs_up(ended.as_fd(), LIMIT) {
+    let has_ended = hangs_up(ended.as_fd(), LIMIT);
+    let trouble = if has_ended == Ok(true) {
         match sys::wait(child) {
             Ok(status) if libc::WIFEXITED(status) => return libc::WEXITSTATUS(status) == 0,
             Ok(status) => Trouble::WorkerKilled(libc::WTERMSIG(status)),
             Err(errno) => Trouble::WorkerLost(errno),
         }
     } else {
+        // Also where nothing tells whether it ends: better to end it early than to leave it to itself.
         give_up(child, ended.as_fd());
-        Trouble::WorkerHangs(LIMIT / 1_000)
+        has_ended.map_or_else(Trouble::WorkerLost, |_| Trouble::WorkerHangs(LIMIT / 1_000))
     };
     journal.say(Level::Error, &trouble);
     false
@@ -60,15 +62,14 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
 
 fn give_up(child: Pid, ended: impl AsFd) {
     let _ = kill(child, Signal::SIGKILL);
-    if hangs_up(ended, GRACE) {
+    if hangs_up(ended, GRACE) == Ok(true) {
         let _ = sys::wait(child);
     }
 }
 
 /// Whether the other end of the pipe is closed within this many milliseconds.
-fn hangs_up(pipe: impl AsFd, limit: u16) -> bool {
+fn hangs_up(pipe: impl AsFd, limit: u16) -> nix::Result<bool> {
     // No signal is handled here, so that none but SIGCONT interrupts the wait and starts it anew.
     retry(|| poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::from(limit)))
-        // Where the wait fails, better end the work early than wait for a child that nobody watches.
-        .is_ok_and(|ready| ready > 0)
+        .map(|ready| ready > 0)
 }

@@ -7,6 +7,7 @@ use log::{Level, Log, Metadata, Record};
 use model::told::RuleLine;
 use vfio_override::pci::Address;
 use vfio_override::run::Run;
+use vfio_override::system::System;
 
 use super::machine::Machine;
 
@@ -74,10 +75,10 @@ pub fn apply_to(machine: &mut Machine, rules: &str, only: Address) -> Told {
 }
 
 /// Applies a whole kernel command line.
-pub fn apply_line(machine: &mut Machine, line: &[u8], only: Option<Address>) -> Told {
+pub fn apply_line(system: &mut impl System, line: &[u8], only: Option<Address>) -> Told {
     let log = Capture::default();
     let mut run = Box::<Run>::default();
     run.rules_mut().add_line(line);
-    let is_applied = run.apply(machine, only, &log);
+    let is_applied = run.apply(system, only, &log);
     Told { is_applied, lines: log.into_lines() }
 }

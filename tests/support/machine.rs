@@ -100,6 +100,11 @@ impl Function {
         Self { driver: Some(driver.to_owned()), host_driver: Some(driver.to_owned()), ..self }
     }
 
+    /// One that this driver takes when it is loaded.
+    pub fn wanted_by(self, driver: &str) -> Self {
+        Self { host_driver: Some(driver.to_owned()), ..self }
+    }
+
     pub fn kept_for(self, driver: &str) -> Self {
         Self { kept_for: Some(driver.to_owned()), ..self }
     }
@@ -258,7 +263,7 @@ impl Machine {
 
     /// With one more function, and its driver registered if it has one.
     pub fn with(mut self, function: Function) -> Self {
-        for driver in function.driver.iter().chain(&function.host_driver) {
+        if let Some(driver) = &function.driver {
             self.drivers.insert(driver.clone(), true);
         }
         self.functions.insert(function.address, function);
@@ -295,6 +300,35 @@ impl Machine {
     /// The same, and where the operation is a list, it hands over this many entries before.
     pub fn failing_late_at(self, at: usize, errno: Errno, after: usize) -> Self {
         Self { fault: Some(Fault { at, errno, after }), ..self }
+    }
+
+    /// Loads a driver, which takes what it may at once (`driver_attach` in `drivers/base/dd.c`).
+    pub fn load(&mut self, driver: &str) {
+        self.drivers.insert(driver.to_owned(), true);
+        let addresses: Vec<Address> = self.functions.keys().copied().collect();
+        for address in addresses {
+            self.attach(address);
+        }
+    }
+
+    /// Adds a function while the machine runs: a driver that is loaded takes it at once
+    /// (`pci_bus_add_device` in `drivers/pci/bus.c`).
+    pub fn plug(&mut self, function: Function) {
+        let address = function.address;
+        self.functions.insert(address, function);
+        self.attach(address);
+    }
+
+    /// Removes a function while the machine runs.
+    pub fn unplug(&mut self, address: Address) {
+        self.functions.remove(&address);
+    }
+
+    /// Sets an override as other programs do: driverctl, libvirt.
+    pub fn keep(&mut self, address: Address, driver: &str) {
+        if let Some(function) = self.functions.get_mut(&address) {
+            function.kept_for = Some(driver.to_owned());
+        }
     }
 
     pub fn functions(&self) -> impl Iterator<Item = &Function> {
@@ -400,13 +434,19 @@ impl Machine {
 
     /// `drivers_probe_store` in `drivers/base/bus.c`, which does not tell what came of it.
     fn probe_drivers(&mut self, address: Address) -> Result<(), Errno> {
-        let function = self.functions.get_mut(&address).ok_or(Errno::ENODEV)?;
+        self.functions.get(&address).ok_or(Errno::ENODEV)?;
+        self.attach(address);
+        Ok(())
+    }
+
+    /// Binds the function to the driver that may have it, if that is loaded.
+    fn attach(&mut self, address: Address) {
+        let Some(function) = self.functions.get_mut(&address) else { return };
         if function.driver.is_none() {
             let wanted = function.kept_for.as_ref().or(function.host_driver.as_ref());
             let taker = wanted.filter(|driver| self.drivers.get(*driver) == Some(&true));
             function.driver = taker.cloned();
         }
-        Ok(())
     }
 
     fn link(&self, path: &str) -> Result<String, Errno> {
