@@ -153,6 +153,18 @@ fn status_compares_what_was_asked_with_what_is() {
 }
 
 #[test]
+fn status_shows_both_ends_of_a_long_log() {
+    let desk = Desk::with(&["two-t400"]);
+    let record = |number| format!("5,{number},{number},-;vfio-override[9]: line {number}\n");
+    let log = (0..200).map(record).collect::<String>();
+    fs::write(desk.path("two-t400/dev/kmsg"), log).unwrap();
+    let screen = desk.screen(&["status --from two-t400"]);
+    let shown = |number: usize| screen.contains(&format!(": line {number}\n"));
+    assert!((0..32).all(shown) && (168..200).all(shown), "{screen}");
+    assert!(!(32..168).any(shown) && screen.contains("… 136 more"), "{screen}");
+}
+
+#[test]
 fn suggest_makes_the_sturdiest_parameter() {
     let desk = Desk::with(&["two-t400", "one-gpu", "b450", "x58", "pi5", "vmd"]);
     insta::assert_snapshot!(desk.screen(&[
@@ -162,6 +174,7 @@ fn suggest_makes_the_sturdiest_parameter() {
         "suggest --from one-gpu 01:00.0",
         "suggest --from one-gpu 00:1f.3",
         "suggest --from b450 04:00.0",
+        "suggest --from b450 10:00.1",
         "suggest --from x58 02:00.0",
         "suggest --from pi5 0001:01:00.0",
         "suggest --from vmd 10000:02:00.0",

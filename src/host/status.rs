@@ -179,13 +179,7 @@ impl Report {
                 ),
             );
         }
-        if !self.log.lines.is_empty() {
-            screen.line(PLAIN, "the log of this boot:");
-        }
-        for line in &self.log.lines {
-            let time = line.seconds.map_or_else(String::new, |time| format!("[{time:12.6}] "));
-            screen.line(QUIET, format_args!("  {time}{}", line.text));
-        }
+        self.show_log(screen);
         if let Some(trouble) = &self.log.trouble {
             screen.marked(WARN, "note", trouble);
         }
@@ -197,6 +191,28 @@ impl Report {
                 (BAD, "not everything is as asked")
             };
             screen.line(colour, verdict);
+        }
+    }
+}
+
+impl Report {
+    /// The boot's own lines are the first, the newest the last; a long day of changes lies between.
+    fn show_log(&self, screen: &mut Screen) {
+        const EACH_END: usize = 32;
+        let lines = &self.log.lines;
+        if !lines.is_empty() {
+            screen.line(PLAIN, "the log of this boot:");
+        }
+        let hidden = EACH_END..lines.len().saturating_sub(EACH_END);
+        for (index, line) in lines.iter().enumerate() {
+            if index == hidden.start && !hidden.is_empty() {
+                let count = hidden.len();
+                screen.line(QUIET, format_args!("  … {count} more, which --json has"));
+            }
+            if !hidden.contains(&index) {
+                let time = line.seconds.map_or_else(String::new, |time| format!("[{time:12.6}] "));
+                screen.line(QUIET, format_args!("  {time}{}", line.text));
+            }
         }
     }
 }
