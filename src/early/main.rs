@@ -4,23 +4,24 @@
 //! the linked file (`cargo xtask build`).
 
 #![no_main]
+#![deny(unsafe_code)]
 
 mod args;
 mod init;
 mod kmsg;
 mod line;
-mod memory;
 mod modprobe;
+#[expect(unsafe_code, reason = "the one module that has it")]
 mod sys;
 mod tree;
 mod watchdog;
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_int};
 
 use args::{Options, Request};
 use kmsg::Kmsg;
 use log::Level;
-use memory::Once;
+use sys::memory::Once;
 use vfio_override::cmdline;
 use vfio_override::report::{Journal, Trouble};
 use vfio_override::run::Run;
@@ -29,15 +30,8 @@ use vfio_override::run::Run;
 static LINE: Once<[u8; cmdline::MAX_LENGTH + 1]> = Once::new([0; cmdline::MAX_LENGTH + 1]);
 static RUN: Once<Run<'static>> = Once::new(Run::new());
 
-#[unsafe(no_mangle)]
-extern "C" fn main(
-    count: c_int,
-    arguments: *mut *const c_char,
-    environment: *const *const c_char,
-) -> c_int {
-    // SAFETY: the C runtime calls `main` with the process's arguments and environment, both ended by a
-    // null pointer, writable, and there until the process ends.
-    let process = unsafe { sys::Process::new(count, arguments, environment) };
+/// The program, once the C library has started.
+fn start(process: sys::Process) -> c_int {
     let pid = nix::unistd::getpid();
     if pid.as_raw() == 1 {
         return init::run(process, pid);

@@ -1,5 +1,7 @@
 //! The system calls that nix has not, or not without allocation, and those used all over.
 
+pub mod memory;
+
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit};
@@ -30,7 +32,7 @@ impl Process {
     ///
     /// Both must be arrays of C strings that end with a null pointer and that live, like the strings,
     /// until the process ends. There must be `count` arguments, in a writable array.
-    pub const unsafe fn new(
+    const unsafe fn new(
         count: c_int,
         arguments: *mut *const c_char,
         environment: *const *const c_char,
@@ -69,6 +71,18 @@ impl Process {
         }
         Errno::last()
     }
+}
+
+/// Where the C library's start hands over.
+#[unsafe(no_mangle)]
+extern "C" fn main(
+    count: c_int,
+    arguments: *mut *const c_char,
+    environment: *const *const c_char,
+) -> c_int {
+    // SAFETY: the C runtime calls `main` with the process's arguments and environment, both ended by a
+    // null pointer, writable, and there until the process ends.
+    crate::start(unsafe { Process::new(count, arguments, environment) })
 }
 
 /// The most arguments of a program that [`exec`] starts.

@@ -112,6 +112,8 @@ impl System for Tree {
             Access::ReadWrite => OFlag::O_RDWR,
         };
         self.make_room();
+        // No attribute is a link, but in a copy that is to lead out of itself.
+        let flags = flags | OFlag::O_NOFOLLOW;
         let file = retry(|| openat(&self.pci, path, flags, Mode::empty()))?;
         let _ = self.batch.push(file);
         self.batch.last().map(Attribute).ok_or(Errno::EMFILE)
@@ -131,9 +133,10 @@ impl System for Tree {
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
         let probe = match self.probe.take() {
             Some(probe) => probe,
-            None => retry(|| openat(&self.pci, c"drivers_probe", OFlag::O_WRONLY, Mode::empty()))?,
+            None => retry(|| openat(&self.pci, c"drivers_probe", flags, Mode::empty()))?,
         };
         let probe = self.probe.insert(probe);
         write_whole(probe, name)

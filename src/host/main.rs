@@ -2,6 +2,8 @@
 //!
 //! Whatever it shows of rules comes from the early binary's own library.
 
+#![deny(unsafe_code)]
+
 mod advice;
 mod apply;
 mod args;
@@ -28,6 +30,7 @@ mod steps;
 mod suggest;
 mod tree;
 mod usage;
+#[expect(unsafe_code, reason = "it forks")]
 mod worker;
 
 use std::process::ExitCode;

@@ -1,5 +1,7 @@
 //! `cargo xtask`: builds, audits and boots vfio-override. Run `cargo xtask help` for the list.
 
+#![forbid(unsafe_code)]
+
 mod accelerator;
 mod acpi;
 mod archive;

@@ -57,11 +57,24 @@ impl Replica {
         Ok(Self { workspace: copy, original })
     }
 
-    /// The copy as it is must build; otherwise a red mutant would prove nothing.
-    pub fn is_green(&self, target: Target, musl: MuslOptions) -> Result<()> {
+    /// The copy as it is must build, otherwise a red mutant would prove nothing; and from another folder
+    /// must come the same bytes.
+    pub fn is_green(
+        &self,
+        target: Target,
+        musl: MuslOptions,
+        shipped: Option<&Path>,
+    ) -> Result<()> {
         self.write(&self.original)?;
         match build::build(&self.workspace, target, musl)? {
-            Build::Passed(_) => Ok(()),
+            Build::Passed(binary) => match shipped {
+                Some(shipped) if fs::read(&binary.path)? != fs::read(shipped)? => bail!(
+                    "{} differs from {}, which was made in another folder",
+                    binary.path.display(),
+                    shipped.display()
+                ),
+                _ => Ok(()),
+            },
             Build::Failed(report) => bail!("{report}"),
         }
     }

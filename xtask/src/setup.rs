@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::workspace::{Workspace, cargo};
 use crate::{audit, command, progress};
 
 /// A tool from outside Cargo's world and the package that brings it.
@@ -115,6 +116,24 @@ pub fn ensure(tools: &[&Tool]) -> Result<()> {
         tool.path().context("its package was installed, but the tool is still not there")?;
     }
     Ok(())
+}
+
+/// What checks licences, sources and versions of the dependencies: the one that is installed, or one that
+/// is built once (three minutes of a processor).
+pub fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
+    const VERSION: &str = "0.20.2";
+    let root = workspace.scratch("tools")?;
+    let own = root.join("bin/cargo-deny");
+    if let Some(installed) = program("cargo-deny").or_else(|| own.is_file().then(|| own.clone())) {
+        return Ok(installed);
+    }
+    let mut install = Command::new(cargo());
+    install.args(["install", "--quiet", "--locked", "--version", VERSION, "--root"]);
+    install.arg(&root).arg("cargo-deny");
+    progress::phase(format!("cargo install cargo-deny {VERSION}"), || {
+        command::check(&mut install)
+    })?;
+    Ok(own)
 }
 
 /// Installs Debian packages, with sudo if that is needed and there.

@@ -21,8 +21,8 @@ use crate::{Verdict, cases, command, generators, progress, qemu, setup, soak};
 
 /// Run every check and every boot
 ///
-/// Formatting, lints, the tests of the workspace, documentation, dependencies (if cargo-deny is
-/// installed), the build and audit of both binaries, a proof that the audit can fail, shell
+/// Formatting, lints, the tests of the workspace, documentation, dependencies, the build and audit of
+/// both binaries, a proof that the audit can fail, the same bytes from another folder, shell
 /// files, a minute of fuzzing, the reproducible image, boots on three kernels with the early binary as
 /// a hook, as PID 1 and, as the control, not at all, random boots, and boots of the images that real
 /// generators make. A dash in the table of boots stands where a kernel lacks what the case is about.
@@ -76,16 +76,12 @@ fn check_sources(workspace: &Workspace, ledger: &mut Ledger) {
     let tests = ["test", "--locked", "--workspace", "--quiet"];
     ledger.check_counted(workspace, "unit tests", Command::new(cargo()).args(tests));
     ledger.check("documentation", || document(root));
-    if setup::program("cargo-deny").is_some() {
+    ledger.check("dependencies", || {
         // Advisories change by the day: they are no property of a commit, and need the network.
-        let what = ["deny", "--all-features", "check", "bans", "licenses", "sources"];
-        ledger.check("dependencies", || cargo_task(root, &what));
-    } else {
-        progress::note(
-            "NOT RUN: dependencies, because cargo-deny is not installed \
-             (cargo install --locked cargo-deny)",
-        );
-    }
+        let what = ["--all-features", "check", "bans", "licenses", "sources"];
+        let mut command = Command::new(setup::cargo_deny(workspace)?);
+        command::check(command.args(what).current_dir(root)).map(drop)
+    });
     ledger.check("shell files", || check_shell_files(workspace));
 }
 
@@ -147,7 +143,8 @@ fn check_mutants(
     };
     for target in Target::ALL {
         ledger.check(&format!("audit goes red: not without a change, {target}"), || {
-            copy.is_green(target, musl)
+            let shipped = binaries.iter().find(|binary| binary.target == target);
+            copy.is_green(target, musl, shipped.map(|binary| &*binary.path))
         });
         for mutant in &MUTANTS {
             ledger.check(&format!("audit goes red: {}, {target}", mutant.name), || {
