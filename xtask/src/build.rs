@@ -65,7 +65,7 @@ impl Target {
     }
 
     /// The most bytes that the file which ships may have.
-    fn ceiling(self) -> u64 {
+    pub fn ceiling(self) -> u64 {
         match self {
             Self::Musl => 64 * 1024,
             Self::Glibc => 780 * 1024,
@@ -169,7 +169,7 @@ pub fn build(workspace: &Workspace, target: Target, musl: MuslOptions) -> Result
         Target::Musl => musl.source.prepare(&workspace.scratch("musl")?)?,
         Target::Glibc => Toolchain::Native,
     };
-    let job = Job { workspace, target, toolchain };
+    let job = Job { workspace, target, toolchain, program: EARLY };
     let title = format!("build {BINARY} ({target})");
     match progress::phase(title, || job.compile())? {
         Compiled::Linked(path) => job.judge(&path),
@@ -211,10 +211,32 @@ pub fn preferred(
     build_or_stop(workspace, target, musl)
 }
 
+/// The yardstick of `cargo xtask bench`, linked as the early binary is.
+pub fn floor(workspace: &Workspace, musl: MuslOptions) -> Result<PathBuf> {
+    let toolchain = musl.source.prepare(&workspace.scratch("musl")?)?;
+    let program = Program { binary: "floor", selection: &["--package", "floor"] };
+    let job = Job { workspace, target: Target::Musl, toolchain, program };
+    match progress::phase("build floor (musl)", || job.compile())? {
+        Compiled::Linked(path) => Ok(path),
+        Compiled::Allocates(_) => bail!("floor was linked without its allocator"),
+    }
+}
+
+/// What a job builds.
+struct Program {
+    binary: &'static str,
+    /// What tells it to cargo, besides its name.
+    selection: &'static [&'static str],
+}
+
+const EARLY: Program =
+    Program { binary: BINARY, selection: &["--no-default-features", "--features", FEATURE] };
+
 struct Job<'a> {
     workspace: &'a Workspace,
     target: Target,
     toolchain: Toolchain,
+    program: Program,
 }
 
 enum Compiled {
@@ -278,7 +300,8 @@ impl Job<'_> {
         };
         command
             .args(["build", "--locked", "--quiet", "--profile", PROFILE])
-            .args(["--bin", BINARY, "--no-default-features", "--features", FEATURE])
+            .args(["--bin", self.program.binary])
+            .args(self.program.selection)
             .args(["--target", self.target.triple()])
             .arg("--target-dir")
             .arg(directory)
@@ -318,7 +341,7 @@ impl Job<'_> {
     }
 
     fn product(&self, directory: &Path) -> PathBuf {
-        directory.join(self.target.triple()).join(PROFILE).join(BINARY)
+        directory.join(self.target.triple()).join(PROFILE).join(self.program.binary)
     }
 }
 

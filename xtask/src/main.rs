@@ -6,6 +6,7 @@ mod accelerator;
 mod acpi;
 mod archive;
 mod audit;
+mod bench;
 mod boot;
 mod build;
 mod bzimage;
@@ -63,6 +64,7 @@ enum Task {
     Soak(soak::Options),
     Install(install::InstallOptions),
     Uninstall(install::UninstallOptions),
+    Bench(bench::Options),
 }
 
 /// What a task that ran to its end found.
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Task::Soak(options) => soak::run(&options),
         Task::Install(options) => install::install(&options),
         Task::Uninstall(options) => install::uninstall(&options),
+        Task::Bench(options) => bench::run(&options),
     };
     match outcome {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

@@ -77,6 +77,51 @@ pub const STRACE: Tool = Tool {
     packages: Packages { apt: "strace", dnf: "strace", pacman: "strace", zypper: "strace" },
 };
 
+pub const VALGRIND: Tool = Tool {
+    name: "valgrind",
+    why: "counts instructions",
+    find: || program("valgrind"),
+    packages: Packages { apt: "valgrind", dnf: "valgrind", pacman: "valgrind", zypper: "valgrind" },
+};
+
+/// What people use instead, for `cargo xtask bench`.
+pub const PEERS: [Tool; 4] = [
+    Tool {
+        name: "dash",
+        why: "runs the usual hook",
+        find: || program("dash"),
+        packages: Packages { apt: "dash", dnf: "dash", pacman: "dash", zypper: "dash" },
+    },
+    Tool {
+        name: "lspci",
+        why: "is what the bash hook asks",
+        find: || program("lspci"),
+        packages: Packages {
+            apt: "pciutils",
+            dnf: "pciutils",
+            pacman: "pciutils",
+            zypper: "pciutils",
+        },
+    },
+    Tool {
+        name: "awk",
+        why: "is how the bash hook reads the answer",
+        find: || program("awk"),
+        packages: Packages { apt: "mawk", dnf: "gawk", pacman: "gawk", zypper: "gawk" },
+    },
+    Tool {
+        name: "driverctl",
+        why: "is compared with",
+        find: || program("driverctl"),
+        packages: Packages {
+            apt: "driverctl",
+            dnf: "driverctl",
+            pacman: "driverctl",
+            zypper: "driverctl",
+        },
+    },
+];
+
 pub const CXX: Tool = Tool {
     name: "c++",
     why: "builds libFuzzer",

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::bench::counts;
 use crate::build::{self, Binary, MuslOptions, Target};
 use crate::case::Case;
 use crate::fuzz::{self, Fuzzer};
@@ -49,11 +50,13 @@ pub fn run(options: &Options) -> Result<Verdict> {
         &setup::SHFMT,
         &setup::STRACE,
         &setup::CXX,
+        &setup::VALGRIND,
     ])?;
     let mut ledger = Ledger::new(&options.only);
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
     check_binaries(&workspace, &binaries, &mut ledger);
+    check_counts(&workspace, &binaries, &mut ledger);
     check_mutants(&workspace, options.musl, &binaries, &mut ledger);
     check_fuzzing(&workspace, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
@@ -107,6 +110,13 @@ fn check_binaries(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledge
     command.args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"]);
     command.env("VFIO_OVERRIDE_EARLY", paths);
     ledger.check_counted(workspace, "tests of the binaries", &mut command);
+}
+
+/// Held to its ceilings: what a run costs.
+fn check_counts(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+    ledger.check("what a run costs", || {
+        counts::check(binaries, &setup::VALGRIND.path()?, &workspace.scratch("bench")?)
+    });
 }
 
 /// A minute in all, so that each target is seen to work; more is for `cargo xtask fuzz`.

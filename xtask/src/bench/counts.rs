@@ -1,0 +1,92 @@
+//! What must not grow unnoticed: system calls, user instructions, memory. Times are no property of a
+//! commit.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::meter;
+use super::scene::{Kind, Scene};
+use crate::build::{Binary, Target};
+
+/// The most that a run may cost.
+struct Ceiling {
+    target: Target,
+    functions: usize,
+    calls: u64,
+    /// A hundredth or two above what is there: compilers differ.
+    instructions: u64,
+    peak_kib: u64,
+    /// Calls of `brk`, `mmap` and `mremap`, the C library's own among them.
+    maps: u64,
+}
+
+const CEILINGS: [Ceiling; 4] = [
+    Ceiling {
+        target: Target::Musl,
+        functions: 2,
+        calls: 40,
+        instructions: 30_000,
+        peak_kib: 300,
+        maps: 0,
+    },
+    Ceiling {
+        target: Target::Musl,
+        functions: 64,
+        calls: 740,
+        instructions: 760_000,
+        peak_kib: 300,
+        maps: 0,
+    },
+    Ceiling {
+        target: Target::Glibc,
+        functions: 2,
+        calls: 51,
+        instructions: 62_000,
+        peak_kib: 1024,
+        maps: 5,
+    },
+    Ceiling {
+        target: Target::Glibc,
+        functions: 64,
+        calls: 751,
+        instructions: 750_000,
+        peak_kib: 1024,
+        maps: 5,
+    },
+];
+
+/// Holds the binaries to their ceilings, on the cards that `cargo xtask bench` measures with.
+pub fn check(binaries: &[Binary], valgrind: &Path, scratch: &Path) -> Result<()> {
+    let mut wrong = Vec::new();
+    for binary in binaries {
+        for ceiling in CEILINGS.iter().filter(|ceiling| ceiling.target == binary.target) {
+            let root = tempfile::tempdir_in(scratch)?;
+            let scene = Scene::build(root.path(), Kind::Cards, ceiling.functions)?;
+            scene.set_rules(&scene.functions().join(","))?;
+            let run = || {
+                let mut command = Command::new(&binary.path);
+                command.arg("--sysfs").arg(root.path());
+                command.arg("--cmdline").arg(scene.command_line());
+                command.arg("--kmsg").arg(scene.log()).env_clear();
+                command
+            };
+            let counts = meter::count(&mut run())?;
+            scene.check()?;
+            scene.reset()?;
+            let instructions = meter::instructions(valgrind, scratch, &run())?;
+            let found = [
+                ("system calls", counts.calls, ceiling.calls),
+                ("calls that map memory", counts.maps, ceiling.maps),
+                ("user instructions", instructions, ceiling.instructions),
+                ("KiB resident at most", counts.peak_kib, ceiling.peak_kib),
+            ];
+            for (what, found, most) in found.into_iter().filter(|(_, found, most)| found > most) {
+                let Ceiling { target, functions, .. } = ceiling;
+                wrong.push(format!("{target}, {functions} functions: {found} {what}, not {most}"));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
+}

@@ -1,0 +1,178 @@
+//! What a program costs: time, system calls, processes, memory, instructions.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::command;
+
+/// What can be counted, and is the same on every run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// System calls of all processes, the first `execve` among them.
+    pub calls: u64,
+    /// Processes that were started by the first.
+    pub forks: u64,
+    /// The most memory that one of the processes had resident, in KiB.
+    pub peak_kib: u64,
+    /// The calls among all that grow the heap or map memory.
+    pub maps: u64,
+}
+
+/// Runs a program that must succeed, and counts.
+pub fn count(command: &mut Command) -> Result<Counts> {
+    quiet(command);
+    // SAFETY: between fork and exec this makes one system call, and touches no memory.
+    unsafe { command.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
+    let child = command.spawn().with_context(|| command::line(command))?;
+    let first = Pid::from_raw(i32::try_from(child.id())?);
+    let mut counts = Counts { calls: 1, ..Counts::default() };
+    let status = trace(first, &mut counts)?;
+    ensure!(status == 0, "{} ended with status {status}", command::line(command));
+    Ok(counts)
+}
+
+/// Follows a stopped process and all its descendants to their ends; the first's status.
+fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_TRACEEXIT;
+    waitpid(first, None).context("the traced program does not stop")?;
+    ptrace::setoptions(first, options)?;
+    ptrace::syscall(first, None)?;
+
+    let mut result = None;
+    let mut within_call = BTreeSet::new();
+    let mut waiting = Vec::new();
+    loop {
+        let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
+            Err(Errno::ECHILD) => return result.context("the traced program never ended"),
+            status => status?,
+        };
+        let (process, signal) = match status {
+            WaitStatus::Exited(process, status) => {
+                if process == first {
+                    result = Some(status);
+                }
+                for process in waiting.drain(..) {
+                    ptrace::syscall(process, None)?;
+                }
+                continue;
+            }
+            WaitStatus::Signaled(process, signal, _) => bail!("{process} died of {signal}"),
+            WaitStatus::PtraceSyscall(process) => {
+                if within_call.insert(process) {
+                    counts.calls += 1;
+                    match call(process) {
+                        Some(libc::SYS_brk | libc::SYS_mmap | libc::SYS_mremap) => counts.maps += 1,
+                        // The watchdog's five seconds do not begin before the work has ended, which
+                        // takes far longer under this.
+                        Some(libc::SYS_poll) => {
+                            waiting.push(process);
+                            continue;
+                        }
+                        _ => {}
+                    }
+                } else {
+                    within_call.remove(&process);
+                }
+                (process, None)
+            }
+            WaitStatus::PtraceEvent(process, _, event) => {
+                match event {
+                    libc::PTRACE_EVENT_FORK
+                    | libc::PTRACE_EVENT_VFORK
+                    | libc::PTRACE_EVENT_CLONE => counts.forks += 1,
+                    libc::PTRACE_EVENT_EXIT => {
+                        counts.peak_kib = counts.peak_kib.max(peak(process)?);
+                    }
+                    _ => {}
+                }
+                (process, None)
+            }
+            // How a new process shows itself.
+            WaitStatus::Stopped(process, Signal::SIGSTOP) => (process, None),
+            WaitStatus::Stopped(process, signal) => (process, Some(signal)),
+            _ => continue,
+        };
+        match ptrace::syscall(process, signal) {
+            // It was killed meanwhile.
+            Err(Errno::ESRCH) => {}
+            continued => continued?,
+        }
+    }
+}
+
+/// The number of the call that the process is about to make.
+fn call(process: Pid) -> Option<i64> {
+    i64::try_from(ptrace::getregs(process).ok()?.orig_rax).ok()
+}
+
+/// The most memory that the process ever had resident, in KiB.
+fn peak(process: Pid) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(number.with_context(|| format!("{path} has no VmHWM"))?.parse()?)
+}
+
+/// The user instructions of a program and all its descendants, counted by callgrind.
+pub fn instructions(valgrind: &Path, scratch: &Path, command: &Command) -> Result<u64> {
+    let logs = tempfile::tempdir_in(scratch)?;
+    let mut wrapped = Command::new(valgrind);
+    wrapped
+        .args(["--tool=callgrind", "--trace-children=yes", "--callgrind-out-file=/dev/null"])
+        .arg(format!("--log-file={}/%p", logs.path().display()))
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    quiet(&mut wrapped);
+    let status = wrapped.status().with_context(|| command::line(&wrapped))?;
+    ensure!(status.success(), "{} ended with {status}", command::line(&wrapped));
+    let mut sum = 0;
+    for log in fs::read_dir(logs.path())? {
+        let log = fs::read_to_string(log?.path())?;
+        let collected = log.lines().filter_map(|line| line.split_once("Collected : "));
+        for (_, count) in collected {
+            sum += count.trim().parse::<u64>()?;
+        }
+    }
+    ensure!(sum > 0, "callgrind counted nothing of {}", command::line(command));
+    Ok(sum)
+}
+
+/// How long a program takes, from before it is started until it is gone.
+pub fn time(command: &mut Command) -> Result<Duration> {
+    quiet(command);
+    let start = Instant::now();
+    let status = command.status().with_context(|| command::line(command))?;
+    let duration = start.elapsed();
+    ensure!(status.success(), "{} ended with {status}", command::line(command));
+    Ok(duration)
+}
+
+/// The middle one.
+pub fn median<T: PartialOrd + Copy>(values: &mut [T]) -> Option<T> {
+    values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    values.get(values.len() / 2).copied()
+}
+
+fn quiet(command: &mut Command) {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+}
