@@ -2,6 +2,7 @@
 
 pub mod counts;
 mod growth;
+mod guest;
 mod meter;
 mod page;
 mod peers;
@@ -43,6 +44,8 @@ enum Part {
     Peers,
     /// How cost grows with the functions on the bus
     Growth,
+    /// Instructions of a boot, in a guest
+    Guest,
 }
 
 pub fn run(options: &Options) -> Result<Verdict> {
@@ -59,8 +62,15 @@ pub fn run(options: &Options) -> Result<Verdict> {
         symlink(setup::BUSYBOX.path()?, applets.path().join(name))?;
     }
 
-    stage::enter()?;
     let wants = |part| options.part.is_none_or(|only| only == part);
+    let mut boots = None;
+    if wants(Part::Guest) {
+        setup::ensure(&[&setup::QEMU])?;
+        boots = Some(guest::measure(&workspace, &musl.path)?);
+    }
+
+    // From here on /sys is not the machine's.
+    stage::enter()?;
     let mut tables = vec![("machine", page::machine()?), ("sizes", page::sizes(&[&musl, &glibc])?)];
     if wants(Part::Peers) {
         let early = [("early, musl", musl.path.clone()), ("early, glibc", glibc.path.clone())];
@@ -80,6 +90,10 @@ pub fn run(options: &Options) -> Result<Verdict> {
             f64::from(point.calls)
         })?;
         tables.push(("growth", page::growth(&curves)));
+    }
+
+    if let Some(boots) = boots {
+        tables.push(("guest", page::boots(&boots)));
     }
 
     for (name, text) in &tables {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::growth::{self, Curve, FUNCTIONS, Point};
+use super::guest::Boots;
 use super::peers::{self, Comparison, Cost};
 use crate::build::Binary;
 use crate::command;
@@ -126,6 +127,28 @@ pub fn growth(curves: &[Curve]) -> String {
         part("Peak resident memory in KiB:", &|point| grouped(point.peak_kib)),
     ]
     .join("\n")
+}
+
+/// What each mode adds to a boot.
+pub fn boots(boots: &[Boots]) -> String {
+    let header = ["kernel", "without", "with, as a hook", "more", "with, as PID 1", "more"];
+    let millions = |count: Duration| format!("{:.1} M", count.as_secs_f64() * 1e3);
+    let row = |boots: &Boots| {
+        let more = |with: Duration| {
+            let ratio = with.as_secs_f64() / boots.without.as_secs_f64();
+            format!("{:.2} %", (ratio - 1.0) * 100.0)
+        };
+        let Boots { release, without, hook, pid1 } = boots;
+        vec![
+            release.clone(),
+            millions(*without),
+            millions(*hook),
+            more(*hook),
+            millions(*pid1),
+            more(*pid1),
+        ]
+    };
+    table(&header, boots.iter().map(row))
 }
 
 fn duration(time: Duration) -> String {

@@ -19,9 +19,9 @@ pub const FLOOR: usize = 0;
 /// How long the pairs of one program at one size may take.
 const BUDGET: Duration = Duration::from_secs(3);
 const MOST_PAIRS: u32 = 200;
-const FEWEST_PAIRS: u32 = 5;
+const FEWEST_PAIRS: u32 = 3;
 /// Past this many processes callgrind takes minutes, for a sum of equal parts.
-const MOST_TRACED_PROCESSES: usize = 8;
+const MOST_FORKS: u64 = 40;
 
 /// A program that does the job.
 pub struct Peer {
@@ -156,7 +156,7 @@ fn measure(
     }
     if is_each { scene.check_overrides() } else { scene.check() }.context(peer.name)?;
 
-    let instructions = if is_each && scene.functions().len() > MOST_TRACED_PROCESSES {
+    let instructions = if counts.forks > MOST_FORKS {
         None
     } else {
         scene.reset()?;
