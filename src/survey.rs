@@ -476,9 +476,9 @@ pub fn surroundings(
         if function.class.is_display() && !function.boot_vga {
             let said = boot_vga(system, function).unwrap_or(None);
             function.boot_vga = said == Some(true);
-            // The display that the firmware left on is the boot display, by `boot_vga`'s definition
-            // (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
-            may_be_lit |= said.is_none();
+            // On x86, and only there, the display that the firmware left on is the boot display by
+            // `boot_vga`'s definition (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
+            may_be_lit |= said.is_none() || !cfg!(target_arch = "x86_64");
         }
         may_be_lit |= function.boot_vga;
         if known.function.group.is_some() {

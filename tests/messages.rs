@@ -237,6 +237,7 @@ fn each_warning() {
 }
 
 /// It is long: reading it would cost more than all the rest of a small run.
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn iomem_is_read_only_for_a_display_that_the_firmware_may_have_left_on() {
     let board = board().with(display("0000:05:00.0"));
