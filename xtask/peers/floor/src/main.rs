@@ -7,9 +7,12 @@
 #![no_main]
 
 use std::ffi::{CStr, c_char, c_int};
+use std::os::fd::AsRawFd;
+use std::slice;
 
-use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
+use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
 
@@ -39,19 +42,43 @@ fn write_all<'a>(addresses: impl Iterator<Item = &'a CStr>) -> nix::Result<()> {
 }
 
 fn scan() -> nix::Result<()> {
+    /// Where the length and the name begin in `struct linux_dirent64` (`include/linux/dirent.h`).
+    const LENGTH: usize = 16;
+    const NAME: usize = 19;
+
     let mut text = Text::default();
-    let mut buffer = [0; 1024];
-    let mut devices = Dir::open(c"/sys/bus/pci/devices", OFlag::O_DIRECTORY, Mode::empty())?;
-    let directory = open(c"/sys/bus/pci/devices", OFlag::O_PATH, Mode::empty())?;
-    for entry in devices.iter() {
-        let entry = entry?;
-        if entry.file_name().to_bytes().starts_with(b".") {
-            continue;
+    let mut attribute = [0; 1024];
+    let mut entries = [0_u64; 512];
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let devices = open(c"/sys/bus/pci/devices", flags, Mode::empty())?;
+    loop {
+        let size = size_of_val(&entries);
+        // Not by a library's iterator, which copies each name to the heap.
+        // SAFETY: the kernel writes at most `size` bytes.
+        let filled = Errno::result(unsafe {
+            libc::syscall(libc::SYS_getdents64, devices.as_raw_fd(), entries.as_mut_ptr(), size)
+        })?;
+        if filled == 0 {
+            return Ok(());
         }
-        let path = text.join(&[entry.file_name().to_bytes(), b"/uevent\0"]);
-        read(&openat(&directory, path, OFlag::O_RDONLY, Mode::empty())?, &mut buffer)?;
+        // SAFETY: these are the bytes that it wrote.
+        let mut rest = unsafe {
+            slice::from_raw_parts(
+                entries.as_ptr().cast::<u8>(),
+                usize::try_from(filled).unwrap_or(0),
+            )
+        };
+        while let Some(&[low, high]) = rest.get(LENGTH..LENGTH + 2) {
+            let (entry, after) = rest.split_at(usize::from(u16::from_ne_bytes([low, high])));
+            rest = after;
+            let name = CStr::from_bytes_until_nul(&entry[NAME..]).unwrap_or_default().to_bytes();
+            if name.starts_with(b".") {
+                continue;
+            }
+            let path = text.join(&[name, b"/uevent\0"]);
+            read(&openat(&devices, path, OFlag::O_RDONLY, Mode::empty())?, &mut attribute)?;
+        }
     }
-    Ok(())
 }
 
 /// Room for a text; paths and records are far shorter.
