@@ -72,7 +72,7 @@ pub fn check(binaries: &[Binary], valgrind: &Path, scratch: &Path) -> Result<()>
                 command.arg("--kmsg").arg(scene.log()).env_clear();
                 command
             };
-            let counts = meter::count(&mut run())?;
+            let counts = meter::count(&run())?;
             scene.check()?;
             scene.reset()?;
             let instructions = meter::instructions(valgrind, scratch, &run())?;

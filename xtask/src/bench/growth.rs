@@ -106,7 +106,7 @@ fn point(program: &Path, floor: &Path, functions: u32) -> Result<Point> {
     };
     // Once for what only the first run does: writing overrides.
     meter::time(&mut bare(program))?;
-    let counts = meter::count(&mut bare(program))?;
+    let counts = meter::count(&bare(program))?;
     let (mut program, mut floor) = (bare(program), bare(floor));
     let begin = Instant::now();
     let (mut times, mut ratios) = (Vec::new(), Vec::new());

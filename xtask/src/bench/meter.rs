@@ -1,8 +1,8 @@
 //! What a program costs: time, system calls, processes, memory, instructions.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -31,19 +31,22 @@ pub struct Counts {
 }
 
 /// Runs a program that must succeed, and counts.
-pub fn count(command: &mut Command) -> Result<Counts> {
-    quiet(command);
-    // SAFETY: between fork and exec this makes one system call, and touches no memory.
-    unsafe { command.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
-    let child = command.spawn().with_context(|| command::line(command))?;
+pub fn count(command: &Command) -> Result<Counts> {
+    // A shell that stops, to be followed from then on, and becomes the program.
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.env_clear().envs(variables(command));
+    quiet(&mut shell);
+    let child = shell.spawn().with_context(|| command::line(command))?;
     let first = Pid::from_raw(i32::try_from(child.id())?);
-    let mut counts = Counts { calls: 1, ..Counts::default() };
+    let mut counts = Counts::default();
     let status = trace(first, &mut counts)?;
     ensure!(status == 0, "{} ended with status {status}", command::line(command));
     Ok(counts)
 }
 
-/// Follows a stopped process and all its descendants to their ends; the first's status.
+/// Follows a process that stops, and all its descendants, to their ends; the first's status.
 fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
     let options = Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK
@@ -51,10 +54,11 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_TRACEEXIT;
-    waitpid(first, None).context("the traced program does not stop")?;
-    ptrace::setoptions(first, options)?;
-    ptrace::syscall(first, None)?;
+    waitpid(first, Some(WaitPidFlag::WUNTRACED)).context("the shell does not stop")?;
+    ptrace::seize(first, options)?;
+    kill(first, Signal::SIGCONT)?;
 
+    let mut is_program = false;
     let mut result = None;
     let mut within_call = BTreeSet::new();
     let mut waiting = Vec::new();
@@ -94,6 +98,11 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
             }
             WaitStatus::PtraceEvent(process, _, event) => {
                 match event {
+                    // The shell was no part of it; this call is.
+                    libc::PTRACE_EVENT_EXEC if !is_program => {
+                        is_program = true;
+                        *counts = Counts { calls: 1, ..Counts::default() };
+                    }
                     libc::PTRACE_EVENT_FORK
                     | libc::PTRACE_EVENT_VFORK
                     | libc::PTRACE_EVENT_CLONE => counts.forks += 1,
@@ -104,8 +113,6 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
                 }
                 (process, None)
             }
-            // How a new process shows itself.
-            WaitStatus::Stopped(process, Signal::SIGSTOP) => (process, None),
             WaitStatus::Stopped(process, signal) => (process, Some(signal)),
             _ => continue,
         };
@@ -141,7 +148,7 @@ pub fn instructions(valgrind: &Path, scratch: &Path, command: &Command) -> Resul
         .arg(command.get_program())
         .args(command.get_args())
         .env_clear()
-        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        .envs(variables(command));
     quiet(&mut wrapped);
     let status = wrapped.status().with_context(|| command::line(&wrapped))?;
     ensure!(status.success(), "{} ended with {status}", command::line(&wrapped));
@@ -171,6 +178,11 @@ pub fn time(command: &mut Command) -> Result<Duration> {
 pub fn median<T: PartialOrd + Copy>(values: &mut [T]) -> Option<T> {
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     values.get(values.len() / 2).copied()
+}
+
+/// The environment that was set for a program.
+fn variables(command: &Command) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+    command.get_envs().filter_map(|(name, value)| Some((name, value?)))
 }
 
 fn quiet(command: &mut Command) {

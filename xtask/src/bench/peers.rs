@@ -146,8 +146,8 @@ fn measure(
     let is_each = peer.takes == Takes::Each;
     scene.reset()?;
     let mut counts = Counts::default();
-    for mut command in commands() {
-        let more = meter::count(&mut command)?;
+    for command in commands() {
+        let more = meter::count(&command)?;
         counts.calls += more.calls;
         // driverctl is a program a function, which somebody has to start.
         counts.forks += more.forks + u64::from(is_each);
