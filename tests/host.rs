@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use support::copy;
+use support::{copy, program};
 use tempfile::TempDir;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_vfio-override");
@@ -45,7 +45,7 @@ impl Desk {
         // Wherever the tool was built may not be for everybody's eyes.
         let tool = self.path("tool");
         if !tool.exists() {
-            fs::copy(TOOL, &tool).unwrap();
+            program::copy(Path::new(TOOL), &tool);
         }
         fs::set_permissions(self.0.path(), Permissions::from_mode(0o755)).unwrap();
         let mut command = Command::new("setpriv");

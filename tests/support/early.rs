@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use super::program;
 use super::tree::{self, Sysfs};
 
 /// The binaries under test; `cargo xtask test` names them.
@@ -156,11 +157,11 @@ impl Root {
         for directory in ["bin", "sbin", "tmp"] {
             fs::create_dir(root.path(directory)).unwrap();
         }
-        fs::copy(binary, root.path("early")).unwrap();
+        program::copy(binary, &root.path("early"));
         let busybox = ["/bin/busybox", "/usr/bin/busybox"];
         let busybox = busybox.iter().find(|path| Path::new(path).exists());
         let busybox = busybox.expect("there is a busybox: run `cargo xtask test`");
-        fs::copy(busybox, root.path("bin/busybox")).unwrap();
+        program::copy(Path::new(busybox), &root.path("bin/busybox"));
         root
     }
 
@@ -181,9 +182,9 @@ impl Root {
 
     /// Puts a script of busybox's shell there.
     pub fn script(&self, path: &str, text: &str) {
-        use std::os::unix::fs::PermissionsExt;
-        self.write(path, &format!("#!/bin/busybox sh\n{text}"));
-        fs::set_permissions(self.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        program::write(&path, &format!("#!/bin/busybox sh\n{text}"));
     }
 }
 

@@ -7,6 +7,7 @@ pub mod copy;
 pub mod early;
 pub mod figures;
 pub mod machine;
+pub mod program;
 pub mod sketch;
 pub mod targets;
 pub mod tree;
