@@ -1,8 +1,10 @@
 //! The least that a program can do for the same result: the yardstick of `cargo xtask bench`.
 //!
-//!     floor ADDRESS...    writes each function's `driver_override`, and a line about it to the log; it
-//!                         asks nothing, and believes that every write did what it should
-//!     floor               opens, reads and closes `uevent` of every function on the bus
+//! ```text
+//! floor ADDRESS...    writes each function's `driver_override`, and a line about it to the log; it
+//!                     asks nothing, and believes that every write did what it should
+//! floor               opens, reads and closes `uevent` of every function on the bus
+//! ```
 
 #![no_main]
 
