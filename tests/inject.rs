@@ -318,6 +318,10 @@ fn calls(trace: &str) -> Vec<Call> {
     for line in trace.lines() {
         let Some((pid, text)) = line.split_once(' ') else { continue };
         let text = text.trim_start();
+        // The end of a call that another process's call came between.
+        if has_begun && text.starts_with("<... execve resumed>") && text.ends_with("= 0") {
+            has_ended.insert(pid);
+        }
         let Some((name, _)) = text.split_once('(').filter(|_| !text.starts_with("<...")) else {
             continue;
         };

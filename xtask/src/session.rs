@@ -124,13 +124,20 @@ impl Artefacts {
 
     /// The end of the console.
     pub fn console_tail(&self) -> String {
-        let console = self.read("serial.log").unwrap_or_default();
-        let tail = command::last_lines(&console.replace('\r', ""), SHOWN_LINES);
-        if tail.is_empty() {
-            "the console printed nothing".to_owned()
-        } else {
-            format!("last lines of the console:\n{tail}")
-        }
+        tail(&self.read("serial.log").unwrap_or_default().replace('\r', ""))
+    }
+}
+
+/// The end of a console's text; a panic's own line with it, which a long trace would push out.
+fn tail(console: &str) -> String {
+    let tail = command::last_lines(console, SHOWN_LINES);
+    if tail.is_empty() {
+        return "the console printed nothing".to_owned();
+    }
+    let panic = console.lines().rfind(|line| line.contains("Kernel panic"));
+    match panic.filter(|line| !tail.contains(line)) {
+        Some(line) => format!("{line}\nlast lines of the console:\n{tail}"),
+        None => format!("last lines of the console:\n{tail}"),
     }
 }
 
@@ -330,4 +337,22 @@ fn write_script(path: &Path, command: &str) -> Result<()> {
     fs::write(path, format!("#!/bin/sh\ncd \"$(dirname \"$0\")\" && exec {command}\n"))
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_however_long_its_trace() {
+        let trace =
+            |lines| format!("[1.0] Kernel panic - not syncing: x\n{}", "[1.1] y\n".repeat(lines));
+        for lines in [0, SHOWN_LINES - 1, SHOWN_LINES, 3 * SHOWN_LINES] {
+            let tail = tail(&trace(lines));
+            assert_eq!(tail.matches("Kernel panic").count(), 1, "{lines}");
+            assert!(tail.lines().count() <= SHOWN_LINES + 2, "{lines}");
+        }
+        assert_eq!(tail("one\ntwo\n"), "last lines of the console:\none\ntwo");
+        assert_eq!(tail("\n"), "the console printed nothing");
+    }
 }
