@@ -127,14 +127,19 @@ fn packaged(query: &Query, cache: &Path) -> Result<Kernel> {
         );
     }
     setup::apt_update_if_never_done()?;
-    let mut packages = query.resolve()?;
-    if !packages.directory(cache).is_dir() && packages.fetch(cache).is_err() {
-        // Lists older than the mirror name versions that are gone.
+    let fetched = || -> Result<PathBuf> {
+        let packages = query.resolve()?;
+        let directory = packages.directory(cache);
+        if !directory.is_dir() {
+            packages.fetch(cache)?;
+        }
+        Ok(directory)
+    };
+    let directory = fetched().or_else(|_| {
+        // Lists older than the mirror lack what is new, and name versions that are gone.
         setup::apt_update()?;
-        packages = query.resolve()?;
-        packages.fetch(cache)?;
-    }
-    let directory = packages.directory(cache);
+        fetched()
+    })?;
     let image = first_entry(&directory.join("boot"), "vmlinuz-")?;
     let modules = ["lib/modules", "usr/lib/modules"]
         .map(|path| directory.join(path))
