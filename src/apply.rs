@@ -7,9 +7,10 @@ use heapless::Vec;
 use nix::errno::Errno;
 
 use crate::failure::Failure;
-use crate::pci::{Address, Function};
+use crate::path::{Attribute, Path};
+use crate::pci::Address;
 use crate::rule::{MAX_DRIVER, NOBODY, VFIO_PCI};
-use crate::system::{self, Attribute, Fault, Held, Operation, Path, System};
+use crate::system::{self, Fault, Held, Operation, System};
 
 /// The name of a driver as sysfs has it. Its bytes are the kernel's, not checked.
 pub type DriverName = Vec<u8, MAX_DRIVER>;
@@ -61,22 +62,15 @@ impl<'a> Registered<'a> {
 
 /// Takes the function away from any other driver and offers it to the one asked for.
 ///
-/// A driver that is not registered yet takes its functions by itself when it loads. What the survey
-/// saw of a driver only decides what is tried first: the `driver` link, read after the override was
-/// set, has the last word.
+/// A driver that is not registered yet takes its functions by itself when it loads.
 pub fn bind<'a>(
     system: &mut impl System,
     registered: &mut Registered<'a>,
-    function: &Function,
+    address: Address,
     driver: &'a [u8],
 ) -> Result<Bound, Failure> {
-    let address = function.address;
     let is_registered = registered.has(system, driver);
     let mut bound = Bound::default();
-    if !function.is_bound && is_registered {
-        bound.was_probed = true;
-        probe(system, address)?;
-    }
     let mut buffer = [0; 256];
     match driver_link(system, address, &mut buffer)? {
         Some(name) if name == driver => {
@@ -84,11 +78,10 @@ pub fn bind<'a>(
             return Ok(bound);
         }
         Some(name) => {
-            let name = name.get(..MAX_DRIVER).unwrap_or(name);
-            bound.left = DriverName::from_slice(name).ok();
+            bound.left = driver_name(name);
             unbind(system, address)?;
         }
-        None if bound.was_probed || !is_registered => return Ok(bound),
+        None if !is_registered => return Ok(bound),
         None => {}
     }
     if is_registered {
@@ -159,10 +152,12 @@ pub fn driver_of(
     address: Address,
 ) -> Result<Option<DriverName>, Failure> {
     let mut buffer = [0; 256];
-    let name = driver_link(system, address, &mut buffer)?;
-    Ok(name
-        .map(|name| name.get(..MAX_DRIVER).unwrap_or(name))
-        .and_then(|name| DriverName::from_slice(name).ok()))
+    Ok(driver_link(system, address, &mut buffer)?.and_then(driver_name))
+}
+
+/// As much of a driver's name as is kept.
+fn driver_name(name: &[u8]) -> Option<DriverName> {
+    DriverName::from_slice(name.get(..MAX_DRIVER).unwrap_or(name)).ok()
 }
 
 fn probe(system: &mut impl System, address: Address) -> Result<(), Failure> {

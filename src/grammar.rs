@@ -223,7 +223,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn selector(&mut self) -> Result<Selector, SyntaxError> {
-        let selector = self.rest.split(|byte| b"@+=".contains(byte)).next().unwrap_or_default();
+        let selector =
+            self.rest.split(|byte| matches!(byte, b'@' | b'+' | b'=')).next().unwrap_or_default();
         if selector == b"boot_vga" {
             self.skip(selector.len());
             return Ok(Selector::BootVga);

@@ -13,12 +13,15 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod beneath;
 pub mod cmdline;
 pub mod failure;
 pub mod grammar;
 mod hex;
 mod iomem;
 mod lines;
+mod modalias;
+pub mod path;
 pub mod pci;
 pub mod plan;
 pub mod report;

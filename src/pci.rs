@@ -26,19 +26,18 @@ impl Address {
         Some(Self { domain, bus, devfn: device << 3 | function })
     }
 
-    /// Reads the name of a directory in `/sys/bus/pci/devices`; `None` for any other text.
+    /// Reads the name of a directory in `/sys/bus/pci/devices`, letters in either case; `None` for any
+    /// other text.
     #[must_use]
     pub fn from_sysfs(name: &[u8]) -> Option<Self> {
-        let mut fields = name.splitn(3, |&byte| byte == b':');
-        let domain = fields.next().filter(|text| text.len() >= 4)?;
-        let bus = fields.next().filter(|text| text.len() == 2)?;
-        let [high, low, b'.', function] = fields.next()? else { return None };
-        Self::new(
-            hex::number(domain, 8)?,
-            u8::try_from(hex::number(bus, 2)?).ok()?,
-            u8::try_from(hex::number(&[*high, *low], 2)?).ok()?,
-            u8::try_from(hex::digit(*function)?).ok()?,
-        )
+        let &[ref domain @ .., b':', b1, b0, b':', d1, d0, b'.', f0] = name else { return None };
+        // Four digits, or as many as it takes.
+        if domain.len() < 4 || (domain.len() > 4 && domain.starts_with(b"0")) {
+            return None;
+        }
+        let numbers = hex::number(&[b1, b0, d1, d0, f0], 5)?;
+        let [_, bus, device, function] = (numbers >> 4 << 8 | numbers & 0xf).to_be_bytes();
+        Self::new(hex::number(domain, 8)?, bus, device, function)
     }
 
     /// Domain, the PCI segment: 0 to ffffffff.
@@ -212,8 +211,6 @@ pub struct Function {
     pub class: Class,
     /// Number of its IOMMU group; `None` without an IOMMU, or where nobody needed to know.
     pub group: Option<u32>,
-    /// Some driver had it when it was looked at.
-    pub is_bound: bool,
     /// The display that the firmware booted on (`drivers/pci/vgaarb.c`).
     pub boot_vga: bool,
 }
@@ -239,7 +236,9 @@ mod tests {
         }
 
         #[test]
-        fn only_the_canonical_name_is_an_address(name in "[0-9a-f:. ]{0,14}") {
+        fn only_the_canonical_name_is_an_address(
+            name in "[0-9a-f:. ]{0,14}|[0-9a-f]{3,9}:[0-9a-f]{1,3}:[0-9a-f]{1,3}[.:][0-9a-f]{1,2}",
+        ) {
             if let Some(address) = Address::from_sysfs(name.as_bytes()) {
                 prop_assert_eq!(address.to_string(), name);
             }

@@ -207,9 +207,8 @@ impl Decisions {
         rules: &'a RuleSet<'_>,
         inventory: &'a Inventory,
     ) -> Option<Taken<'a>> {
-        let functions = inventory.functions().zip(&self.0).enumerate().skip(index);
-        functions.into_iter().find_map(|(index, (function, deciding))| {
-            let rule = (*deciding)?;
+        inventory.functions_from(index).find_map(|(index, function)| {
+            let rule = self.rule(index)?;
             let driver = match rules.driver(rule)? {
                 Driver::Named(name) => name,
                 Driver::Nobody => NOBODY,

@@ -122,6 +122,7 @@ impl fmt::Display for Failure {
                     }
                     Errno::ENOENT => f.write_str("; the kernel should have this attribute"),
                     Errno::ENODEV => f.write_str("; the function has gone"),
+                    Errno::EXDEV => f.write_str("; a link leads out of the sysfs root"),
                     _ => Ok(()),
                 }
             }
@@ -221,8 +222,10 @@ impl fmt::Display for RuleLine<'_, '_> {
 
 /// What an operator should know, though everything was done as asked.
 pub enum Warning<'a, 'r> {
-    /// Functions without an IOMMU group.
+    /// Nothing is in an IOMMU group.
     NoIommu,
+    /// The function is in none, though others are.
+    NoGroup(Address),
     /// A group of which functions stay with the host.
     NotViable(u32, &'a dyn fmt::Display),
     /// The display that the firmware booted on is taken.
@@ -245,6 +248,11 @@ impl fmt::Display for Warning<'_, '_> {
             Self::NoIommu => f.write_str(
                 "the IOMMU is off: no IOMMU groups, and vfio-pci takes nothing without them; \
                  enable VT-d or AMD-Vi in the firmware, and on Intel add intel_iommu=on",
+            ),
+            Self::NoGroup(address) => write!(
+                f,
+                "{address} is in no IOMMU group: no IOMMU serves its part of the machine, and vfio-pci \
+                 takes nothing without one"
             ),
             Self::NotViable(group, left) => write!(
                 f,

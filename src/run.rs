@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
         for taken in self.plan.decisions.taken(&self.rules, &self.inventory) {
             let Some(held) = self.overrides.get(taken.index).copied().flatten() else { continue };
             let result = held.and_then(|was_written| {
-                apply::bind(system, &mut registered, taken.function, taken.driver)
+                apply::bind(system, &mut registered, taken.function.address, taken.driver)
                     .map(|bound| (was_written, bound))
             });
             self.summary.taken += 1;
@@ -261,11 +261,16 @@ impl<'a> Run<'a> {
     /// Hands over what an operator should know of the functions that are taken.
     pub fn each_warning(&self, gaps: Gaps, warn: &mut dyn FnMut(&Warning<'_, '_>)) {
         let decisions = &self.plan.decisions;
-        let mut has_groups = true;
         let mut is_auto = false;
+        let mut is_off = false;
         for taken in decisions.taken(&self.rules, &self.inventory) {
             let function = taken.function;
-            has_groups &= function.group.is_some() || !taken.needs_iommu();
+            if taken.needs_iommu() && self.inventory.is_groupless(taken.index) {
+                is_off |= !self.inventory.has_groups();
+                if self.inventory.has_groups() {
+                    warn(&Warning::NoGroup(function.address));
+                }
+            }
             is_auto |= self.rules.driver(taken.rule) == Some(Driver::Auto);
             if function.boot_vga {
                 warn(&Warning::BootDisplay(function.address));
@@ -281,7 +286,7 @@ impl<'a> Run<'a> {
             }
         }
         self.each_group_not_viable(warn);
-        if !has_groups {
+        if is_off {
             warn(&Warning::NoIommu);
         }
         if let Some(errno) = gaps.aliases_missing.filter(|_| is_auto) {

@@ -11,13 +11,14 @@ use heapless::Vec;
 use nix::errno::Errno;
 
 use crate::failure::{Failure, Limit};
-use crate::hex;
 use crate::iomem::Nesting;
 use crate::lines::Lines;
-use crate::pci::{Address, Class, Function, Id, MAX_FUNCTION};
+use crate::modalias::Identity;
+use crate::path::{Attribute, Path};
+use crate::pci::{Address, Function, MAX_FUNCTION};
 use crate::rule::{Action, Driver, Expansion, Place, Rule, Selector};
 use crate::ruleset::{RuleNumber, RuleSet};
-use crate::system::{self, Attribute, Fault, Operation, Path, System, Text};
+use crate::system::{self, Fault, Operation, System, Text};
 use crate::variant::{self, Alias};
 
 /// The most functions that rules may concern: all of 16 buses.
@@ -42,6 +43,17 @@ pub struct Inventory {
     path_ends: Vec<(RuleNumber, Address), MAX_PATH_ENDS>,
     variants: Vec<variant::Name, MAX_VARIANTS>,
     obstacles: Vec<(Obstacle, Failure), MAX_OBSTACLES>,
+    groups: Groups,
+}
+
+/// Whether there are IOMMU groups, which is asked once a function is in none. The first is all zeros, so
+/// that what has not begun takes no room in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Groups {
+    #[default]
+    Unasked,
+    Some,
+    None,
 }
 
 /// What a failure keeps a survey from.
@@ -74,6 +86,8 @@ struct Known {
     function: Function,
     /// What its rules take along was looked at.
     expanded: bool,
+    /// It was seen to be in no IOMMU group.
+    groupless: bool,
     /// The framebuffer driver of the firmware's display holds memory of it.
     framebuffer: bool,
     /// The best variant driver, and the number of wildcards in its alias.
@@ -90,12 +104,19 @@ impl Inventory {
             path_ends: Vec::new(),
             variants: Vec::new(),
             obstacles: Vec::new(),
+            groups: Groups::Unasked,
         }
     }
 
     /// Every function that a rule may decide on, by address.
     pub fn functions(&self) -> impl Iterator<Item = &Function> {
         self.functions.iter().map(|known| &known.function)
+    }
+
+    /// Those from this place on, each with its place.
+    pub(crate) fn functions_from(&self, start: usize) -> impl Iterator<Item = (usize, &Function)> {
+        let known = self.functions.get(start..).unwrap_or_default();
+        (start..).zip(known.iter().map(|known| &known.function))
     }
 
     /// The functions that share an IOMMU group with a taken one, and that no rule decides on.
@@ -128,19 +149,18 @@ impl Inventory {
         selector: &Selector,
     ) -> impl Iterator<Item = (usize, &Function)> {
         // Functions are in order: those of an address stand together.
-        let range = match selector {
+        let (start, last) = match selector {
             Selector::Address { domain, bus, place } => {
                 let mut addresses = place.addresses(*domain, *bus);
-                addresses.next().map_or(0..0, |first| {
-                    let last = addresses.last().unwrap_or(first);
-                    self.functions.partition_point(|known| known.function.address < first)
-                        ..self.functions.partition_point(|known| known.function.address <= last)
-                })
+                let first = addresses.next();
+                let last = addresses.last().or(first);
+                (first.map_or(0, |first| self.index(first).unwrap_or_else(|at| at)), last)
             }
-            _ => 0..self.functions.len(),
+            _ => (0, None),
         };
-        let functions = self.functions().enumerate().take(range.end).skip(range.start);
-        functions.filter(move |(_, function)| self.selects(number, selector, function))
+        self.functions_from(start)
+            .take_while(move |(_, function)| last.is_none_or(|last| function.address <= last))
+            .filter(move |(_, function)| self.selects(number, selector, function))
     }
 
     /// Whether the rule of this number names the address, or leads to it.
@@ -190,6 +210,18 @@ impl Inventory {
         self.variants.get(variant).map(Vec::as_slice)
     }
 
+    /// Whether the function at `index` was seen to be in no IOMMU group.
+    #[must_use]
+    pub fn is_groupless(&self, index: usize) -> bool {
+        self.functions.get(index).is_some_and(|known| known.groupless)
+    }
+
+    /// Whether there are IOMMU groups at all, as far as anybody needed to know.
+    #[must_use]
+    pub fn has_groups(&self) -> bool {
+        self.groups != Groups::None
+    }
+
     /// Whether a framebuffer driver holds memory of the function at `index`.
     #[must_use]
     pub fn has_framebuffer(&self, index: usize) -> bool {
@@ -197,6 +229,10 @@ impl Inventory {
     }
 
     fn index(&self, address: Address) -> Result<usize, usize> {
+        // Mostly one comes after the other.
+        if self.functions.last().is_none_or(|last| last.function.address < address) {
+            return Err(self.functions.len());
+        }
         self.functions.binary_search_by_key(&address, |known| known.function.address)
     }
 
@@ -211,7 +247,13 @@ impl Inventory {
             return Err(Failure::Exceeded(Limit::Functions));
         }
         let (Ok(at) | Err(at)) = self.index(function.address);
-        let mut carried = Known { function, expanded: false, framebuffer: false, variant: None };
+        let mut carried = Known {
+            function,
+            expanded: false,
+            groupless: false,
+            framebuffer: false,
+            variant: None,
+        };
         // Moves the rest up by one.
         for known in self.functions.iter_mut().skip(at) {
             core::mem::swap(known, &mut carried);
@@ -481,19 +523,36 @@ pub fn surroundings(
             may_be_lit |= said.is_none() || !cfg!(target_arch = "x86_64");
         }
         may_be_lit |= function.boot_vga;
-        if known.function.group.is_some() {
-            continue;
+        if function.group.is_none() {
+            let address = function.address;
+            neighbours(system, inventory, index, address);
         }
-        let _ = list_group(system, known.function.address, |system, group, member| {
+    }
+    if may_be_lit {
+        framebuffers(system, inventory);
+    }
+}
+
+/// Looks at the group of a taken function, and at who else is in it.
+fn neighbours(system: &mut impl System, inventory: &mut Inventory, index: usize, address: Address) {
+    if inventory.has_groups() {
+        let listed = list_group(system, address, |system, group, member| {
             if let Some(known) = inventory.get_mut(member) {
                 known.function.group = Some(group);
             } else if let Ok(Some(function)) = look(system, member) {
                 let _ = inventory.neighbours.push(Function { group: Some(group), ..function });
             }
         });
+        if listed != Ok(None) {
+            return;
+        }
     }
-    if may_be_lit {
-        framebuffers(system, inventory);
+    if inventory.groups == Groups::Unasked {
+        let has_groups = system::has_entries(system, Path::Groups);
+        inventory.groups = if has_groups { Groups::Some } else { Groups::None };
+    }
+    if let Some(known) = inventory.functions.get_mut(index) {
+        known.groupless = true;
     }
 }
 
@@ -511,19 +570,21 @@ fn framebuffers(system: &mut impl System, inventory: &mut Inventory) {
     lines.finish(&mut mark);
 }
 
-/// Hands over each member of the function's IOMMU group, itself included, with the group's number.
+/// Hands over each member of the function's IOMMU group, itself included, with the group's number. Returns
+/// the number; `None` where the function is in no group.
 fn list_group<S: System>(
     system: &mut S,
     address: Address,
     mut each: impl FnMut(&mut S, u32, Address),
-) -> Result<(), Fault> {
+) -> Result<Option<u32>, Fault> {
     let mut buffer = [0; 256];
     let link = Path::Attribute(address, Attribute::IommuGroup);
-    let Some(group) = system::link_name(system, link, &mut buffer)?.and_then(decimal) else {
-        return Ok(());
-    };
-    let members = Path::Attribute(address, Attribute::IommuGroupDevices);
-    system::list(system, members, |system, member| each(system, group, member))
+    let group = system::link_name(system, link, &mut buffer)?.and_then(decimal);
+    if let Some(group) = group {
+        let members = Path::GroupDevices(group);
+        system::list(system, members, |system, member| each(system, group, member))?;
+    }
+    Ok(group)
 }
 
 /// Whether the firmware booted on this display; `None` where the kernel does not say.
@@ -541,56 +602,20 @@ fn boot_vga(system: &mut impl System, function: &Function) -> Result<Option<bool
     }
 }
 
-/// Reads `uevent`, the one attribute that tells all IDs and the class (`pci_uevent` in
-/// `drivers/pci/pci-driver.c`).
+/// Reads what is known of a function; `None` where there is none.
 fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, Fault> {
-    let path = Path::Attribute(address, Attribute::Uevent);
-    let mut buffer = [0; 1024];
+    let path = Path::Attribute(address, Attribute::Modalias);
+    let mut buffer = [0; 64];
     let text = match system::read(system, path, &mut buffer) {
         Ok(text) => text,
-        // It vanished meanwhile.
+        // It is not there, or not any more.
         Err(Fault { errno: Errno::ENODEV, .. }) => return Ok(None),
-        Err(fault)
-            if fault.errno == Errno::ENOENT && !system::exists(system, Path::Device(address)) =>
-        {
-            return Ok(None);
-        }
         Err(fault) => return Err(fault),
     };
-
-    let (mut class, mut id, mut subsystem) = (None, None, None);
-    let mut is_bound = false;
-    for line in text.split(|&byte| byte == b'\n') {
-        if let Some(value) = line.strip_prefix(b"PCI_CLASS=") {
-            class = hex::number(value, 8).and_then(Class::new);
-        } else if let Some(value) = line.strip_prefix(b"PCI_ID=") {
-            id = parse_id(value);
-        } else if let Some(value) = line.strip_prefix(b"PCI_SUBSYS_ID=") {
-            subsystem = parse_id(value);
-            // `DRIVER` stands before, and what follows tells nothing new.
-            break;
-        } else if line.starts_with(b"DRIVER=") {
-            is_bound = true;
-        }
-    }
-    match (class, id) {
-        (Some(class), Some(id)) => Ok(Some(Function {
-            address,
-            id,
-            subsystem: subsystem.unwrap_or_default(),
-            class,
-            group: None,
-            is_bound,
-            boot_vga: false,
-        })),
-        _ => Err(Fault { operation: Operation::Read, path, errno: Errno::EBADMSG }),
-    }
-}
-
-fn parse_id(text: &[u8]) -> Option<Id> {
-    let (vendor, device) = text.split_at_checked(4)?;
-    let number = |digits| u16::try_from(hex::number(digits, 4)?).ok();
-    Some(Id { vendor: number(vendor)?, device: number(device.strip_prefix(b":")?)? })
+    let fault = Fault { operation: Operation::Read, path, errno: Errno::EBADMSG };
+    let Identity { id, subsystem, class } =
+        Identity::parse(system::first_line(text)).ok_or(fault)?;
+    Ok(Some(Function { address, id, subsystem, class, group: None, boot_vga: false }))
 }
 
 fn decimal(text: &[u8]) -> Option<u32> {

@@ -2,18 +2,19 @@
 //!
 //! The early binary implements [`System`] with system calls below one sysfs root, tests with faults.
 
-use core::ffi::CStr;
 use core::fmt;
 
 use nix::errno::Errno;
 
+use crate::path::Path;
 use crate::pci::Address;
 use crate::rule::MAX_DRIVER;
 use crate::text::Escaped;
 
 /// A PCI bus in sysfs, with the text files that a decision may need besides.
 ///
-/// Paths are relative to `bus/pci` of the sysfs root.
+/// Nothing outside of the sysfs root is reached, wherever links in it lead. What is asked of a function
+/// that is not there ends in ENODEV, as in the kernel; ENOENT tells that it has no such attribute.
 pub trait System {
     /// An open attribute. It borrows the system, so that the next operation may close it.
     type File<'a>: File
@@ -21,13 +22,16 @@ pub trait System {
         Self: 'a;
 
     /// Opens an attribute, without creating or truncating it.
-    fn open(&mut self, path: &CStr, access: Access) -> Result<Self::File<'_>, Errno>;
+    fn open(&mut self, path: Path, access: Access) -> Result<Self::File<'_>, Errno>;
 
     /// Reads a symbolic link into `buffer` and returns its length, at most that of `buffer`.
-    fn read_link(&mut self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno>;
+    fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno>;
 
     /// Hands over the name of each entry of a directory, in no order, `.` and `..` left out.
-    fn list(&mut self, path: &CStr, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno>;
+    fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno>;
+
+    /// Sees whether a driver of this name is registered with the PCI bus: ENOENT where it is not.
+    fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno>;
 
     /// Writes the name of a function to `drivers_probe`.
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno>;
@@ -133,93 +137,6 @@ impl fmt::Display for ErrnoName {
     }
 }
 
-/// A path below `bus/pci`, kept as what it is made of: small enough to remember with every failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their texts say it")]
-pub enum Path {
-    Devices,
-    Device(Address),
-    Attribute(Address, Attribute),
-    DriversProbe,
-}
-
-/// The attributes of a function that are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as in sysfs")]
-pub enum Attribute {
-    Uevent,
-    BootVga,
-    IommuGroup,
-    IommuGroupDevices,
-    DriverOverride,
-    Driver,
-    DriverUnbind,
-}
-
-impl Attribute {
-    /// What stands behind the function's directory.
-    const fn name(self) -> &'static [u8] {
-        match self {
-            Self::Uevent => b"/uevent",
-            Self::BootVga => b"/boot_vga",
-            Self::IommuGroup => b"/iommu_group",
-            Self::IommuGroupDevices => b"/iommu_group/devices",
-            Self::DriverOverride => b"/driver_override",
-            Self::Driver => b"/driver",
-            Self::DriverUnbind => b"/driver/unbind",
-        }
-    }
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bus/pci/")?;
-        Escaped(&self.text().0).fmt(f)
-    }
-}
-
-impl Path {
-    #[inline(never)]
-    fn text(self) -> PathText {
-        let mut text = PathText::default();
-        let (start, address, attribute): (&[u8], _, _) = match self {
-            Self::Devices => (b"devices", None, None),
-            Self::Device(address) => (b"devices/", Some(address), None),
-            Self::Attribute(address, attribute) => (b"devices/", Some(address), Some(attribute)),
-            Self::DriversProbe => (b"drivers_probe", None, None),
-        };
-        text.add(start);
-        if let Some(address) = address {
-            text.add(&address.name());
-        }
-        if let Some(attribute) = attribute {
-            text.add(attribute.name());
-        }
-        text
-    }
-}
-
-/// A path as system calls take it, in a buffer that holds the longest: a driver's directory.
-#[derive(Default)]
-struct PathText(heapless::Vec<u8, { "drivers/".len() + MAX_DRIVER + 1 }>);
-
-impl PathText {
-    /// Nothing is added where it does not fit.
-    fn add(&mut self, part: &[u8]) {
-        let added = self.0.extend_from_slice(part);
-        debug_assert!(added.is_ok());
-    }
-
-    /// The path with its final NUL; empty, which no system call accepts, where it did not fit.
-    #[inline(never)]
-    fn as_c_str(&mut self) -> &CStr {
-        match self.0.push(0) {
-            Ok(()) => CStr::from_bytes_until_nul(&self.0).unwrap_or_default(),
-            Err(_) => c"",
-        }
-    }
-}
-
 /// Reads the attribute whole, but for what does not fit into `buffer`.
 #[inline(never)]
 pub(crate) fn read<'b>(
@@ -228,8 +145,7 @@ pub(crate) fn read<'b>(
     buffer: &'b mut [u8],
 ) -> Result<&'b [u8], Fault> {
     let fault = |operation| move |errno| Fault { operation, path, errno };
-    let mut file =
-        system.open(path.text().as_c_str(), Access::Read).map_err(fault(Operation::Open))?;
+    let mut file = system.open(path, Access::Read).map_err(fault(Operation::Open))?;
     let length = file.read(buffer).map_err(fault(Operation::Read))?;
     Ok(buffer.get(..length).unwrap_or_default())
 }
@@ -237,8 +153,7 @@ pub(crate) fn read<'b>(
 /// Writes one value to the attribute.
 pub(crate) fn write(system: &mut impl System, path: Path, text: &[u8]) -> Result<(), Fault> {
     let fault = |operation| move |errno| Fault { operation, path, errno };
-    let mut file =
-        system.open(path.text().as_c_str(), Access::Write).map_err(fault(Operation::Open))?;
+    let mut file = system.open(path, Access::Write).map_err(fault(Operation::Open))?;
     file.write(text).map_err(fault(Operation::Write))
 }
 
@@ -247,8 +162,7 @@ pub(crate) fn write(system: &mut impl System, path: Path, text: &[u8]) -> Result
 pub(crate) fn hold(system: &mut impl System, path: Path, text: &[u8]) -> Result<Held, Fault> {
     let fault = |operation| move |errno| Fault { operation, path, errno };
     let mut buffer = [0; MAX_DRIVER + 2];
-    let mut file =
-        system.open(path.text().as_c_str(), Access::ReadWrite).map_err(fault(Operation::Open))?;
+    let mut file = system.open(path, Access::ReadWrite).map_err(fault(Operation::Open))?;
     let length = file.read(&mut buffer).map_err(fault(Operation::Read))?;
     if first_line(buffer.get(..length).unwrap_or_default()) == text {
         return Ok(Held::Already);
@@ -285,7 +199,7 @@ pub(crate) fn link_name<'b>(
     path: Path,
     buffer: &'b mut [u8],
 ) -> Result<Option<&'b [u8]>, Fault> {
-    match system.read_link(path.text().as_c_str(), buffer) {
+    match system.read_link(path, buffer) {
         Ok(length) => {
             let target = buffer.get(..length).unwrap_or_default();
             Ok(target.rsplit(|&byte| byte == b'/').next())
@@ -302,7 +216,7 @@ pub(crate) fn list<S: System>(
     mut each: impl FnMut(&mut S, Address),
 ) -> Result<(), Fault> {
     system
-        .list(path.text().as_c_str(), &mut |system, name| {
+        .list(path, &mut |system, name| {
             if let Some(address) = Address::from_sysfs(name) {
                 each(system, address);
             }
@@ -310,23 +224,17 @@ pub(crate) fn list<S: System>(
         .map_err(|errno| Fault { operation: Operation::List, path, errno })
 }
 
-/// Whether something is there.
-pub(crate) fn exists(system: &mut impl System, path: Path) -> bool {
-    path_exists(system, path.text().as_c_str())
-}
-
-/// Whether a driver of this name is registered with the PCI bus.
+/// Whether a driver of this name is registered with the PCI bus. Where that cannot be told it is taken to
+/// be: what is then tried with it tells more.
 pub(crate) fn has_driver(system: &mut impl System, name: &[u8]) -> bool {
-    let mut path = PathText::default();
-    path.add(b"drivers/");
-    path.add(name);
-    path_exists(system, path.as_c_str())
+    system.find_driver(name) != Err(Errno::ENOENT)
 }
 
-/// Reading as a link what is none is an error of its own, so that one system call tells. What cannot be
-/// told is taken to exist: what is then tried with it tells more.
-fn path_exists(system: &mut impl System, path: &CStr) -> bool {
-    system.read_link(path, &mut [0]) != Err(Errno::ENOENT)
+/// Whether a directory has any entry; `false` where it is not there.
+pub(crate) fn has_entries(system: &mut impl System, path: Path) -> bool {
+    let mut has_entries = false;
+    let listed = system.list(path, &mut |_, _| has_entries = true);
+    has_entries || !matches!(listed, Ok(()) | Err(Errno::ENOENT))
 }
 
 /// The text before the first newline.

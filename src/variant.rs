@@ -1,5 +1,6 @@
 //! VFIO variant drivers, as the `vfio_pci:` aliases of kernel modules name them.
 
+use crate::modalias::Identity;
 use crate::pci::Function;
 use crate::rule::{MAX_DRIVER, VFIO_PCI};
 
@@ -46,30 +47,8 @@ impl<'a> Alias<'a> {
     /// Whether the alias is meant for the function.
     #[must_use]
     pub fn match_function(&self, function: &Function) -> bool {
-        let class = function.class.code();
-        let fields: [(&[u8], usize, u32); 7] = [
-            (b"v", 8, function.id.vendor.into()),
-            (b"d", 8, function.id.device.into()),
-            (b"sv", 8, function.subsystem.vendor.into()),
-            (b"sd", 8, function.subsystem.device.into()),
-            (b"bc", 2, class >> 16),
-            (b"sc", 2, class >> 8 & 0xff),
-            (b"i", 2, class & 0xff),
-        ];
-        let mut rest = self.pattern;
-        for (name, digits, value) in fields {
-            let Some(field) = rest.strip_prefix(name) else { return false };
-            rest = match field {
-                [b'*', after @ ..] => after,
-                _ => match field.split_at_checked(digits) {
-                    Some((number, after)) if crate::hex::number(number, digits) == Some(value) => {
-                        after
-                    }
-                    _ => return false,
-                },
-            };
-        }
-        rest.is_empty()
+        let Function { id, subsystem, class, .. } = *function;
+        Identity { id, subsystem, class }.matches(self.pattern)
     }
 }
 
@@ -85,7 +64,6 @@ mod tests {
             subsystem: Id { vendor: 0x15b3, device: 0x0020 },
             class: Class::new(0x02_00_00).unwrap(),
             group: None,
-            is_bound: false,
             boot_vga: false,
         }
     }

@@ -52,7 +52,7 @@ fn machine() -> Machine {
 /// function's own, or because it is on the way that a rule goes to the function.
 fn leads_to(operation: &Operation, function: Address) -> bool {
     let at = operation.function();
-    let is_scan = operation.path == "devices";
+    let is_scan = operation.path == "bus/pci/devices";
     at == Some(function)
         || match function.to_string().as_str() {
             // The guard is about the lowest function of the slot, so that each has to be looked at.
@@ -61,16 +61,13 @@ fn leads_to(operation: &Operation, function: Address) -> bool {
             "0000:02:00.1" => {
                 at == Some(address("0000:00:02.0")) || at == Some(address("0000:02:00.0"))
             }
-            "0000:05:00.0" => at == Some(address("0000:04:00.0")),
+            "0000:05:00.0" => {
+                at == Some(address("0000:04:00.0"))
+                    || operation.path == "kernel/iommu_groups/14/devices"
+            }
             "0000:03:00.0" | "0000:06:00.0" => is_scan,
             _ => false,
         }
-}
-
-/// Whether it is a directory that is read like a link, to see whether it is there.
-fn asks_for_existence(operation: &Operation) -> bool {
-    let is_link = ["/driver", "/iommu_group"].iter().any(|link| operation.path.ends_with(link));
-    operation.asked == Asked::ReadLink && !is_link
 }
 
 /// Where the kernel's error is an answer, and no fault: something is there, or is not.
@@ -79,17 +76,16 @@ fn is_an_answer(operation: &Operation, errno: Errno) -> bool {
     let names = |attribute: &str| path.ends_with(attribute);
     let is_file = matches!(asked, Asked::Open(_) | Asked::Read | Asked::Write(_));
     match errno {
-        // A directory that is there is no link.
-        Errno::EINVAL | Errno::ENOENT if asks_for_existence(operation) => true,
+        Errno::ENOENT if *asked == Asked::FindDriver => true,
         // No driver, or no IOMMU group.
         Errno::ENOENT if *asked == Asked::ReadLink => names("/driver") || names("/iommu_group"),
         // No bridge, so that a path leads nowhere.
-        Errno::ENOENT if *asked == Asked::List => path == "devices/0000:00:02.0",
+        Errno::ENOENT if *asked == Asked::List => path == "bus/pci/devices/0000:00:02.0",
         // A display of an architecture where firmware does not tell, or a driver that has let go.
         Errno::ENOENT if is_file => names("/boot_vga") || names("/driver/unbind"),
         // A function that was removed, or a driver that has let go.
         Errno::ENODEV if is_file => {
-            names("/uevent") || names("/boot_vga") || names("/driver/unbind")
+            names("/modalias") || names("/boot_vga") || names("/driver/unbind")
         }
         _ => false,
     }
@@ -145,8 +141,8 @@ fn a_fault_costs_nothing_but_what_it_struck_and_is_told() {
 
             if machine.operations == healthy.operations {
                 // The run went on as with the machine's own answer.
-            } else if asks_for_existence(operation) && !is_an_answer(operation, errno) {
-                // In doubt something is there: it is tried, and what then fails is told.
+            } else if operation.asked == Asked::FindDriver && !is_an_answer(operation, errno) {
+                // In doubt the driver is there: it is tried, and what then fails is told.
                 assert!(machine.bound() == healthy.bound() || !told.is_applied, "{case}");
             } else if is_alias {
                 assert!(told.says(&format!("({errno:?})")), "{case}");

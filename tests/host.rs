@@ -470,3 +470,89 @@ fn what_json_holds_is_as_the_schema_says() {
     let all = ["apply", "collect", "list", "plan", "release", "status", "suggest"];
     assert!(checked.iter().eq(all), "{checked:?}");
 }
+
+#[test]
+fn nothing_in_a_copy_reaches_the_terminal_as_a_command() {
+    const EVIL: &str = "\x1b]0;evil\x07\u{9b}2J\x7f\r";
+    let desk = Desk::with(&["two-t400"]);
+    let machine = desk.path("two-t400");
+    let append = |path: &str, text: &str| {
+        let mut file =
+            fs::OpenOptions::new().append(true).create(true).open(machine.join(path)).unwrap();
+        writeln!(file, "{text}").unwrap();
+    };
+    let sys = machine.join("sys");
+    let rename = |class: &str, old: &str, new: &str| {
+        let class = sys.join("class").join(class);
+        fs::rename(class.join(old), class.join(new)).unwrap();
+    };
+    rename("net", "eno1", &format!("eno{EVIL}"));
+    append("proc/net/route", &format!("eno{EVIL} 00000000"));
+    append("proc/self/mountinfo", &format!("36 35 259:2 / /{EVIL} rw - ext4 /dev/x rw"));
+    append("dev/kmsg", &format!("4,9,9,-;vfio-override[1]: 0000:65:00.0: {EVIL}"));
+    append("etc/default/grub", &format!("GRUB_CMDLINE_LINUX_DEFAULT=\"{EVIL}\""));
+    append("proc/cmdline", &format!(" vfio.override=65:00.0,{EVIL}"));
+    let driver = sys.join("bus/pci/devices/0000:17:00.0/driver");
+    fs::remove_file(&driver).unwrap();
+    std::os::unix::fs::symlink(format!("../{EVIL}"), driver).unwrap();
+    fs::write(sys.join("bus/pci/devices/0000:17:00.1/driver_override"), EVIL).unwrap();
+
+    let mut shown = String::new();
+    for line in [
+        "list",
+        "plan",
+        "plan b3:00.0,04:00.0",
+        "status",
+        "suggest 65:00.0",
+        "suggest b3:00.0",
+        "suggest",
+        "apply",
+        "release 17:00.0 17:00.1",
+    ] {
+        for json in ["", " --json"] {
+            let output = desk.run(&format!("{line} --from two-t400{json}"));
+            for bytes in [output.stdout, output.stderr] {
+                let text = String::from_utf8(bytes).unwrap();
+                let control = text.chars().find(|letter| letter.is_control() && *letter != '\n');
+                assert_eq!(control, None, "{line}{json}: {text:?}");
+                shown += &text;
+            }
+        }
+    }
+    // As it is escaped in words, in JSON and in what the early binary says.
+    for evil in [r"\u{9b}2J", r"\u009b2J", r"\x1b]0;evil"] {
+        assert!(shown.contains(evil), "{evil}\n{shown}");
+    }
+}
+
+#[test]
+fn a_copy_that_leads_out_of_itself_is_not_taken() {
+    let desk = Desk::with(&["two-t400"]);
+    fs::write(desk.path("secret"), "secret").unwrap();
+    let link = desk.path("two-t400").join("proc/swaps");
+    std::os::unix::fs::symlink("../../secret", link).unwrap();
+    let output = desk.run("list --from two-t400");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: cannot take two-t400 for a copy of a machine: proc/swaps leads out of the copy\n"
+    );
+}
+
+#[test]
+fn a_directory_is_not_left_by_links_in_it() {
+    let desk = Desk::with(&["two-t400"]);
+    let sys = desk.path("two-t400/sys");
+    let card = sys.join("bus/pci/devices/0000:65:00.0");
+    let outside = desk.path("outside");
+    fs::create_dir(&outside).unwrap();
+    for attribute in ["modalias", "driver_override"] {
+        fs::copy(card.join(attribute), outside.join(attribute)).unwrap();
+    }
+    fs::remove_file(&card).unwrap();
+    std::os::unix::fs::symlink("../../../../../outside", &card).unwrap();
+    let output = desk.run("plan --sysfs two-t400/sys 65:00.0");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("modalias: EXDEV; a link leads out of the sysfs root"), "{text}");
+}

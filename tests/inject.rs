@@ -36,6 +36,11 @@ fn faults(call: &str) -> Faults {
         "EACCES", "EAGAIN", "EBUSY", "EINTR", "EIO", "ELOOP", "EMFILE", "ENFILE", "ENODEV",
         "ENOENT", "ENOMEM", "ENOTDIR", "ENXIO", "EPERM", "EROFS",
     ];
+    // `EXDEV` where a link leads out, `EAGAIN` where it cannot be told, `ENOSYS` before Linux 5.6.
+    const OPEN_BENEATH: &[&str] = &[
+        "EACCES", "EAGAIN", "EBUSY", "EINTR", "EIO", "ELOOP", "EMFILE", "ENFILE", "ENODEV",
+        "ENOENT", "ENOMEM", "ENOSYS", "ENOTDIR", "ENXIO", "EPERM", "EROFS", "EXDEV",
+    ];
     const READ: &[&str] =
         &["EIO", "EACCES", "EAGAIN", "EINTR", "EINVAL", "EISDIR", "ENODEV", "ENOMEM"];
     const WRITE: &[&str] = &[
@@ -57,6 +62,7 @@ fn faults(call: &str) -> Faults {
         "mkdir" => (&["EROFS", "EACCES", "EEXIST", "EIO", "ENOMEM", "ENOSPC", "EPERM"], &[]),
         "mount" => (&["EPERM", "EACCES", "EBUSY", "EINVAL", "ENODEV", "ENOENT", "ENOMEM"], &[]),
         "open" | "openat" => (OPEN, &[]),
+        "openat2" => (OPEN_BENEATH, &[]),
         "pipe2" => (&["EMFILE", "ENFILE", "ENOMEM"], &[]),
         "poll" => (&["ENOMEM", "EINTR"], &[]),
         "read" => (READ, &[]),
@@ -230,20 +236,20 @@ impl Call {
     fn concerns(&self, function: &str) -> bool {
         let Self { name, text, .. } = self;
         let has = |part: &str| text.contains(part);
-        let is_about = |other: &str| has(&format!("/{other}")) || has(&format!("\"{other}\""));
+        let is_about = |other: &str| has(&format!("/{other}")) || has(&format!("\"{other}"));
         if has("/kmsg>") || has("/dev/kmsg") {
             return false;
         }
-        let is_below = ["/sys/bus/pci>, \"", "/sys/bus/pci/", "/sys/devices/", "/iommu_groups/"];
+        let is_below = ["</sys>, \"", "</sys/devices/", "</sys/bus/", "</sys/kernel/"];
         if is_below.into_iter().any(has) {
-            let is_list = has("\"devices\"") || has("/bus/pci/devices>");
+            let is_list = has("\"bus/pci/devices\"") || has("/bus/pci/devices>");
             return is_about(function)
                 || function == CARD && is_about(BRIDGE)
                 || function == COMPANION && (is_about(OTHER) || has("/iommu_groups/"))
                 || function == AUDIO && is_list
                 // The first to be probed opens the file for all.
-                || has("\"drivers_probe\"")
-                || has("\"drivers/vfio-pci\"");
+                || has("/drivers_probe\"")
+                || has("/drivers/vfio-pci\"");
         }
         // Those that the work as a whole hangs on.
         has("/proc")
@@ -254,10 +260,11 @@ impl Call {
     /// Words of which the log has one where the call's failure is told.
     fn words(&self) -> &'static [&'static str] {
         match &*self.name {
-            "open" | "openat" if self.text.contains("O_DIRECTORY") => &["list ", "cannot open "],
             // To the log, opening it is part of writing to it.
-            "openat" if self.text.contains("drivers_probe") => &["write "],
-            "open" | "openat" => &["open ", "cannot read ", "can be read"],
+            "openat2" if self.text.contains("drivers_probe") => &["write "],
+            "open" | "openat" | "openat2" => {
+                &["open ", "list ", "read link ", "cannot open ", "cannot read ", "can be read"]
+            }
             "read" | "pread64" => &["read "],
             "write" => &["write "],
             "readlinkat" => &["read link "],
@@ -273,7 +280,8 @@ impl Call {
 
     /// The last component of what it is about, as the log shows it.
     fn object(&self) -> &str {
-        self.path.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default()
+        let mut parts = self.path.as_deref().unwrap_or_default().rsplit('/');
+        parts.find(|part| *part != "..").unwrap_or_default()
     }
 
     fn is_told(&self, run: &Run, errno: &str) -> bool {
@@ -302,7 +310,9 @@ fn path_of(name: &str, text: &str) -> Option<String> {
             let path = text.split_once('<')?.1.split('>').next()?;
             path.starts_with('/').then(|| path.to_owned())
         }
-        "open" | "openat" | "readlinkat" | "execve" => Some(text.split('"').nth(1)?.to_owned()),
+        "open" | "openat" | "openat2" | "readlinkat" | "execve" => {
+            Some(text.split('"').nth(1)?.to_owned())
+        }
         _ => None,
     }
 }

@@ -5,7 +5,6 @@
 mod support;
 
 use std::collections::VecDeque;
-use std::ffi::CStr;
 use std::sync::{Condvar, Mutex};
 use std::thread;
 
@@ -14,6 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use support::capture::apply_line;
 use support::figures;
 use support::machine::{Asked, Function, Machine, address, audio, bridge, network, nvme, vga};
+use vfio_override::path::Path;
 use vfio_override::system::{Access, File, System, Text};
 
 const CARD: &str = "0000:01:00.0";
@@ -136,20 +136,20 @@ impl Seat<'_> {
 /// An attribute that stays open when its function has gone.
 struct OpenAttribute<'s> {
     seat: &'s Seat<'s>,
-    path: std::ffi::CString,
+    path: Path,
     access: Access,
 }
 
 impl File for OpenAttribute<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        self.seat.act(|machine| match machine.open(&self.path, self.access) {
+        self.seat.act(|machine| match machine.open(self.path, self.access) {
             Ok(mut file) => file.read(buffer),
             Err(_) => Err(Errno::ENODEV),
         })
     }
 
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
-        self.seat.act(|machine| match machine.open(&self.path, self.access) {
+        self.seat.act(|machine| match machine.open(self.path, self.access) {
             Ok(mut file) => file.write(text),
             Err(_) => Err(Errno::ENODEV),
         })
@@ -162,16 +162,16 @@ impl<'s> System for Seat<'s> {
     where
         's: 'a;
 
-    fn open(&mut self, path: &CStr, access: Access) -> Result<OpenAttribute<'_>, Errno> {
+    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute<'_>, Errno> {
         self.act(|machine| machine.open(path, access).map(drop))?;
-        Ok(OpenAttribute { seat: self, path: path.to_owned(), access })
+        Ok(OpenAttribute { seat: self, path, access })
     }
 
-    fn read_link(&mut self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.act(|machine| machine.read_link(path, buffer))
     }
 
-    fn list(&mut self, path: &CStr, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
+    fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
         let mut names = Vec::new();
         let listed =
             self.act(|machine| machine.list(path, &mut |_, name| names.push(name.to_vec())));
@@ -179,6 +179,10 @@ impl<'s> System for Seat<'s> {
             each(self, &name);
         }
         listed
+    }
+
+    fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno> {
+        self.act(|machine| machine.find_driver(name))
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {

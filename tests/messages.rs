@@ -12,6 +12,7 @@ use support::capture::{Told, apply, apply_line, apply_to};
 use support::machine::{
     Asked, Function, Machine, address, audio, bridge, function, network, nvme, vga,
 };
+use vfio_override::path::Attribute;
 use vfio_override::report::{Loading, LoadingResult, Trouble};
 use vfio_override::survey::{
     MAX_FUNCTIONS, MAX_OBSTACLES, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_VARIANTS,
@@ -158,12 +159,21 @@ fn each_failure() {
     failing("not root", sets_override, Errno::EPERM);
     failing("a read-only sysfs", sets_override, Errno::EROFS);
     failing("the function has gone", sets_override, Errno::ENODEV);
+    failing("a link out of the tree", |_, path| path.ends_with("modalias"), Errno::EXDEV);
     failing("a write that fails otherwise", sets_override, Errno::EIO);
     failing("an unbind that fails", |_, path| path.ends_with("unbind"), Errno::EACCES);
     failing("a probe that fails", |asked, _| *asked == Asked::Probe, Errno::EBUSY);
     failing("a link that cannot be read", |_, path| path.ends_with("/driver"), Errno::EIO);
-    failing("a function that cannot be looked at", |_, path| path.ends_with("uevent"), Errno::EIO);
-    scenes.run("no attribute", only(card("0000:02:00.0").without("driver_override")), "02:00.0");
+    failing(
+        "a function that cannot be looked at",
+        |_, path| path.ends_with("modalias"),
+        Errno::EIO,
+    );
+    scenes.run(
+        "no attribute",
+        only(card("0000:02:00.0").without(Attribute::DriverOverride)),
+        "02:00.0",
+    );
     scenes.run(
         "an override that does not stay",
         only(card("0000:02:00.0").that_forgets_its_override()),
@@ -176,7 +186,7 @@ fn each_failure() {
     );
     scenes.run(
         "a function that says nothing of itself",
-        only(card("0000:02:00.0").with_uevent(b"PCI_CLASS=30000\n")),
+        only(card("0000:02:00.0").with_modalias(b"pci:v000010DE\n")),
         "02:00.0",
     );
     insta::assert_snapshot!(scenes.0);
@@ -186,6 +196,11 @@ fn each_failure() {
 fn each_warning() {
     let mut scenes = Scenes::default();
     scenes.run("the IOMMU is off", Machine::new().with(card("0000:02:00.0")), "02:00.0");
+    scenes.run(
+        "one function without an IOMMU",
+        board().with(card("0000:05:00.0")),
+        "05:00.0,02:00.0+group",
+    );
     scenes.run("a function of the group stays", board(), "02:00.0");
     let eight = (2..=9).fold(board(), |machine, bus| {
         machine.with(audio(&format!("0001:{bus:02x}:00.0")).in_group(13))
@@ -256,7 +271,7 @@ fn each_obstacle() {
         "the functions cannot be listed",
         &board(),
         "02:00.*,04:00.0,class:01",
-        (|asked, path| *asked == Asked::List && path == "devices", Errno::EACCES),
+        (|asked, path| *asked == Asked::List && path == "bus/pci/devices", Errno::EACCES),
     );
     scenes.run_failing(
         "a path cannot be followed",
@@ -266,7 +281,7 @@ fn each_obstacle() {
     );
     scenes.run(
         "a function cannot be looked at",
-        board().with(card("0000:05:00.0").without("uevent")),
+        board().with(card("0000:05:00.0").without(Attribute::Modalias)),
         "class:03,!boot_vga,02:00.1",
     );
     insta::assert_snapshot!(scenes.0);
@@ -309,13 +324,13 @@ fn each_limit() {
     let rule = "class:08";
     scenes.add("functions", rule, &general(crowd_of(MAX_FUNCTIONS + 1), rule));
 
-    let unreadable = crowd(MAX_OBSTACLES + 1, |name| vga(name).without("uevent"));
+    let unreadable = crowd(MAX_OBSTACLES + 1, |name| vga(name).without(Attribute::Modalias));
     let told = general(unreadable, "class:03");
     scenes.add(
         "unreadable functions",
         "class:03",
         &Told {
-            lines: told.lines.into_iter().filter(|(_, line)| !line.contains("uevent")).collect(),
+            lines: told.lines.into_iter().filter(|(_, line)| !line.contains("modalias")).collect(),
             ..told
         },
     );

@@ -330,7 +330,7 @@ type Trap = fn(&Root) -> Option<fs::File>;
 fn a_worker_that_hangs_delays_the_boot_by_five_seconds() {
     let traps: [(&str, Trap); 5] = [
         ("opening a function's attribute", |root| {
-            hang_in_open(root, "sys/bus/pci/devices/0000:01:00.0/uevent");
+            hang_in_open(root, "sys/bus/pci/devices/0000:01:00.0/modalias");
             None
         }),
         ("opening drivers_probe", |root| {

@@ -71,6 +71,9 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
     };
     run.rules_mut().add_line(line);
     let is_applied = run.apply(&mut tree, options.device, kmsg);
+    if let Err(errno) = if is_applied { Ok(()) } else { tree.find_bus() } {
+        journal.say(Level::Error, &Trouble::Sysfs(text(options.sysfs), errno));
+    }
     if options.modprobe {
         modprobe::load_drivers(run, &mut tree, process, journal);
     }

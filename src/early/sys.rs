@@ -134,29 +134,37 @@ pub fn read_link(directory: impl AsFd, path: &CStr, buffer: &mut [u8]) -> nix::R
 
 /// Hands over the name of each entry of an open directory but `.` and `..`.
 pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
-    /// Where the length and the name begin in `struct linux_dirent64` (`include/linux/dirent.h`).
+    /// Where the fields of `struct linux_dirent64` begin (`include/linux/dirent.h`).
+    const OFFSET: usize = 8;
     const LENGTH: usize = 16;
     const NAME: usize = 19;
+    /// Where sysfs has its end: no entry has this offset (`kernfs_name_hash` and `kernfs_fop_readdir` in
+    /// `fs/kernfs/dir.c`). It saves the call that would find no more.
+    const END: i64 = i32::MAX as i64;
     /// Aligned for the structure's 64-bit fields.
     #[repr(align(8))]
     struct Buffer([MaybeUninit<u8>; 4096]);
 
     let directory = directory.as_fd().as_raw_fd();
     let mut buffer = Buffer([const { MaybeUninit::uninit() }; 4096]);
-    loop {
+    let mut offset = 0;
+    while offset != END {
         let start = buffer.0.as_mut_ptr().cast::<u8>();
         let size = buffer.0.len();
         // SAFETY: the kernel writes at most `size` bytes from `start`.
         let filled = unsafe { libc::syscall(libc::SYS_getdents64, directory, start, size) };
         let filled = usize::try_from(filled).map_err(|_| Errno::last())?;
         if filled == 0 {
-            return Ok(());
+            break;
         }
         // SAFETY: these are the bytes that it wrote.
         let mut entries = unsafe { slice::from_raw_parts(start.cast_const(), filled) };
         while let Some(&[low, high]) = entries.get(LENGTH..LENGTH + 2) {
             let length = usize::from(u16::from_ne_bytes([low, high]));
             let Some((entry, rest)) = entries.split_at_checked(length.max(NAME)) else { break };
+            if let Some(next) = entry.get(OFFSET..).and_then(<[u8]>::first_chunk) {
+                offset = i64::from_ne_bytes(*next);
+            }
             let name = entry.get(NAME..).and_then(|name| name.split(|&byte| byte == 0).next());
             match name {
                 Some(b"." | b"..") | None => {}
@@ -165,6 +173,7 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
             entries = rest;
         }
     }
+    Ok(())
 }
 
 /// Opens what is closed of the standard streams on something that cannot be written to, so that no

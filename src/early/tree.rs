@@ -6,11 +6,14 @@ use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 
 use heapless::Vec;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
 use nix::sys::utsname::uname;
 use nix::unistd::{close, read, write};
+use vfio_override::beneath;
+use vfio_override::path::{Attribute, Path, PathText};
+use vfio_override::pci::Address;
 use vfio_override::system::{Access, File, System, Text};
 
 use crate::sys::{self, retry};
@@ -18,15 +21,41 @@ use crate::sys::{self, retry};
 /// The aliases of VFIO variant drivers that the image's generator found.
 const VARIANTS: &CStr = c"/usr/lib/vfio-override/variants";
 
-/// How many attributes are open before all are closed, with one call instead of one each.
-const BATCH: usize = 64;
+/// How many files are open before all are closed, with one call instead of one each: half of what a
+/// process may have by default (`INR_OPEN_CUR` in `include/uapi/linux/fs.h`).
+const BATCH: usize = 512;
+
+/// How many more one operation opens at most.
+const MOST_AT_ONCE: usize = 2;
 
 /// A PCI bus in sysfs.
+///
+/// The kernel has the directories of all functions of a bus in one, that of the bridge above
+/// (`pci_setup_device` in `drivers/pci/probe.c`, `pci_iov_add_virtfn` in `drivers/pci/iov.c`). This is
+/// opened once. What is then asked of a function leads past no link, where from the root it is two thirds
+/// of the way.
 pub struct Tree {
-    pci: OwnedFd,
+    root: OwnedFd,
     probe: Option<OwnedFd>,
     batch: Vec<OwnedFd, BATCH>,
+    /// The bus of each number that was asked for last, of whichever domain.
+    buses: [Option<Bus>; 256],
     cmdline: &'static CStr,
+}
+
+/// Where the functions of a bus are.
+#[derive(Clone, Copy)]
+struct Bus {
+    domain: u32,
+    place: Place,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Together, in the directory at this index of the batch.
+    Directory(u16),
+    /// Here and there, as in a tree that no kernel made.
+    Anywhere,
 }
 
 impl Tree {
@@ -34,15 +63,36 @@ impl Tree {
     /// it.
     pub fn open(sysfs: &CStr, cmdline: &'static CStr) -> nix::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let path = Joined::new(&[sysfs.to_bytes(), b"/bus/pci"])?;
-        let pci = retry(|| open(path.as_c_str(), flags, Mode::empty()))?;
-        Ok(Self { pci, probe: None, batch: Vec::new(), cmdline })
+        let root = retry(|| open(sysfs, flags, Mode::empty()))?;
+        Ok(Self { root, probe: None, batch: Vec::new(), buses: [None; 256], cmdline })
     }
 
-    /// Closes all of a full batch, in as few calls as there are runs of numbers, which is mostly one.
-    fn make_room(&mut self) {
-        if !self.batch.is_full() {
-            return;
+    /// Fails where there is no PCI bus at all.
+    pub fn find_bus(&self) -> nix::Result<()> {
+        beneath::open(&self.root, c"bus/pci", OFlag::O_PATH | OFlag::O_DIRECTORY).map(drop)
+    }
+
+    /// Does what opens files, with room for them: where there is none, all that are open are closed.
+    fn with_room<T>(
+        &mut self,
+        mut operate: impl FnMut(&mut Self) -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        if self.batch.len() + MOST_AT_ONCE > BATCH {
+            self.close_all();
+        }
+        match operate(self) {
+            Err(Errno::EMFILE) => {
+                self.close_all();
+                operate(self)
+            }
+            result => result,
+        }
+    }
+
+    /// In as few calls as there are runs of numbers, which is mostly one.
+    fn close_all(&mut self) {
+        for bus in &mut self.buses {
+            *bus = bus.filter(|bus| bus.place == Place::Anywhere);
         }
         let mut run = None;
         for fd in mem::take(&mut self.batch).into_iter().map(IntoRawFd::into_raw_fd) {
@@ -56,6 +106,69 @@ impl Tree {
         }
         close_run(run);
     }
+
+    /// Leaves a file open until all are closed.
+    fn keep(&mut self, file: OwnedFd) -> nix::Result<u16> {
+        let index = u16::try_from(self.batch.len()).map_err(|_| Errno::EMFILE)?;
+        self.batch.push(file).map_err(|_| Errno::EMFILE)?;
+        Ok(index)
+    }
+
+    /// The directory in which the function's is, or would be; `None` where its bus has none.
+    fn directory(&mut self, address: Address) -> nix::Result<Option<&OwnedFd>> {
+        let known = self.buses.get(usize::from(address.bus())).copied().flatten();
+        let place = if let Some(bus) = known.filter(|bus| bus.domain == address.domain()) {
+            bus.place
+        } else {
+            let path = PathText::around(address);
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+            let directory = match beneath::open(&self.root, path.as_c_str(), flags) {
+                Err(Errno::ENOENT) => return Err(Errno::ENODEV),
+                opened => opened?,
+            };
+            let place = Place::Directory(self.keep(directory)?);
+            self.remember(address, place);
+            place
+        };
+        Ok(match place {
+            Place::Directory(index) => self.batch.get(usize::from(index)),
+            Place::Anywhere => None,
+        })
+    }
+
+    fn remember(&mut self, address: Address, place: Place) {
+        if let Some(bus) = self.buses.get_mut(usize::from(address.bus())) {
+            *bus = Some(Bus { domain: address.domain(), place });
+        }
+    }
+
+    fn open_file(&mut self, path: Path, flags: OFlag) -> nix::Result<OwnedFd> {
+        let text = path.text();
+        let address = match path {
+            // Behind a link.
+            Path::Attribute(_, Attribute::DriverUnbind) => None,
+            Path::Attribute(address, _) => Some(address),
+            _ => None,
+        };
+        if let Some(address) = address {
+            if let Some(directory) = self.directory(address)? {
+                match beneath::open(directory, text.from_function(), flags) {
+                    Err(Errno::ENOENT | Errno::EXDEV) => {}
+                    opened => return opened,
+                }
+            }
+            let function = Path::Device(address).text();
+            match beneath::open(&self.root, function.as_c_str(), OFlag::O_PATH) {
+                Err(Errno::ENOENT) => return Err(Errno::ENODEV),
+                opened => drop(opened?),
+            }
+        }
+        let opened = beneath::open(&self.root, text.as_c_str(), flags);
+        if let Some(address) = address.filter(|_| opened.is_ok()) {
+            self.remember(address, Place::Anywhere);
+        }
+        opened
+    }
 }
 
 fn close_run(run: Option<(RawFd, RawFd)>) {
@@ -68,9 +181,9 @@ fn close_run(run: Option<(RawFd, RawFd)>) {
 }
 
 /// An open attribute.
-pub struct Attribute<'a>(&'a OwnedFd);
+pub struct OpenAttribute<'a>(&'a OwnedFd);
 
-impl File for Attribute<'_> {
+impl File for OpenAttribute<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         let mut length = 0;
         loop {
@@ -103,40 +216,53 @@ fn write_whole(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
 }
 
 impl System for Tree {
-    type File<'a> = Attribute<'a>;
+    type File<'a> = OpenAttribute<'a>;
 
-    fn open(&mut self, path: &CStr, access: Access) -> Result<Attribute<'_>, Errno> {
+    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute<'_>, Errno> {
         let flags = match access {
             Access::Read => OFlag::O_RDONLY,
             Access::Write => OFlag::O_WRONLY,
             Access::ReadWrite => OFlag::O_RDWR,
         };
-        self.make_room();
-        // No attribute is a link, but in a copy that is to lead out of itself.
+        // No attribute is a link.
         let flags = flags | OFlag::O_NOFOLLOW;
-        let file = retry(|| openat(&self.pci, path, flags, Mode::empty()))?;
-        let _ = self.batch.push(file);
-        self.batch.last().map(Attribute).ok_or(Errno::EMFILE)
+        let file = self.with_room(|tree| tree.open_file(path, flags))?;
+        self.keep(file)?;
+        self.batch.last().map(OpenAttribute).ok_or(Errno::EMFILE)
     }
 
-    fn read_link(&mut self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
-        sys::read_link(&self.pci, path, buffer)
+    fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let Path::Attribute(address, _) = path else { return Err(Errno::EINVAL) };
+        let text = path.text();
+        self.with_room(|tree| {
+            if let Some(directory) = tree.directory(address)? {
+                return sys::read_link(directory, text.from_function(), buffer);
+            }
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+            let link = beneath::open(&tree.root, text.as_c_str(), flags)?;
+            sys::read_link(link, c"", buffer)
+        })
     }
 
-    fn list(&mut self, path: &CStr, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
+    fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let directory = retry(|| openat(&self.pci, path, flags, Mode::empty()))?;
+        let directory = self.with_room(|tree| tree.open_file(path, flags))?;
         let result = sys::read_directory(&directory, |name| each(self, name));
-        self.make_room();
-        let _ = self.batch.push(directory);
+        let _ = self.keep(directory);
         result
+    }
+
+    fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno> {
+        let path = PathText::of_driver(name);
+        let open = |tree: &mut Self| beneath::open(&tree.root, path.as_c_str(), OFlag::O_PATH);
+        self.with_room(open).map(drop)
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
         let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
         let probe = match self.probe.take() {
             Some(probe) => probe,
-            None => retry(|| openat(&self.pci, c"drivers_probe", flags, Mode::empty()))?,
+            None => self.with_room(|tree| tree.open_file(Path::DriversProbe, flags))?,
         };
         let probe = self.probe.insert(probe);
         write_whole(probe, name)

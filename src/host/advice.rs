@@ -72,6 +72,7 @@ fn translate(run: &Run<'_>, usage: &Usage, warning: &Warning<'_, '_>) -> Advice 
             let without = without.map(|taken| taken.function.address.to_string()).collect();
             Advice::warning("iommu-off", without, warning)
         }
+        Warning::NoGroup(address) => Advice::warning("no-iommu-group", one(address), warning),
         Warning::NotViable(group, _) => {
             let left = run.plan().decisions.left(run.inventory(), run.rules());
             let left = left.filter(|function| function.group == Some(*group));

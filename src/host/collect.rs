@@ -81,7 +81,7 @@ const PARAMETERS: [&[u8]; 24] = [
 ];
 
 /// Attributes of a function that are copied whole.
-const ATTRIBUTES: [&str; 4] = ["uevent", "driver_override", "boot_vga", "modalias"];
+const ATTRIBUTES: [&str; 3] = ["modalias", "driver_override", "boot_vga"];
 
 struct Copy {
     archive: Builder<fs::File>,

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use vfio_override::pci::Address;
 
 use crate::args::Source;
+use crate::inside;
 use crate::names::Names;
 use crate::root::Root;
 use crate::tree::Tree;
@@ -67,6 +68,8 @@ impl Machine {
             })?;
             (unpacked.path().to_owned(), Some(unpacked))
         };
+        inside::check_links(&directory)
+            .with_context(|| format!("cannot take {} for a copy of a machine", file.display()))?;
         let (sysfs, proc) = (directory.join("sys"), directory.join("proc"));
         let cmdline = proc.join("cmdline");
         let root = Some(Root::new(&directory));
@@ -154,7 +157,8 @@ fn unpack(file: &Path) -> Result<TempDir> {
     Ok(directory)
 }
 
-/// Whether a link at `path` leads to somewhere below the directory that both are in.
+/// Whether a link at `path` leads to somewhere below the directory that both are in, if there are no other
+/// links on its way.
 fn is_inside(path: &Path, target: &Path) -> bool {
     let depth = |path: &Path| path.components().count();
     let mut level = depth(path).saturating_sub(1);

@@ -13,6 +13,7 @@ mod collect;
 mod companions;
 mod functions;
 mod generator;
+mod inside;
 mod kernel_log;
 mod list;
 mod machine;
@@ -60,7 +61,9 @@ fn main() -> ExitCode {
         Ok(Verdict::Good) => ExitCode::SUCCESS,
         Ok(Verdict::Bad) => ExitCode::from(1),
         Err(error) => {
-            anstream::eprintln!("{}error:{:#} {error:#}", screen::BAD, screen::BAD);
+            let error = format!("{error:#}");
+            let error = screen::printable(&error);
+            anstream::eprintln!("{}error:{:#} {error}", screen::BAD, screen::BAD);
             ExitCode::from(2)
         }
     }

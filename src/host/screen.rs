@@ -1,5 +1,6 @@
 //! What a person sees: tables as wide as the terminal, and colour where it is wanted.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -18,6 +19,17 @@ pub const GOOD: Style = AnsiColor::Green.on_default();
 pub const WARN: Style = AnsiColor::Yellow.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const QUIET: Style = Style::new().dimmed();
+
+/// The text without what a terminal would obey: it may come from a stranger's copy.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |letter: char| {
+        if letter.is_control() { letter.escape_unicode().collect() } else { String::from(letter) }
+    };
+    Cow::Owned(text.chars().map(escape).collect())
+}
 
 /// Standard output, for people.
 pub struct Screen {
@@ -38,6 +50,8 @@ impl Screen {
 
     /// Writes one line.
     pub fn line(&mut self, style: Style, text: impl Display) {
+        let text = text.to_string();
+        let text = printable(&text);
         // Whoever closes the pipe has seen enough.
         let _ = writeln!(self.out, "{style}{text}{style:#}");
     }
@@ -48,7 +62,8 @@ impl Screen {
 
     /// Writes a line that begins with a word in colour; more lines stand under the text.
     pub fn marked(&mut self, style: Style, word: &str, text: impl Display) {
-        let text = text.to_string();
+        let (word, text) = (printable(word), text.to_string());
+        let text = printable(&text);
         let indent = word.len() + 2;
         let width = self.width.map_or(usize::MAX, usize::from).max(indent + 20) - indent;
         let lines = wrap(&text, width);
@@ -71,7 +86,7 @@ impl Screen {
             styles.push(HEAD);
         }
         for (style, cells) in rows {
-            table.add_row(cells);
+            table.add_row(cells.iter().map(|cell| printable(cell)));
             styles.push(style);
         }
         for column in table.column_iter_mut() {
@@ -125,6 +140,11 @@ pub fn json(command: &str, report: &impl Serialize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let envelope = Envelope { schema: SCHEMA, command, report };
     let text = serde_json::to_string_pretty(&envelope)?;
-    let _ = writeln!(out, "{text}");
+    // Of control characters JSON itself only escapes those of ASCII.
+    let escape = |letter: char| match letter {
+        '\x7f'..='\u{9f}' => format!("\\u{:04x}", u32::from(letter)),
+        letter => letter.to_string(),
+    };
+    let _ = writeln!(out, "{}", text.chars().map(escape).collect::<String>());
     Ok(())
 }

@@ -62,7 +62,9 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
     for (number, device) in (1..).zip(&displays) {
         let address = style.text(device.function.address);
         let driver = device.driver.as_deref().unwrap_or("no driver");
-        writeln!(text, "  {number}  {address}  {} [{}]  {driver}", device.title(), device.id)?;
+        let title = device.title();
+        let title = screen::printable(&title);
+        writeln!(text, "  {number}  {address}  {title} [{}]  {driver}", device.id)?;
     }
     // Not to standard output: that is for the answer.
     eprint!("{text}Number, or several with commas: ");

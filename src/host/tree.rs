@@ -1,13 +1,18 @@
 //! [`System`] by the standard library, below one sysfs root.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, readlinkat};
+use vfio_override::beneath;
+use vfio_override::path::{Path, PathText};
 use vfio_override::system::{Access, File, System, Text};
 
 use crate::worker::Progress;
@@ -15,7 +20,7 @@ use crate::worker::Progress;
 /// A PCI bus in sysfs, and the text files that belong to it.
 #[derive(Default)]
 pub struct Tree {
-    pci: PathBuf,
+    root: PathBuf,
     aliases: Option<PathBuf>,
     iomem: PathBuf,
     /// Is told of every write before it is done.
@@ -23,23 +28,34 @@ pub struct Tree {
 }
 
 impl Tree {
-    pub fn new(sysfs: &Path, aliases: Option<PathBuf>, iomem: PathBuf) -> Self {
-        Self { pci: sysfs.join("bus/pci"), aliases, iomem, progress: Progress::default() }
+    pub fn new(sysfs: &std::path::Path, aliases: Option<PathBuf>, iomem: PathBuf) -> Self {
+        Self { root: sysfs.to_owned(), aliases, iomem, progress: Progress::default() }
     }
 
-    fn path(&self, path: &CStr) -> PathBuf {
-        self.pci.join(OsStr::from_bytes(path.to_bytes()))
+    fn open_beneath(&self, path: &PathText, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let root = fs::File::open(&self.root).map_err(|error| errno(&error))?;
+        beneath::open(root, path.as_c_str(), flags | OFlag::O_CLOEXEC)
+    }
+
+    /// What a failure with something of a function means: where there is no such function, that.
+    fn explain(&self, path: Path, errno: Errno) -> Errno {
+        let Path::Attribute(address, _) = path else { return errno };
+        let function = || self.open_beneath(&Path::Device(address).text(), OFlag::O_PATH);
+        match errno {
+            Errno::ENOENT if function().is_err_and(|errno| errno == Errno::ENOENT) => Errno::ENODEV,
+            errno => errno,
+        }
     }
 }
 
 /// An open attribute.
-pub struct Attribute(fs::File);
+pub struct OpenAttribute(fs::File);
 
 fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-impl File for Attribute {
+impl File for OpenAttribute {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         let mut length = 0;
         while length < buffer.len() {
@@ -63,48 +79,56 @@ impl File for Attribute {
 }
 
 impl System for Tree {
-    type File<'a> = Attribute;
+    type File<'a> = OpenAttribute;
 
-    fn open(&mut self, path: &CStr, access: Access) -> Result<Attribute, Errno> {
-        let path = self.path(path);
+    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute, Errno> {
+        let text = path.text();
         if access != Access::Read {
-            self.progress.about_to_write(&path);
+            self.progress
+                .about_to_write(&self.root.join(OsStr::from_bytes(text.as_c_str().to_bytes())));
         }
-        let file = fs::OpenOptions::new()
-            .read(access != Access::Write)
-            .write(access != Access::Read)
-            .open(&path)
-            .map_err(|error| errno(&error))?;
-        Ok(Attribute(file))
+        let flags = match access {
+            Access::Read => OFlag::O_RDONLY,
+            Access::Write => OFlag::O_WRONLY,
+            Access::ReadWrite => OFlag::O_RDWR,
+        };
+        self.open_beneath(&text, flags | OFlag::O_NOFOLLOW)
+            .map(|file| OpenAttribute(file.into()))
+            .map_err(|errno| self.explain(path, errno))
     }
 
-    fn read_link(&mut self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let target = fs::read_link(self.path(path)).map_err(|error| errno(&error))?;
-        let target = target.as_os_str().as_bytes();
+    fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let link = self.open_beneath(&path.text(), OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        let target = readlinkat(link, c"")?;
         let length = target.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&target[..length]);
+        buffer[..length].copy_from_slice(&target.as_bytes()[..length]);
         Ok(length)
     }
 
-    fn list(&mut self, path: &CStr, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
-        let entries = fs::read_dir(self.path(path)).map_err(|error| errno(&error))?;
-        let names: io::Result<Vec<OsString>> =
-            entries.map(|entry| entry.map(|entry| entry.file_name())).collect();
-        let mut names = names.map_err(|error| errno(&error))?;
+    fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
+        let directory = self.open_beneath(&path.text(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let entries = Dir::from_fd(directory)?.into_iter();
+        let names: Result<Vec<CString>, Errno> =
+            entries.map(|entry| Ok(entry?.file_name().to_owned())).collect();
+        let mut names = names?;
+        names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
         // A directory has them in any order; a person wants to see the same twice.
         names.sort();
         for name in names {
-            each(self, name.as_bytes());
+            each(self, name.to_bytes());
         }
         Ok(())
     }
 
+    fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno> {
+        self.open_beneath(&PathText::of_driver(name), OFlag::O_PATH).map(drop)
+    }
+
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
-        let path = self.pci.join("drivers_probe");
         self.progress.about_to_probe(name);
-        let mut file =
-            fs::OpenOptions::new().write(true).open(path).map_err(|error| errno(&error))?;
-        file.write(name).map(drop).map_err(|error| errno(&error))
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
+        let probe = self.open_beneath(&Path::DriversProbe.text(), flags)?;
+        OpenAttribute(probe.into()).write(name)
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use vfio_override::pci::Address;
 
+use crate::inside;
 use crate::machine::{Machine, addresses_in};
 
 /// One thing that the host has in use.
@@ -116,25 +117,23 @@ impl Disks<'_> {
         let entries = fs::read_dir(self.sysfs.join("class/block")).ok()?.flatten();
         let by_number =
             entries.filter_map(|entry| entry.file_name().into_string().ok()).find(|name| {
-                let number = fs::read_to_string(self.directory(name).join("dev"));
-                number.is_ok_and(|number| number.trim() == mount.number)
+                let number = inside::read(self.sysfs, block(name).join("dev"));
+                number.is_some_and(|number| number.trim() == mount.number)
             });
         // btrfs, for one, mounts under a number that no block device has.
         by_number.or_else(|| {
             let name = mount.source.strip_prefix("/dev/")?;
-            self.directory(name).exists().then(|| name.to_owned())
+            inside::resolve(self.sysfs, block(name)).map(|_| name.to_owned())
         })
-    }
-
-    fn directory(&self, name: &str) -> PathBuf {
-        self.sysfs.join("class/block").join(name)
     }
 
     /// The functions that a block device stands on, through mappings, arrays and partitions.
     fn functions(&self, name: &str, depth: usize) -> Vec<Address> {
         /// Mappings do not go in circles; a made-up copy may.
         const MOST_LAYERS: usize = 16;
-        let Ok(directory) = fs::canonicalize(self.directory(name)) else { return Vec::new() };
+        let Some(directory) = inside::resolve(self.sysfs, block(name)) else {
+            return Vec::new();
+        };
         if let Some(address) = addresses_in(&directory).last() {
             return vec![*address];
         }
@@ -160,12 +159,17 @@ impl Disks<'_> {
     }
 }
 
+/// Where a block device is, relative to sysfs.
+fn block(name: &str) -> PathBuf {
+    Path::new("class/block").join(name)
+}
+
 /// Each network interface that belongs to a function.
 fn links(sysfs: &Path) -> Vec<(String, Address)> {
     let entries = fs::read_dir(sysfs.join("class/net")).into_iter().flatten().flatten();
     let mut links: Vec<(String, Address)> = entries
         .filter_map(|entry| {
-            let directory = fs::canonicalize(entry.path()).ok()?;
+            let directory = inside::resolve(sysfs, Path::new("class/net").join(entry.file_name()))?;
             let address = *addresses_in(&directory).last()?;
             Some((entry.file_name().into_string().ok()?, address))
         })
@@ -175,8 +179,8 @@ fn links(sysfs: &Path) -> Vec<(String, Address)> {
 }
 
 fn is_up(sysfs: &Path, interface: &str) -> bool {
-    let state = sysfs.join("class/net").join(interface).join("operstate");
-    fs::read_to_string(state).is_ok_and(|state| state.trim() == "up")
+    let state = Path::new("class/net").join(interface).join("operstate");
+    inside::read(sysfs, state).is_some_and(|state| state.trim() == "up")
 }
 
 /// Whether `/proc/net/route` has a route of this interface to everywhere.

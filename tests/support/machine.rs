@@ -1,9 +1,10 @@
 //! A PCI bus in memory, which answers as the kernel's sysfs does and remembers what it was asked.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CStr;
+use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use nix::errno::Errno;
+use vfio_override::path::{Attribute, Path};
 use vfio_override::pci::Address;
 use vfio_override::system::{Access, File, System, Text};
 
@@ -28,8 +29,8 @@ pub struct Function {
     pub kept_for: Option<String>,
     /// The driver that takes the function where no override forbids it.
     host_driver: Option<String>,
-    missing: BTreeSet<&'static str>,
-    uevent: Option<Vec<u8>>,
+    missing: Vec<Attribute>,
+    modalias: Option<Vec<u8>>,
     forgets_override: bool,
     returns_to_driver: bool,
 }
@@ -47,8 +48,8 @@ pub fn function(name: &str, class: u32) -> Function {
         driver: None,
         kept_for: None,
         host_driver: None,
-        missing: BTreeSet::new(),
-        uevent: None,
+        missing: Vec::new(),
+        modalias: None,
         forgets_override: false,
         returns_to_driver: false,
     }
@@ -109,15 +110,15 @@ impl Function {
         Self { kept_for: Some(driver.to_owned()), ..self }
     }
 
-    /// One whose attribute of this name is not there.
-    pub fn without(mut self, attribute: &'static str) -> Self {
-        self.missing.insert(attribute);
+    /// One whose attribute is not there.
+    pub fn without(mut self, attribute: Attribute) -> Self {
+        self.missing.push(attribute);
         self
     }
 
-    /// One whose `uevent` holds this.
-    pub fn with_uevent(self, text: &[u8]) -> Self {
-        Self { uevent: Some(text.to_vec()), ..self }
+    /// One whose `modalias` holds this.
+    pub fn with_modalias(self, text: &[u8]) -> Self {
+        Self { modalias: Some(text.to_vec()), ..self }
     }
 
     /// One whose override something else resets at once.
@@ -130,36 +131,28 @@ impl Function {
         Self { returns_to_driver: true, ..self }
     }
 
-    /// `pci_uevent` in `drivers/pci/pci-driver.c`.
-    fn uevent(&self) -> Vec<u8> {
-        if let Some(text) = &self.uevent {
+    /// `modalias_show` in `drivers/pci/pci-sysfs.c`.
+    fn modalias(&self) -> Vec<u8> {
+        if let Some(text) = &self.modalias {
             return text.clone();
         }
-        let driver = self.driver.as_ref().map(|driver| format!("DRIVER={driver}\n"));
         let ((vendor, device), (subvendor, subdevice)) = (self.id, self.subsystem);
         let class = self.class;
         let (base, sub, interface) = (class >> 16, class >> 8 & 0xff, class & 0xff);
         let text = format!(
-            "{}PCI_CLASS={class:04X}\n\
-             PCI_ID={vendor:04X}:{device:04X}\n\
-             PCI_SUBSYS_ID={subvendor:04X}:{subdevice:04X}\n\
-             PCI_SLOT_NAME={}\n\
-             MODALIAS=pci:v{vendor:08X}d{device:08X}sv{subvendor:08X}sd{subdevice:08X}\
-             bc{base:02X}sc{sub:02X}i{interface:02X}\n",
-            driver.unwrap_or_default(),
-            self.address,
+            "pci:v{vendor:08X}d{device:08X}sv{subvendor:08X}sd{subdevice:08X}\
+             bc{base:02X}sc{sub:02X}i{interface:02X}\n"
         );
         text.into_bytes()
     }
 
-    fn has(&self, attribute: &str) -> bool {
-        !self.missing.contains(attribute)
+    fn has(&self, attribute: Attribute) -> bool {
+        !self.missing.contains(&attribute)
             && match attribute {
-                "boot_vga" => self.class >> 8 == 0x0300,
-                "iommu_group" | "iommu_group/devices" => self.group.is_some(),
-                "driver" | "driver/unbind" => self.driver.is_some(),
-                "uevent" | "driver_override" => true,
-                _ => false,
+                Attribute::BootVga => self.class >> 8 == 0x0300,
+                Attribute::IommuGroup => self.group.is_some(),
+                Attribute::Driver | Attribute::DriverUnbind => self.driver.is_some(),
+                Attribute::Modalias | Attribute::DriverOverride => true,
             }
     }
 }
@@ -172,6 +165,7 @@ pub enum Asked {
     Write(Vec<u8>),
     ReadLink,
     List,
+    FindDriver,
     Probe,
     Stream,
 }
@@ -180,7 +174,7 @@ pub enum Asked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     pub asked: Asked,
-    /// Relative to `bus/pci`; the function's name for a probe, and the text's for a stream.
+    /// Below the sysfs root; the function's name for a probe, and the text's for a stream.
     pub path: String,
 }
 
@@ -189,7 +183,7 @@ impl Operation {
     pub fn function(&self) -> Option<Address> {
         let name = match self.asked {
             Asked::Probe => &self.path,
-            _ => self.path.strip_prefix("devices/")?.split('/').next()?,
+            _ => self.path.strip_prefix("bus/pci/devices/")?.split('/').next()?,
         };
         Address::from_sysfs(name.as_bytes())
     }
@@ -205,15 +199,16 @@ impl Operation {
     }
 
     /// How the log names the operation, and the path as the log shows it.
-    pub fn told(&self) -> (&'static str, String) {
+    pub fn told(&self) -> (&'static str, &str) {
         match self.asked {
-            Asked::Open(_) => ("open", format!("bus/pci/{}", self.path)),
-            Asked::Read => ("read", format!("bus/pci/{}", self.path)),
-            Asked::Write(_) => ("write", format!("bus/pci/{}", self.path)),
-            Asked::ReadLink => ("read link", format!("bus/pci/{}", self.path)),
-            Asked::List => ("list", format!("bus/pci/{}", self.path)),
-            Asked::Probe => ("write", "bus/pci/drivers_probe".to_owned()),
-            Asked::Stream => ("stream", self.path.clone()),
+            Asked::Open(_) => ("open", &self.path),
+            Asked::Read => ("read", &self.path),
+            Asked::Write(_) => ("write", &self.path),
+            Asked::ReadLink => ("read link", &self.path),
+            Asked::List => ("list", &self.path),
+            Asked::FindDriver => ("find", &self.path),
+            Asked::Probe => ("write", "bus/pci/drivers_probe"),
+            Asked::Stream => ("stream", &self.path),
         }
     }
 }
@@ -357,8 +352,8 @@ impl Machine {
     }
 
     /// Records the operation, and fails where a fault is due.
-    fn record(&mut self, asked: Asked, path: &str) -> Result<(), Errno> {
-        self.operations.push(Operation { asked, path: path.to_owned() });
+    fn record(&mut self, asked: Asked, path: impl Display) -> Result<(), Errno> {
+        self.operations.push(Operation { asked, path: path.to_string() });
         match self.due() {
             Some(fault) if fault.after == 0 => Err(fault.errno),
             _ => Ok(()),
@@ -369,25 +364,19 @@ impl Machine {
         self.fault.filter(|fault| fault.at == self.operations.len())
     }
 
-    /// The function and the attribute that a path below `devices` names.
-    fn resolve<'p>(&self, path: &'p str) -> Result<(&Function, &'p str), Errno> {
-        let path = path.strip_prefix("devices/").ok_or(Errno::ENOENT)?;
-        let (name, attribute) = path.split_once('/').unwrap_or((path, ""));
-        let address = Address::from_sysfs(name.as_bytes()).ok_or(Errno::ENOENT)?;
-        let function = self.functions.get(&address).ok_or(Errno::ENOENT)?;
-        if attribute.is_empty() || function.has(attribute) {
-            Ok((function, attribute))
-        } else {
-            Err(Errno::ENOENT)
-        }
+    /// The function and the attribute that a path names.
+    fn resolve(&self, path: Path) -> Result<(&Function, Attribute), Errno> {
+        let Path::Attribute(address, attribute) = path else { return Err(Errno::EISDIR) };
+        let function = self.functions.get(&address).ok_or(Errno::ENODEV)?;
+        if function.has(attribute) { Ok((function, attribute)) } else { Err(Errno::ENOENT) }
     }
 
-    fn text(&self, path: &str) -> Result<Vec<u8>, Errno> {
+    fn text(&self, path: Path) -> Result<Vec<u8>, Errno> {
         let (function, attribute) = self.resolve(path)?;
         Ok(match attribute {
-            "uevent" => function.uevent(),
-            "boot_vga" => format!("{}\n", u8::from(function.boot_vga)).into_bytes(),
-            "driver_override" => {
+            Attribute::Modalias => function.modalias(),
+            Attribute::BootVga => format!("{}\n", u8::from(function.boot_vga)).into_bytes(),
+            Attribute::DriverOverride => {
                 let text = function.kept_for.as_deref().unwrap_or("(null)");
                 format!("{text}\n").into_bytes()
             }
@@ -395,12 +384,12 @@ impl Machine {
         })
     }
 
-    fn store(&mut self, path: &str, text: &[u8]) -> Result<(), Errno> {
+    fn store(&mut self, path: Path, text: &[u8]) -> Result<(), Errno> {
         let (function, attribute) = self.resolve(path)?;
         let address = function.address;
         match attribute {
-            "driver_override" => self.set_override(address, text),
-            "driver/unbind" => self.unbind(address, text),
+            Attribute::DriverOverride => self.set_override(address, text),
+            Attribute::DriverUnbind => self.unbind(address, text),
             _ => Err(Errno::EIO),
         }
     }
@@ -449,43 +438,44 @@ impl Machine {
         }
     }
 
-    fn link(&self, path: &str) -> Result<String, Errno> {
-        if let Some(driver) = path.strip_prefix("drivers/") {
-            return Err(if self.drivers.contains_key(driver) {
-                Errno::EINVAL
-            } else {
-                Errno::ENOENT
-            });
-        }
-        let (function, attribute) = self.resolve(path)?;
-        let name = function.address;
+    fn link(&self, path: Path) -> Result<String, Errno> {
+        // In a directory that is open there is no such link, whether the function has it or is gone.
+        let (function, attribute) = self.resolve(path).map_err(|errno| match errno {
+            Errno::ENODEV => Errno::ENOENT,
+            errno => errno,
+        })?;
         match (attribute, &function.driver, function.group) {
-            ("", ..) => Ok(format!("../../../devices/pci/{name}")),
-            ("driver", Some(driver), _) => Ok(format!("../../../bus/pci/drivers/{driver}")),
-            ("iommu_group", _, Some(group)) => Ok(format!("../../../kernel/iommu_groups/{group}")),
+            (Attribute::Driver, Some(driver), _) => {
+                Ok(format!("../../../bus/pci/drivers/{driver}"))
+            }
+            (Attribute::IommuGroup, _, Some(group)) => {
+                Ok(format!("../../../kernel/iommu_groups/{group}"))
+            }
             _ => Err(Errno::EINVAL),
         }
     }
 
-    fn entries(&self, path: &str) -> Result<Vec<String>, Errno> {
+    fn entries(&self, path: Path) -> Result<Vec<String>, Errno> {
         let names = |keep: &dyn Fn(&Function) -> bool| -> Vec<String> {
             let kept = self.functions.values().filter(|function| keep(function));
             // Directories come in no order.
             kept.map(|function| function.address.to_string()).rev().collect()
         };
-        if path == "devices" {
-            return if self.has_bus { Ok(names(&|_| true)) } else { Err(Errno::ENOENT) };
-        }
-        let (function, attribute) = self.resolve(path)?;
-        match attribute {
-            "" => {
-                let below = names(&|other| other.parent == Some(function.address));
-                let own = ["power", "uevent", "driver_override", "pci_bus"].map(str::to_owned);
-                let service = format!("{}:pcie001", function.address);
+        match path {
+            Path::Devices if self.has_bus => Ok(names(&|_| true)),
+            Path::Device(address) if self.functions.contains_key(&address) => {
+                let below = names(&|other| other.parent == Some(address));
+                let own = ["power", "modalias", "driver_override", "pci_bus"].map(str::to_owned);
+                let service = format!("{address}:pcie001");
                 Ok(own.into_iter().chain(below).chain([service]).collect())
             }
-            "iommu_group/devices" => Ok(names(&|other| other.group == function.group)),
-            _ => Err(Errno::ENOTDIR),
+            Path::Groups => {
+                let groups = self.functions.values().filter_map(|function| function.group);
+                Ok(groups.map(|group| group.to_string()).collect())
+            }
+            Path::GroupDevices(group) => Ok(names(&|other| other.group == Some(group))),
+            Path::Attribute(..) | Path::DriversProbe => Err(Errno::ENOTDIR),
+            Path::Devices | Path::Device(_) => Err(Errno::ENOENT),
         }
     }
 }
@@ -493,64 +483,63 @@ impl Machine {
 /// An attribute of a [`Machine`].
 pub struct OpenAttribute<'a> {
     machine: &'a mut Machine,
-    path: String,
+    path: Path,
     access: Access,
 }
 
 impl File for OpenAttribute<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        self.machine.record(Asked::Read, &self.path)?;
+        self.machine.record(Asked::Read, self.path)?;
         if self.access == Access::Write {
             return Err(Errno::EBADF);
         }
-        let text = self.machine.text(&self.path)?;
+        let text = self.machine.text(self.path)?;
         let length = text.len().min(buffer.len());
         buffer[..length].copy_from_slice(&text[..length]);
         Ok(length)
     }
 
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
-        self.machine.record(Asked::Write(text.to_vec()), &self.path)?;
+        self.machine.record(Asked::Write(text.to_vec()), self.path)?;
         if self.access == Access::Read {
             return Err(Errno::EBADF);
         }
-        self.machine.store(&self.path, text)
+        self.machine.store(self.path, text)
     }
-}
-
-fn text_of(path: &CStr) -> String {
-    path.to_str().expect("paths are ASCII").to_owned()
 }
 
 impl System for Machine {
     type File<'a> = OpenAttribute<'a>;
 
-    fn open(&mut self, path: &CStr, access: Access) -> Result<OpenAttribute<'_>, Errno> {
-        let path = text_of(path);
-        self.record(Asked::Open(access), &path)?;
-        self.resolve(&path)?;
+    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute<'_>, Errno> {
+        self.record(Asked::Open(access), path)?;
+        self.resolve(path)?;
         Ok(OpenAttribute { machine: self, path, access })
     }
 
-    fn read_link(&mut self, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let path = text_of(path);
-        self.record(Asked::ReadLink, &path)?;
-        let target = self.link(&path)?;
+    fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
+        self.record(Asked::ReadLink, path)?;
+        let target = self.link(path)?;
         let length = target.len().min(buffer.len());
         buffer[..length].copy_from_slice(&target.as_bytes()[..length]);
         Ok(length)
     }
 
-    fn list(&mut self, path: &CStr, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
-        let path = text_of(path);
-        self.record(Asked::List, &path)?;
+    fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
+        self.record(Asked::List, path)?;
         let due = self.due();
-        let entries = self.entries(&path)?;
+        let entries = self.entries(path)?;
         let most = due.map_or(usize::MAX, |fault| fault.after);
         for name in entries.iter().take(most) {
             each(self, name.as_bytes());
         }
         due.map_or(Ok(()), |fault| Err(fault.errno))
+    }
+
+    fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno> {
+        let name = String::from_utf8_lossy(name).into_owned();
+        self.record(Asked::FindDriver, format_args!("bus/pci/drivers/{name}"))?;
+        self.drivers.get(&name).map(drop).ok_or(Errno::ENOENT)
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
@@ -560,7 +549,7 @@ impl System for Machine {
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
-        self.record(Asked::Stream, &format!("{text:?}"))?;
+        self.record(Asked::Stream, format_args!("{text:?}"))?;
         let whole = match text {
             Text::Aliases => self.aliases.clone()?,
             Text::IoMemory => self.iomem.clone()?,

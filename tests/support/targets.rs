@@ -162,7 +162,6 @@ fn known(function: &Function) -> pci::Function {
         subsystem: id(function.subsystem),
         class: Class::new(function.class).unwrap(),
         group: None,
-        is_bound: false,
         boot_vga: false,
     }
 }

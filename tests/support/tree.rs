@@ -63,12 +63,7 @@ impl Sysfs<'_> {
         fs::create_dir_all(&directory).unwrap();
         fs::create_dir_all(self.0.join("bus/pci/devices")).unwrap();
         symlink(Path::new("../../..").join(&place), self.function(address)).unwrap();
-        let (id, subsystem) = (id.to_uppercase(), subsystem.to_uppercase());
-        let class = class.trim_start_matches('0').to_uppercase();
-        let uevent = format!(
-            "PCI_CLASS={class}\nPCI_ID={id}\nPCI_SUBSYS_ID={subsystem}\nPCI_SLOT_NAME={address}\n"
-        );
-        fs::write(directory.join("uevent"), uevent).unwrap();
+        fs::write(directory.join("modalias"), modalias(class, id, subsystem)).unwrap();
         let kept_for = function.kept_for.unwrap_or("(null)");
         fs::write(directory.join("driver_override"), format!("{kept_for}\n")).unwrap();
         if function.class.starts_with("0300") {
@@ -100,8 +95,6 @@ impl Sysfs<'_> {
         let directory = self.function(address);
         let target = up_from(&self.place(address)).join("bus/pci/drivers").join(driver);
         symlink(target, directory.join("driver")).unwrap();
-        let uevent = fs::read_to_string(directory.join("uevent")).unwrap();
-        fs::write(directory.join("uevent"), format!("DRIVER={driver}\n{uevent}")).unwrap();
     }
 
     /// Where a function is, relative to the root.
@@ -109,6 +102,23 @@ impl Sysfs<'_> {
         let link = fs::read_link(self.function(address)).unwrap();
         link.strip_prefix("../../..").unwrap().to_owned()
     }
+}
+
+/// What the kernel says that a function is (`modalias_show` in `drivers/pci/pci-sysfs.c`).
+fn modalias(class: &str, id: &str, subsystem: &str) -> String {
+    let (vendor, device) = id.split_once(':').unwrap();
+    let (subvendor, subdevice) = subsystem.split_once(':').unwrap();
+    let eight = |digits: &str| format!("{digits:0>8}").to_uppercase();
+    format!(
+        "pci:v{}d{}sv{}sd{}bc{}sc{}i{}\n",
+        eight(vendor),
+        eight(device),
+        eight(subvendor),
+        eight(subdevice),
+        class[..2].to_uppercase(),
+        class[2..4].to_uppercase(),
+        class[4..].to_uppercase(),
+    )
 }
 
 /// The way from a directory, relative to the root, up to it.

@@ -293,9 +293,16 @@ impl Job<'_> {
     }
 
     fn cargo(&self, directory: &Path, more_flags: Option<String>) -> Command {
-        let flags: Vec<String> = self.flags().into_iter().chain(more_flags).collect();
+        let stub = match &self.toolchain {
+            // A link that is to show what panics has use for the unwinder.
+            Toolchain::Rustup { stub } if more_flags.is_none() => {
+                Some(format!("-Lnative={}", stub.display()))
+            }
+            _ => None,
+        };
+        let flags: Vec<String> = self.flags().into_iter().chain(stub).chain(more_flags).collect();
         let mut command = match &self.toolchain {
-            Toolchain::Native => Command::new(cargo()),
+            Toolchain::Native | Toolchain::Rustup { .. } => Command::new(cargo()),
             Toolchain::Debian { .. } => debian_cargo(),
         };
         command
@@ -315,10 +322,8 @@ impl Job<'_> {
         let own = match &self.toolchain {
             // With lld, `.eh_frame` keeps the personality routine alive, and with it all panic
             // code. musl's default is GNU ld already, and the option is not stable there.
-            Toolchain::Native if self.target == Target::Glibc => {
-                vec!["-Clinker-features=-lld".to_owned()]
-            }
-            Toolchain::Native => Vec::new(),
+            Toolchain::Native => vec!["-Clinker-features=-lld".to_owned()],
+            Toolchain::Rustup { .. } => Vec::new(),
             Toolchain::Debian { stub } => vec![
                 "-Clinker=musl-gcc".to_owned(),
                 "-Clink-self-contained=no".to_owned(),
@@ -335,7 +340,7 @@ impl Job<'_> {
     /// Debian's compiler gets its own directory: its artefacts would push out the others'.
     fn target_directory(&self) -> PathBuf {
         match self.toolchain {
-            Toolchain::Native => self.workspace.target.clone(),
+            Toolchain::Native | Toolchain::Rustup { .. } => self.workspace.target.clone(),
             Toolchain::Debian { .. } => self.workspace.target.join("xtask/debian-rust"),
         }
     }

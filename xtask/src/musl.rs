@@ -30,11 +30,13 @@ pub enum Source {
     Debian,
 }
 
-/// What builds the musl binary.
+/// What builds a binary.
 pub enum Toolchain {
-    /// The running toolchain has the target.
+    /// The running toolchain, for the machine's own C library.
     Native,
-    /// Debian's, which builds the standard library too; links with the stub unwinder in here.
+    /// The running toolchain, for musl; links with the stub unwinder in here.
+    Rustup { stub: PathBuf },
+    /// Debian's, which builds the standard library too.
     Debian { stub: PathBuf },
 }
 
@@ -43,8 +45,8 @@ impl Source {
     pub fn prepare(self, scratch: &Path) -> Result<Toolchain> {
         match self {
             Self::Debian => debian(scratch),
-            Self::Rustup => native().context("rustup has no musl target for this toolchain"),
-            Self::Auto => match native() {
+            Self::Rustup => rustup(scratch).context("rustup has no musl target for this toolchain"),
+            Self::Auto => match rustup(scratch) {
                 Ok(toolchain) => Ok(toolchain),
                 Err(error) => {
                     progress::note(format_args!("{error:#}; using Debian's Rust instead"));
@@ -55,11 +57,11 @@ impl Source {
     }
 }
 
-fn native() -> Result<Toolchain> {
+fn rustup(scratch: &Path) -> Result<Toolchain> {
     if !is_installed()? {
         progress::phase(format!("rustup target add {TARGET}"), add_target)?;
     }
-    Ok(Toolchain::Native)
+    Ok(Toolchain::Rustup { stub: stub_unwinder(scratch)? })
 }
 
 fn is_installed() -> Result<bool> {
@@ -123,7 +125,8 @@ fn is_debian_package_installed(package: &str) -> bool {
         .is_ok_and(|status| status == "install ok installed")
 }
 
-/// The unwind crate links libunwind, which musl-tools lacks; nothing here ever unwinds.
+/// The unwind crate links libunwind, though nothing here ever unwinds. musl-tools lacks it, and that of rustup
+/// leaves a kilobyte of the C library behind, the standard error stream, which only it refers to.
 fn stub_unwinder(scratch: &Path) -> Result<PathBuf> {
     let file = scratch.join("libunwind.a");
     // The magic of an archive; without members it is a valid and empty library.

@@ -52,16 +52,14 @@ impl Scene {
             Kind::Peripherals => ("088000", "1B36:0005", index / 8),
         };
         let (vendor, number) = id.split_once(':').context("an ID has two parts")?;
-        // In the kernel's order and form (`pci_uevent` in `drivers/pci/pci-driver.c`).
-        let uevent = format!(
-            "PCI_CLASS={}\nPCI_ID={id}\nPCI_SUBSYS_ID=1043:87B8\nPCI_SLOT_NAME={address}\n\
-             MODALIAS=pci:v0000{vendor}d0000{number}sv00001043sd000087B8bc{}sc{}i{}\n",
-            class.trim_start_matches('0'),
+        // In the kernel's form (`modalias_show` in `drivers/pci/pci-sysfs.c`).
+        let modalias = format!(
+            "pci:v0000{vendor}d0000{number}sv00001043sd000087B8bc{}sc{}i{}\n",
             &class[..2],
             &class[2..4],
             &class[4..],
         );
-        fs::write(device.join("uevent"), uevent)?;
+        fs::write(device.join("modalias"), modalias)?;
         fs::write(device.join("driver_override"), UNSET)?;
         symlink(
             format!("../../../devices/pci0000:00/{address}"),

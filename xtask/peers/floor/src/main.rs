@@ -3,7 +3,7 @@
 //! ```text
 //! floor ADDRESS...    writes each function's `driver_override`, and a line about it to the log; it
 //!                     asks nothing, and believes that every write did what it should
-//! floor               opens, reads and closes `uevent` of every function on the bus
+//! floor               opens, reads and closes `modalias` of every function on the bus
 //! ```
 
 #![no_main]
@@ -71,13 +71,15 @@ fn scan() -> nix::Result<()> {
             )
         };
         while let Some(&[low, high]) = rest.get(LENGTH..LENGTH + 2) {
-            let (entry, after) = rest.split_at(usize::from(u16::from_ne_bytes([low, high])));
+            let length = usize::from(u16::from_ne_bytes([low, high]));
+            let Some((entry, after)) = rest.split_at_checked(length) else { break };
             rest = after;
-            let name = CStr::from_bytes_until_nul(&entry[NAME..]).unwrap_or_default().to_bytes();
+            let name = entry.get(NAME..).map(CStr::from_bytes_until_nul);
+            let name = name.and_then(Result::ok).unwrap_or_default().to_bytes();
             if name.starts_with(b".") {
                 continue;
             }
-            let path = text.join(&[name, b"/uevent\0"]);
+            let path = text.join(&[name, b"/modalias\0"]);
             read(&openat(&devices, path, OFlag::O_RDONLY, Mode::empty())?, &mut attribute)?;
         }
     }

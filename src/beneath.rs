@@ -1,0 +1,35 @@
+//! Opening files below a directory that is never left, whatever links there are on the way.
+
+// For the types of descriptors, which `core` has not.
+extern crate std;
+
+use core::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
+
+/// How often a path is tried again while something else renames or mounts.
+const MOST_TRIES: usize = 100;
+
+/// Opens the file at `path`, which is relative to `root`. A link that leads out of it ends in EXDEV.
+///
+/// Before Linux 5.6, which has no `openat2`, links are followed wherever they lead.
+pub fn open(root: impl AsFd, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(flags).resolve(resolve);
+    let mut tries = 0;
+    loop {
+        let opened = match openat2(&root, path, how) {
+            Err(Errno::ENOSYS) => openat(&root, path, flags, Mode::empty()),
+            opened => opened,
+        };
+        match opened {
+            Err(Errno::EINTR) => {}
+            // The kernel could not tell whether a `..` stays below (ERRORS in openat2(2)).
+            Err(Errno::EAGAIN) if tries < MOST_TRIES => tries += 1,
+            opened => return opened,
+        }
+    }
+}
