@@ -20,10 +20,11 @@ use super::sketch;
 /// A target's name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("tokeniser", tokeniser),
     ("grammar", grammar),
     ("matcher", matcher),
+    ("modalias", modalias),
     ("aliases", aliases),
     ("whole", whole),
 ];
@@ -129,6 +130,43 @@ fn check_changes(machine: &Machine, taken: &BTreeMap<Address, String>, story: &s
         assert!(!(overrides_are_done && change.sets_override()), "{change:?} is late\n{story}");
         overrides_are_done |= !change.sets_override();
     }
+}
+
+/// What a function says of itself. A rule with all that it says takes the function; where it says nothing, no rule
+/// does.
+pub fn modalias(text: &[u8]) {
+    let said = identity(text);
+    let [vendor, device, subvendor, subdevice, class] = said.unwrap_or_default();
+    let line = format!(
+        "vfio.override={vendor:04x}:{device:04x}:{subvendor:04x}:{subdevice:04x}:{class:06x}:ffffff"
+    );
+    let mut machine = Machine::new().with(vga("0000:01:00.0").with_modalias(text).in_group(1));
+    let told = apply_line(&mut machine, line.as_bytes(), None);
+    let is_bridge = matches!(class >> 8, 0x0600 | 0x0604 | 0x0607 | 0x0609);
+    let is_taken = said.is_some() && !is_bridge;
+    assert_eq!(machine.kept().len(), usize::from(is_taken), "{line}\n{told}");
+    assert_eq!(told.is_applied, is_taken, "{line}\n{told}");
+}
+
+/// IDs and class, as far as there is room for the text.
+fn identity(text: &[u8]) -> Option<[u32; 5]> {
+    let text = text.get(..64).unwrap_or(text);
+    let line = str::from_utf8(text.split(|&byte| byte == b'\n').next()?).ok()?;
+    let mut rest = line.strip_prefix("pci:")?;
+    let mut values = Vec::new();
+    for (name, digits) in [("v", 8), ("d", 8), ("sv", 8), ("sd", 8), ("bc", 2), ("sc", 2), ("i", 2)]
+    {
+        let (number, after) = rest.strip_prefix(name)?.split_at_checked(digits)?;
+        let is_number = number.bytes().all(|byte| byte.is_ascii_hexdigit());
+        values.push(u32::from_str_radix(number, 16).ok().filter(|_| is_number)?);
+        rest = after;
+    }
+    let [vendor, device, subvendor, subdevice, base, sub, interface] = values[..] else {
+        return None;
+    };
+    let ids = [vendor, device, subvendor, subdevice];
+    let is_whole = rest.is_empty() && ids.iter().all(|id| *id <= 0xffff);
+    is_whole.then_some([vendor, device, subvendor, subdevice, base << 16 | sub << 8 | interface])
 }
 
 /// A `modules.alias`.

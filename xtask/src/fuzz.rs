@@ -53,6 +53,8 @@ pub enum Target {
     Grammar,
     /// Rules on an arbitrary tree of functions
     Matcher,
+    /// What a function says of itself
+    Modalias,
     /// A modules.alias
     Aliases,
     /// A command line on an arbitrary machine, with a fault
@@ -60,8 +62,8 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Self; 5] =
-        [Self::Tokeniser, Self::Grammar, Self::Matcher, Self::Aliases, Self::Whole];
+    pub const ALL: [Self; 6] =
+        [Self::Tokeniser, Self::Grammar, Self::Matcher, Self::Modalias, Self::Aliases, Self::Whole];
 }
 
 impl fmt::Display for Target {
@@ -70,6 +72,7 @@ impl fmt::Display for Target {
             Self::Tokeniser => "tokeniser",
             Self::Grammar => "grammar",
             Self::Matcher => "matcher",
+            Self::Modalias => "modalias",
             Self::Aliases => "aliases",
             Self::Whole => "whole",
         })
