@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use crate::audit::{self, Finding, Unwinder};
 use crate::musl::{self, Source, Toolchain};
 use crate::workspace::{Workspace, cargo};
-use crate::{Verdict, command, link, progress};
+use crate::{Verdict, command, link, progress, provenance};
 
 const BINARY: &str = "vfio-override-early";
 const PROFILE: &str = "early";
@@ -25,7 +25,8 @@ const SHOWN_SYMBOLS: usize = 8;
 /// Each is linked with its symbol table, which must hold no panic, unwinding or allocation of
 /// Rust's; what is found is named together with the functions that call it. The file that ships is
 /// the same program without that table: checked byte for byte, and checked to be a static ELF
-/// executable without interpreter and dynamic section, below its size ceiling.
+/// executable without interpreter and dynamic section, below its size ceiling. It says what it was made
+/// of: `cargo audit bin` reads that.
 ///
 /// Sizes go to standard error; the paths of the binaries go to standard output, one a line.
 #[derive(Args)]
@@ -273,6 +274,8 @@ impl Job<'_> {
             return Ok(Build::Failed(audit_report(linked, &findings)));
         }
         let path = self.strip(linked)?;
+        let made_of = provenance::of(self.workspace, FEATURE, self.target.triple())?;
+        provenance::embed(&made_of, &path)?;
         let findings = audit::compare(&path, linked, self.target.ceiling())?;
         if !findings.is_empty() {
             return Ok(Build::Failed(audit_report(&path, &findings)));

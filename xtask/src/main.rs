@@ -28,6 +28,7 @@ mod pool;
 mod probes;
 mod programs;
 mod progress;
+mod provenance;
 mod qemu;
 mod qmp;
 mod serial;
