@@ -1,7 +1,7 @@
 //! Paths below the sysfs root.
 
 use core::ffi::CStr;
-use core::fmt::{self, Write};
+use core::fmt;
 
 use heapless::Vec;
 
@@ -75,7 +75,9 @@ impl Path {
         };
         let mut text = PathText::of(start, address, end);
         if let Self::GroupDevices(number) = self {
-            let _ = write!(text, "/{}/devices", Decimal(number));
+            text.add(b"/");
+            text.add(&Decimal(number).digits());
+            text.add(b"/devices");
         }
         text
     }
@@ -132,13 +134,6 @@ impl PathText {
     fn behind(&self, start: usize) -> &CStr {
         let bytes = self.0.get(start..).unwrap_or_default();
         CStr::from_bytes_until_nul(bytes).unwrap_or_default()
-    }
-}
-
-impl Write for PathText {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.add(text.as_bytes());
-        Ok(())
     }
 }
 

@@ -102,10 +102,10 @@ impl Plan {
                 *decides = true;
             }
         }
-        for (outcome, decides) in self.outcomes.0.iter_mut().zip(decides.into_iter().skip(1)) {
+        for (outcome, decides) in self.outcomes.0.iter_mut().zip(decides.iter().skip(1)) {
             let is_elsewhere = match *outcome {
                 Outcome::Applied | Outcome::Excluded | Outcome::Unmatched => {
-                    only.is_some() && !decides
+                    only.is_some() && !*decides
                 }
                 Outcome::Refused(Refusal::Bridge(address, _) | Refusal::Guard(address, _)) => {
                     only.is_some_and(|only| only != address)
@@ -114,7 +114,7 @@ impl Plan {
             };
             if is_elsewhere {
                 *outcome = Outcome::Elsewhere;
-            } else if !decides && matches!(*outcome, Outcome::Applied | Outcome::Excluded) {
+            } else if !*decides && matches!(*outcome, Outcome::Applied | Outcome::Excluded) {
                 *outcome = Outcome::Overruled;
             }
         }

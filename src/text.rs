@@ -1,6 +1,7 @@
 //! Texts that are not ours: what an operator, the kernel or a device wrote.
 
 use core::fmt::{self, Write};
+use core::ops::Deref;
 
 use crate::hex;
 
@@ -53,18 +54,40 @@ impl From<usize> for Decimal {
     }
 }
 
+impl Decimal {
+    /// Its digits, no zero before them.
+    #[must_use]
+    pub fn digits(&self) -> Digits {
+        let (mut rest, mut digits) = (self.0, Digits { bytes: [b'0'; 10], first: 0 });
+        for (index, byte) in digits.bytes.iter_mut().enumerate().rev() {
+            *byte += u8::try_from(rest % 10).unwrap_or(0);
+            digits.first = index;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        digits
+    }
+}
+
+/// The digits of a number in decimal.
+pub struct Digits {
+    bytes: [u8; 10],
+    first: usize,
+}
+
+impl Deref for Digits {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(self.first..).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut power = 1;
-        while self.0 / 10 >= power {
-            power *= 10;
-        }
-        while power > 0 {
-            let digit = self.0 / power % 10;
-            f.write_char(char::from_digit(digit, 10).unwrap_or('0'))?;
-            power /= 10;
-        }
-        Ok(())
+        self.digits().iter().try_for_each(|&digit| f.write_char(char::from(digit)))
     }
 }
 

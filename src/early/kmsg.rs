@@ -4,10 +4,12 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::os::fd::{IntoRawFd, RawFd};
 
+use heapless::Vec;
 use log::{Level, Log, Metadata, Record};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, close};
+use vfio_override::report::TARGET;
 use vfio_override::text::Decimal;
 
 use crate::line::Line;
@@ -24,7 +26,8 @@ pub struct Kmsg {
     path: &'static CStr,
     fd: AtomicI32,
     records: AtomicU32,
-    process: Pid,
+    /// What every record begins with, behind its level: who writes.
+    writer: Vec<u8, { TARGET.len() + 13 }>,
 }
 
 impl Kmsg {
@@ -32,7 +35,13 @@ impl Kmsg {
     /// belong to one run.
     pub fn open(path: &'static CStr, process: Pid) -> Self {
         let (fd, records) = (AtomicI32::new(open_log(path)), AtomicU32::new(0));
-        Self { path, fd, records, process }
+        let number = Decimal(process.as_raw().unsigned_abs()).digits();
+        let mut writer = Vec::new();
+        for part in [TARGET.as_bytes(), b"[", &number, b"]: "] {
+            // There is room for any number.
+            let _ = writer.extend_from_slice(part);
+        }
+        Self { path, fd, records, writer }
     }
 
     /// Closes the log, before the file system that it is on is unmounted.
@@ -83,10 +92,7 @@ impl Log for Kmsg {
                 Level::Trace => "<7>",
             });
         }
-        line.add_text(record.target());
-        line.add_text("[");
-        line.add(format_args!("{}", Decimal(self.process.as_raw().unsigned_abs())));
-        line.add_text("]: ");
+        line.add_bytes(&self.writer);
         line.add(*record.args());
         sys::write_line(fd, &mut line);
     }

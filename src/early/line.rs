@@ -18,8 +18,11 @@ impl Line {
     }
 
     pub fn add_text(&mut self, text: &str) {
+        self.add_bytes(text.as_bytes());
+    }
+
+    pub fn add_bytes(&mut self, bytes: &[u8]) {
         let room = MAX_LINE.saturating_sub(self.0.len() + NEWLINE.len());
-        let bytes = text.as_bytes();
         let _ = self.0.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
     }
 

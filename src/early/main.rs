@@ -22,6 +22,7 @@ use args::{Options, Request};
 use kmsg::Kmsg;
 use log::Level;
 use sys::memory::Once;
+use tree::Tree;
 use vfio_override::cmdline;
 use vfio_override::report::{Journal, Trouble};
 use vfio_override::run::Run;
@@ -62,13 +63,14 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
             return false;
         }
     };
-    let mut tree = match tree::Tree::open(options.sysfs, options.cmdline) {
-        Ok(tree) => tree,
+    let root = match tree::open_root(options.sysfs) {
+        Ok(root) => root,
         Err(errno) => {
             journal.say(Level::Error, &Trouble::Sysfs(text(options.sysfs), errno));
             return false;
         }
     };
+    let mut tree = Tree::below(root, options.cmdline);
     run.rules_mut().add_line(line);
     let is_applied = run.apply(&mut tree, options.device, kmsg);
     if let Err(errno) = if is_applied { Ok(()) } else { tree.find_bus() } {

@@ -138,9 +138,10 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
     const OFFSET: usize = 8;
     const LENGTH: usize = 16;
     const NAME: usize = 19;
-    /// Where sysfs has its end: no entry has this offset (`kernfs_name_hash` and `kernfs_fop_readdir` in
-    /// `fs/kernfs/dir.c`). It saves the call that would find no more.
-    const END: i64 = i32::MAX as i64;
+    /// Where a directory ends: in sysfs no entry has the first offset (`kernfs_name_hash` and
+    /// `kernfs_fop_readdir` in `fs/kernfs/dir.c`), in ext4 and btrfs none the second. It saves the call
+    /// that would find no more.
+    const ENDS: [i64; 2] = [i32::MAX as i64, i64::MAX];
     /// Aligned for the structure's 64-bit fields.
     #[repr(align(8))]
     struct Buffer([MaybeUninit<u8>; 4096]);
@@ -148,7 +149,7 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
     let directory = directory.as_fd().as_raw_fd();
     let mut buffer = Buffer([const { MaybeUninit::uninit() }; 4096]);
     let mut offset = 0;
-    while offset != END {
+    while !ENDS.contains(&offset) {
         let start = buffer.0.as_mut_ptr().cast::<u8>();
         let size = buffer.0.len();
         // SAFETY: the kernel writes at most `size` bytes from `start`.

@@ -38,20 +38,29 @@ pub struct Tree {
     root: OwnedFd,
     probe: Option<OwnedFd>,
     batch: Vec<OwnedFd, BATCH>,
-    /// The bus of each number that was asked for last, of whichever domain.
-    buses: [Option<Bus>; 256],
+    /// Each at the index that its number has here, and of several with one index the last.
+    buses: [Bus; BUSES],
     cmdline: &'static CStr,
 }
+
+/// How many buses are remembered, a power of two: those of a large machine that have cards.
+const BUSES: usize = 64;
 
 /// Where the functions of a bus are.
 #[derive(Clone, Copy)]
 struct Bus {
     domain: u32,
+    number: u8,
     place: Place,
+}
+
+impl Bus {
+    const NONE: Self = Self { domain: 0, number: 0, place: Place::Unknown };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
+    Unknown,
     /// Together, in the directory at this index of the batch.
     Directory(u16),
     /// Here and there, as in a tree that no kernel made.
@@ -59,12 +68,9 @@ enum Place {
 }
 
 impl Tree {
-    /// The PCI bus below a sysfs root. `iomem` is expected beside the command line, where procfs has
-    /// it.
-    pub fn open(sysfs: &CStr, cmdline: &'static CStr) -> nix::Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let root = retry(|| open(sysfs, flags, Mode::empty()))?;
-        Ok(Self { root, probe: None, batch: Vec::new(), buses: [None; 256], cmdline })
+    /// The PCI bus below this root. `iomem` is expected beside the command line, where procfs has it.
+    pub const fn below(root: OwnedFd, cmdline: &'static CStr) -> Self {
+        Self { root, probe: None, batch: Vec::new(), buses: [Bus::NONE; BUSES], cmdline }
     }
 
     /// Fails where there is no PCI bus at all.
@@ -91,8 +97,8 @@ impl Tree {
 
     /// In as few calls as there are runs of numbers, which is mostly one.
     fn close_all(&mut self) {
-        for bus in &mut self.buses {
-            *bus = bus.filter(|bus| bus.place == Place::Anywhere);
+        for bus in self.buses.iter_mut().filter(|bus| bus.place != Place::Anywhere) {
+            bus.place = Place::Unknown;
         }
         let mut run = None;
         for fd in mem::take(&mut self.batch).into_iter().map(IntoRawFd::into_raw_fd) {
@@ -116,29 +122,34 @@ impl Tree {
 
     /// The directory in which the function's is, or would be; `None` where its bus has none.
     fn directory(&mut self, address: Address) -> nix::Result<Option<&OwnedFd>> {
-        let known = self.buses.get(usize::from(address.bus())).copied().flatten();
-        let place = if let Some(bus) = known.filter(|bus| bus.domain == address.domain()) {
-            bus.place
-        } else {
+        let mut place = self.place(address);
+        if place == Place::Unknown {
             let path = PathText::around(address);
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
             let directory = match beneath::open(&self.root, path.as_c_str(), flags) {
                 Err(Errno::ENOENT) => return Err(Errno::ENODEV),
                 opened => opened?,
             };
-            let place = Place::Directory(self.keep(directory)?);
+            place = Place::Directory(self.keep(directory)?);
             self.remember(address, place);
-            place
-        };
+        }
         Ok(match place {
             Place::Directory(index) => self.batch.get(usize::from(index)),
-            Place::Anywhere => None,
+            Place::Anywhere | Place::Unknown => None,
         })
     }
 
+    fn place(&self, address: Address) -> Place {
+        match self.buses.get(usize::from(address.bus()) % BUSES) {
+            Some(bus) if bus.domain == address.domain() && bus.number == address.bus() => bus.place,
+            _ => Place::Unknown,
+        }
+    }
+
     fn remember(&mut self, address: Address, place: Place) {
-        if let Some(bus) = self.buses.get_mut(usize::from(address.bus())) {
-            *bus = Some(Bus { domain: address.domain(), place });
+        let (domain, number) = (address.domain(), address.bus());
+        if let Some(bus) = self.buses.get_mut(usize::from(number) % BUSES) {
+            *bus = Bus { domain, number, place };
         }
     }
 
@@ -169,6 +180,11 @@ impl Tree {
         }
         opened
     }
+}
+
+/// The root of a sysfs.
+pub fn open_root(sysfs: &CStr) -> nix::Result<OwnedFd> {
+    retry(|| open(sysfs, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()))
 }
 
 fn close_run(run: Option<(RawFd, RawFd)>) {

@@ -44,7 +44,7 @@ enum Part {
     Peers,
     /// How cost grows with the functions on the bus
     Growth,
-    /// Instructions of a boot, in a guest
+    /// Instructions in a guest: of a run in the kernel's own sysfs, and of a boot
     Guest,
 }
 
@@ -63,10 +63,11 @@ pub fn run(options: &Options) -> Result<Verdict> {
     }
 
     let wants = |part| options.part.is_none_or(|only| only == part);
-    let mut boots = None;
+    let mut in_guests = Vec::new();
     if wants(Part::Guest) {
         setup::ensure(&[&setup::QEMU])?;
-        boots = Some(guest::measure(&workspace, &musl.path)?);
+        in_guests.push(("sysfs", page::sysfs(&guest::in_sysfs(&workspace, &musl.path, &floor)?)));
+        in_guests.push(("guest", page::boots(&guest::measure(&workspace, &musl.path)?)));
     }
 
     // From here on /sys is not the machine's.
@@ -93,9 +94,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
         tables.push(("growth", page::growth(&curves)));
     }
 
-    if let Some(boots) = boots {
-        tables.push(("guest", page::boots(&boots)));
-    }
+    tables.extend(in_guests);
 
     for (name, text) in &tables {
         println!("\n{name}\n\n{text}");

@@ -59,6 +59,7 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
     kill(first, Signal::SIGCONT)?;
 
     let mut is_program = false;
+    let mut alive = 1;
     let mut result = None;
     let mut within_call = BTreeSet::new();
     let mut waiting = Vec::new();
@@ -69,6 +70,7 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
         };
         let (process, signal) = match status {
             WaitStatus::Exited(process, status) => {
+                alive -= 1;
                 if process == first {
                     result = Some(status);
                 }
@@ -84,8 +86,8 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
                     match call(process) {
                         Some(libc::SYS_brk | libc::SYS_mmap | libc::SYS_mremap) => counts.maps += 1,
                         // The watchdog's five seconds do not begin before the work has ended, which
-                        // takes far longer under this.
-                        Some(libc::SYS_poll) => {
+                        // takes far longer under this; it may have ended already.
+                        Some(libc::SYS_poll) if alive > 1 => {
                             waiting.push(process);
                             continue;
                         }
@@ -105,7 +107,10 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
                     }
                     libc::PTRACE_EVENT_FORK
                     | libc::PTRACE_EVENT_VFORK
-                    | libc::PTRACE_EVENT_CLONE => counts.forks += 1,
+                    | libc::PTRACE_EVENT_CLONE => {
+                        alive += 1;
+                        counts.forks += 1;
+                    }
                     libc::PTRACE_EVENT_EXIT => {
                         counts.peak_kib = counts.peak_kib.max(peak(process)?);
                     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::growth::{self, Curve, FUNCTIONS, Point};
-use super::guest::Boots;
+use super::guest::{self, Boots, Sysfs};
 use super::peers::{self, Comparison, Cost};
 use crate::build::Binary;
 use crate::command;
@@ -127,6 +127,26 @@ pub fn growth(curves: &[Curve]) -> String {
         part("Peak resident memory in KiB:", &|point| grouped(point.peak_kib)),
     ]
     .join("\n")
+}
+
+/// What each program takes for 64 functions in the kernel's own sysfs, and over the floor.
+pub fn sysfs(found: &[Sysfs]) -> String {
+    let mut header = vec!["64 functions".to_owned(), "kernel".to_owned()];
+    for (index, (name, _)) in guest::PROGRAMS.iter().enumerate() {
+        header.push((*name).to_owned());
+        header.extend((index > 0).then(|| "× floor".to_owned()));
+    }
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let row = |found: &Sysfs| {
+        let mut cells = vec![found.machine.to_owned(), found.release.clone()];
+        let floor = found.times.first().map_or(0.0, Duration::as_secs_f64);
+        for (index, time) in found.times.iter().enumerate() {
+            cells.push(format!("{:.2} M", time.as_secs_f64() * 1e3));
+            cells.extend((index > 0).then(|| ratio(time.as_secs_f64() / floor)));
+        }
+        cells
+    };
+    table(&header, found.iter().map(row))
 }
 
 /// What each mode adds to a boot.

@@ -103,13 +103,13 @@ pub fn all(
         peer("floor", Takes::All, vec![floor]),
         peer(musl, Takes::Nothing, vec![musl_path]),
         peer(glibc, Takes::Nothing, vec![glibc_path]),
-        ash("hook, busybox ash", Takes::All, "hook.sh"),
-        peer("hook, dash", Takes::All, vec![find("dash")?, scripts.join("hook.sh")]),
-        ash("boot_vga hook, busybox ash", Takes::Nothing, "boot-vga.sh"),
+        ash("echo loop, busybox ash", Takes::All, "echo-loop.sh"),
+        peer("echo loop, dash", Takes::All, vec![find("dash")?, scripts.join("echo-loop.sh")]),
+        ash("usual hook, busybox ash", Takes::Nothing, "usual-hook.sh"),
         peer(
-            "boot_vga hook, dash",
+            "usual hook, dash",
             Takes::Nothing,
-            vec![find("dash")?, scripts.join("boot-vga.sh")],
+            vec![find("dash")?, scripts.join("usual-hook.sh")],
         ),
         peer("bash, lspci, awk", Takes::Nothing, vec![find("bash")?, scripts.join("qubes.sh")]),
         // Nothing is written down for the next boot, and nobody would bind here.

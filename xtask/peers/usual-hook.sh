@@ -1,6 +1,6 @@
 #!/bin/sh
-# The other usual hook: every display but the one that the firmware booted on, each with its audio
-# function, as the guides have it with cat and sed.
+# The usual hook of guides to PCI passthrough, written from what they describe: every display but the one that
+# the firmware booted on, each with its audio function.
 
 for file in /sys/bus/pci/devices/*/boot_vga; do
 	if [ "$(cat "$file")" -eq 0 ]; then

@@ -1,6 +1,5 @@
 #!/bin/sh
-# The usual shell hook, as the guides to PCI passthrough have it in many copies: the addresses are
-# written into it, here they are its arguments.
+# The least that a shell hook can do, with addresses that are written into it; here they are its arguments.
 
 for address in "$@"; do
 	echo vfio-pci >"/sys/bus/pci/devices/$address/driver_override"
