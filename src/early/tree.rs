@@ -38,24 +38,20 @@ pub struct Tree {
     root: OwnedFd,
     probe: Option<OwnedFd>,
     batch: Vec<OwnedFd, BATCH>,
-    /// Each at the index that its number has here, and of several with one index the last.
-    buses: [Bus; BUSES],
+    /// Each at the index of its number, and of several domains' the last.
+    buses: [Bus; 256],
     cmdline: &'static CStr,
 }
-
-/// How many buses are remembered, a power of two: those of a large machine that have cards.
-const BUSES: usize = 64;
 
 /// Where the functions of a bus are.
 #[derive(Clone, Copy)]
 struct Bus {
     domain: u32,
-    number: u8,
     place: Place,
 }
 
 impl Bus {
-    const NONE: Self = Self { domain: 0, number: 0, place: Place::Unknown };
+    const NONE: Self = Self { domain: 0, place: Place::Unknown };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +66,7 @@ enum Place {
 impl Tree {
     /// The PCI bus below this root. `iomem` is expected beside the command line, where procfs has it.
     pub const fn below(root: OwnedFd, cmdline: &'static CStr) -> Self {
-        Self { root, probe: None, batch: Vec::new(), buses: [Bus::NONE; BUSES], cmdline }
+        Self { root, probe: None, batch: Vec::new(), buses: [Bus::NONE; 256], cmdline }
     }
 
     /// Fails where there is no PCI bus at all.
@@ -140,16 +136,15 @@ impl Tree {
     }
 
     fn place(&self, address: Address) -> Place {
-        match self.buses.get(usize::from(address.bus()) % BUSES) {
-            Some(bus) if bus.domain == address.domain() && bus.number == address.bus() => bus.place,
+        match self.buses.get(usize::from(address.bus())) {
+            Some(bus) if bus.domain == address.domain() => bus.place,
             _ => Place::Unknown,
         }
     }
 
     fn remember(&mut self, address: Address, place: Place) {
-        let (domain, number) = (address.domain(), address.bus());
-        if let Some(bus) = self.buses.get_mut(usize::from(number) % BUSES) {
-            *bus = Bus { domain, number, place };
+        if let Some(bus) = self.buses.get_mut(usize::from(address.bus())) {
+            *bus = Bus { domain: address.domain(), place };
         }
     }
 

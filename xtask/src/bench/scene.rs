@@ -17,6 +17,9 @@ pub enum Kind {
     Peripherals,
 }
 
+/// How many peripherals come first, with an ID and a class of their own.
+pub const MARKED: usize = 16;
+
 /// The files below one directory: sysfs itself, the command line, and the log.
 pub struct Scene {
     root: PathBuf,
@@ -49,6 +52,7 @@ impl Scene {
         let (class, id, group) = match kind {
             Kind::Cards if index.is_multiple_of(2) => ("030000", "10DE:2204", index / 2),
             Kind::Cards => ("040300", "10DE:1AEF", index / 2),
+            Kind::Peripherals if index < MARKED => ("088001", "1B36:0006", index / 8),
             Kind::Peripherals => ("088000", "1B36:0005", index / 8),
         };
         let (vendor, number) = id.split_once(':').context("an ID has two parts")?;
