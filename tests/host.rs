@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use support::early::unshare;
 use support::{copy, program};
 use tempfile::TempDir;
 
@@ -555,4 +556,34 @@ fn a_directory_is_not_left_by_links_in_it() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("modalias: EXDEV; a link leads out of the sysfs root"), "{text}");
+}
+
+#[test]
+fn what_the_log_has_lost_is_in_the_journal() {
+    let desk = Desk::with(&["two-t400"]);
+    let journal = desk.path("bin/journalctl");
+    fs::create_dir(desk.path("bin")).unwrap();
+    // What journalctl 252 prints for a record of /dev/kmsg, if it is asked as we ask.
+    let script = "#!/bin/sh\n\
+        [ \"$*\" = '--boot --quiet --no-pager --output=short-monotonic --identifier vfio-override' ] || exit 1\n\
+        echo '[    1.234567] tower vfio-override[75]: 0000:65:00.0 [10de:1ff2] class 030000 group 61, rule 1: \
+        driver_override set to vfio-pci, unbound from nouveau, bound to vfio-pci'\n";
+    program::write(&journal, script);
+    fs::write(desk.path("line"), "quiet vfio.override=65:00.0\n").unwrap();
+    let mount = r#"mount --bind two-t400/sys /sys && mount --bind line /proc/cmdline \
+        && mount --bind "$0" /dev/kmsg && exec "$@""#;
+    // The first record is the 300th: what came before is lost.
+    for (records, says) in [
+        ("6,300,900000000,-;usb 1-1: new device\n", "unbound from nouveau"),
+        ("6,0,0,-;Linux version 6.1\n", "did not run at this boot"),
+    ] {
+        fs::write(desk.path("records"), records).unwrap();
+        let mut shell = unshare(&["--mount", "sh", "-c", mount, "records", TOOL]);
+        shell.args(["--pci-ids", "pci.ids", "status"]).current_dir(desk.path(""));
+        let path = format!("{}:{PATH}:/usr/sbin:/sbin", desk.path("bin").display());
+        let output = shell.env("PATH", path).output().unwrap();
+        let (text, errors) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(text.contains(says), "{text}{errors}");
+    }
 }
