@@ -32,8 +32,8 @@ const MOST_AT_ONCE: usize = 2;
 ///
 /// The kernel has the directories of all functions of a bus in one, that of the bridge above
 /// (`pci_setup_device` in `drivers/pci/probe.c`, `pci_iov_add_virtfn` in `drivers/pci/iov.c`). This is
-/// opened once. What is then asked of a function leads past no link, where from the root it is two thirds
-/// of the way.
+/// opened once. What is then asked of a function leads past no link, which is more than half of the way
+/// from the root.
 pub struct Tree {
     root: OwnedFd,
     probe: Option<OwnedFd>,
