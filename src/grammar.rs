@@ -1,12 +1,18 @@
 //! The grammar of one rule: text to [`Statement`], or the column and what was expected there.
 //!
 //! ```text
-//! RULE      = [ "!" ] SELECTOR [ "@" ID ] [ "+" EXPANSION ] [ "=" DRIVER ] | "off" | "debug"
-//! SELECTOR  = ADDRESS | PATH | IDS | "class:" CLASS | "boot_vga"
+//! RULE      = PLACE [ "@" VENDOR ":" DEVICE ] [ EXPANSION ] [ "=" DRIVER ]
+//!           | KIND [ EXPANSION ] [ "=" DRIVER ]
+//!           | "!" ( PLACE | KIND ) [ EXPANSION ]
+//!           | "off" | "debug"
+//! PLACE     = ADDRESS | PATH
+//! KIND      = IDS | "class:" CLASS | "boot_vga"
 //! ADDRESS   = [ DOMAIN ":" ] BUS ":" DEV "." FN
-//! PATH      = [ DOMAIN ":" ] BUS ":" DEV "." F  ( "/" DEV "." FN )+
+//! PATH      = [ DOMAIN ":" ] BUS ":" DEV "." F ( "/" DEV "." FN )+
 //! IDS       = VENDOR ":" DEVICE [ ":" SUBVENDOR [ ":" SUBDEVICE [ ":" CLASS [ ":" MASK ] ] ] ]
 //!           | "pci:" VENDOR ":" DEVICE [ ":" SUBVENDOR ":" SUBDEVICE ]
+//! EXPANSION = "+slot" | "+group"
+//! DRIVER    = "none" | "auto" | the name of a driver, of letters, digits, "_", "-", "." and "+", at most 64
 //! ```
 //!
 //! A selector with a `.` is an address or a path, one without is a list of IDs.

@@ -186,8 +186,12 @@ impl fmt::Display for RuleLine<'_, '_> {
                 f.write_str(match self.entry.rule().map(|rule| &rule.selector) {
                     Some(Selector::Address { .. }) => "there is no function at this address",
                     Some(Selector::Path { .. }) => "the path leads to no function",
-                    Some(Selector::Ids(_)) => "no function but bridges can have these IDs",
-                    Some(Selector::Class { .. }) => "no function but bridges can have this class",
+                    Some(Selector::Ids(_)) => {
+                        "no function has these IDs, bridges aside, which are never taken"
+                    }
+                    Some(Selector::Class { .. }) => {
+                        "no function has this class, bridges aside, which are never taken"
+                    }
                     Some(Selector::BootVga) | None => "no function is the boot display",
                 })?;
                 f.write_str("; compare with lspci -Dnn")
@@ -247,7 +251,7 @@ impl fmt::Display for Warning<'_, '_> {
         match self {
             Self::NoIommu => f.write_str(
                 "the IOMMU is off: no IOMMU groups, and vfio-pci takes nothing without them; \
-                 enable VT-d or AMD-Vi in the firmware, and on Intel add intel_iommu=on",
+                 enable it in the firmware (VT-d, AMD-Vi), and on Intel add intel_iommu=on",
             ),
             Self::NoGroup(address) => write!(
                 f,

@@ -19,7 +19,7 @@ use crate::usage::{Usage, Use};
 pub struct Advice {
     /// `warning`, or `note` where nothing needs to be done.
     pub severity: &'static str,
-    /// What it is about, in one of the words that docs/json.md lists.
+    /// What it is about, in one of the words that the schema lists.
     pub kind: &'static str,
     /// The functions that it is about.
     pub functions: Vec<String>,

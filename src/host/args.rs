@@ -17,7 +17,7 @@ use vfio_override::pci::Address;
     name = "vfio-override",
     version,
     max_term_width = 100,
-    after_help = EXIT_STATUS,
+    after_help = format!("Exit status: {EXIT_STATUS}.\n\nColour is for terminals only; NO_COLOR turns it off."),
     arg_required_else_help = true,
     infer_subcommands = true
 )]
@@ -28,15 +28,14 @@ pub struct Arguments {
     #[command(flatten)]
     pub source: Source,
 
-    /// Print JSON, as docs/json.md describes it
+    /// Print JSON, as /usr/share/doc/vfio-override/json.md describes it
     #[arg(long, global = true)]
     pub json: bool,
 }
 
-const EXIT_STATUS: &str = "\
-Exit status: 0 everything is as asked; 1 something differs, or a rule is not applied; 2 wrong use.
-
-Colour is for terminals only; NO_COLOR turns it off.";
+/// What the exit status of every command tells.
+pub const EXIT_STATUS: &str = "0 everything is as asked; 1 something differs, or a rule is not applied; \
+     2 wrong use, or what was asked could not be done";
 
 /// The machine to look at: this one, where nothing else is said.
 #[derive(Args, Default)]

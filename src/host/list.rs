@@ -88,7 +88,7 @@ pub fn run(machine: &mut Machine, options: &List, json: bool) -> Result<Verdict>
         screen.marked(
             WARN,
             "warning",
-            "no IOMMU groups: the IOMMU is off; enable VT-d or AMD-Vi in the firmware, and on Intel add intel_iommu=on",
+            "no IOMMU groups: the IOMMU is off; enable it in the firmware (VT-d, AMD-Vi), and on Intel add intel_iommu=on",
         );
     }
     Ok(Verdict::of(report.troubles.is_empty()))

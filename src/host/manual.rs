@@ -7,12 +7,16 @@ use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
 
 use crate::Verdict;
-use crate::args::Arguments;
+use crate::args::{Arguments, EXIT_STATUS};
 
 /// The page of the parameter, which is no program's.
 const PARAMETER: &str = include_str!("../../docs/vfio-override.7");
+
+const EARLY_EXIT_STATUS: &str =
+    "1 a rule was unmatched, refused, invalid or failed; 2 wrong use; else 0";
 
 /// Writes everything that a package installs, named as it is installed.
 pub fn write(directory: &Path) -> Result<Verdict> {
@@ -22,11 +26,11 @@ pub fn write(directory: &Path) -> Result<Verdict> {
         let path = directory.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    for command in [host(), early()] {
+    for (command, exit_status) in [(host(), EXIT_STATUS), (early(), EARLY_EXIT_STATUS)] {
         // One page a program, and one for each of its commands, which the first refers to.
         let mut command = command.disable_help_subcommand(true);
         command.build();
-        for (name, text) in pages(&command)? {
+        for (name, text) in pages(&command, exit_status)? {
             put(&name, &text)?;
         }
     }
@@ -48,13 +52,33 @@ fn host() -> Command {
 }
 
 /// The pages of a program and its commands, each with its file's name.
-fn pages(command: &Command) -> Result<Vec<(String, Vec<u8>)>> {
+fn pages(command: &Command, exit_status: &str) -> Result<Vec<(String, Vec<u8>)>> {
     let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
     let mut pages = Vec::new();
     for command in commands.chain([command]) {
-        let man = Man::new(command.clone()).section("8").manual("System Administration");
+        let usage = command.clone().render_usage().to_string();
+        let page = command
+            .clone()
+            .override_usage(usage.trim_start_matches("Usage: ").to_owned())
+            // What is said there of -h is not true of a page.
+            .mut_args(|arg| if arg.get_id() == "help" { arg.long_help("Print help") } else { arg });
+        let has_commands = page.has_subcommands();
+        let man = Man::new(page).section("8").manual("System Administration");
         let mut text = Vec::new();
-        man.render(&mut text)?;
+        man.render_title(&mut text)?;
+        man.render_name_section(&mut text)?;
+        man.render_synopsis_section(&mut text)?;
+        man.render_description_section(&mut text)?;
+        man.render_options_section(&mut text)?;
+        if has_commands {
+            man.render_subcommands_section(&mut text)?;
+        }
+        Roff::new()
+            .control("SH", ["EXIT STATUS"])
+            .text([roman(exit_status)])
+            .control("SH", ["SEE ALSO"])
+            .text([roman("vfio-override(7), vfio-override(8), vfio-override-early(8), lspci(8)")])
+            .to_writer(&mut text)?;
         pages.push((man.get_filename(), text));
     }
     Ok(pages)
@@ -91,8 +115,5 @@ fn early() -> Command {
                 .long("version")
                 .action(ArgAction::SetTrue)
                 .help("Print the version"),
-        )
-        .after_help(
-            "Exit status: 0 every rule was applied, or there was none; 1 a rule was not; 2 wrong use.",
         )
 }

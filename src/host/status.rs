@@ -293,8 +293,8 @@ impl Judge<'_> {
                      if {driver} lets go"
                 ),
                 (None, _) if device.group.is_none() => format!(
-                    "{asked} is loaded and did not take it: there are no IOMMU groups; enable VT-d or AMD-Vi in \
-                     the firmware, and on Intel add intel_iommu=on"
+                    "{asked} is loaded and did not take it: there are no IOMMU groups; enable it in the firmware \
+                     (VT-d, AMD-Vi), and on Intel add intel_iommu=on"
                 ),
                 (None, _) => format!(
                     "{asked} is loaded and did not take it: dmesg | grep {address} tells why, in {asked}'s own words"

@@ -47,7 +47,7 @@ impl File {
 const EARLY: &str = "vfio-override-early";
 const TOOL: &str = "vfio-override";
 
-const FILES: [File; 23] = {
+const FILES: [File; 25] = {
     use Source::{Built, Project};
     [
         File::program(Built(EARLY), "lib/vfio-override/vfio-override-early"),
@@ -99,6 +99,11 @@ const FILES: [File; 23] = {
         File::data(
             Built("vfio-override.fish"),
             "share/fish/vendor_completions.d/vfio-override.fish",
+        ),
+        File::data(Project("docs/json.md"), "share/doc/vfio-override/json.md"),
+        File::data(
+            Project("docs/vfio-override.schema.json"),
+            "share/doc/vfio-override/vfio-override.schema.json",
         ),
     ]
 };

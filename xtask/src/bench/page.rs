@@ -38,14 +38,11 @@ pub fn machine() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let models = || cpus.lines().filter_map(|line| line.strip_prefix("model name"));
     let model = models().next().unwrap_or_default().trim_start_matches(['\t', ' ', ':']);
-    let kernel = command::stdout(Command::new("uname").arg("-r"))?;
+    let release = command::stdout(Command::new("uname").arg("-r"))?;
+    // What follows the numbers names somebody's build.
+    let kernel = release.split('-').next().unwrap_or_default().trim();
     let day = command::stdout(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-    Ok(format!(
-        "{} processors ({model}), Linux {}, {}\n",
-        models().count(),
-        kernel.trim(),
-        day.trim()
-    ))
+    Ok(format!("{} processors ({model}), Linux {kernel}, {}\n", models().count(), day.trim()))
 }
 
 pub fn sizes(binaries: &[&Binary]) -> Result<String> {

@@ -17,7 +17,7 @@ const LOG: &str = "/dev/kmsg";
 
 /// Leaves the machine's mount namespace, for this thread and all that it starts from now on.
 pub fn enter() -> Result<()> {
-    ensure!(geteuid().is_root(), "a private mount namespace takes root: sudo cargo xtask bench");
+    ensure!(geteuid().is_root(), "a private mount namespace takes root");
     unshare(CloneFlags::CLONE_NEWNS).context("cannot leave the mount namespace")?;
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
