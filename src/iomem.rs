@@ -4,12 +4,14 @@ use crate::pci::Address;
 
 /// The names under which a firmware framebuffer's memory is claimed: by its drivers, and by the
 /// kernel before they load (`drivers/video/fbdev/{efifb,vesafb,simplefb}.c`,
-/// `drivers/gpu/drm/tiny/simpledrm.c`, `drivers/firmware/sysfb*.c`).
-const FRAMEBUFFERS: [&[u8]; 7] = [
+/// `drivers/gpu/drm/sysfb/{simpledrm,efidrm,vesadrm}.c`, `drivers/firmware/sysfb*.c`).
+const FRAMEBUFFERS: [&[u8]; 9] = [
     b"efifb",
     b"vesafb",
     b"simplefb",
     b"simpledrm",
+    b"efidrm",
+    b"vesadrm",
     b"BOOTFB",
     b"simple-framebuffer",
     b"efi-framebuffer",

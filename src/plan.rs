@@ -53,6 +53,19 @@ pub struct Plan {
     pub decisions: Decisions,
     /// What came of each rule.
     pub outcomes: Outcomes,
+    companions: Vec<Companions, MAX_FUNCTIONS>,
+}
+
+/// Who may be taken along with a function, found once, so that no rule has to look for them with each
+/// function that it matches.
+#[derive(Debug)]
+struct Companions {
+    /// The place of the first function of its slot, whose entry stands for all.
+    slot: usize,
+    /// The place of the first function of its IOMMU group, likewise.
+    group: usize,
+    /// In such an entry, the last rule that takes them all; 0 for none.
+    rule: RuleNumber,
 }
 
 /// The number of the rule that decides, beside each function of the inventory.
@@ -67,7 +80,11 @@ impl Plan {
     /// A plan without decisions.
     #[must_use]
     pub const fn new() -> Self {
-        Self { decisions: Decisions(Vec::new()), outcomes: Outcomes(Vec::new()) }
+        Self {
+            decisions: Decisions(Vec::new()),
+            outcomes: Outcomes(Vec::new()),
+            companions: Vec::new(),
+        }
     }
 
     /// Decides everything; with `only`, nothing but this function.
@@ -76,6 +93,10 @@ impl Plan {
         for _ in inventory.functions() {
             // There is room for as many as the inventory holds.
             let _ = self.decisions.0.push(None);
+        }
+        self.companions.clear();
+        if rules.rules().any(|(_, rule)| rule.expansion.is_some()) {
+            self.find_companions(inventory);
         }
         self.outcomes.0.clear();
         for (number, entry) in rules.entries() {
@@ -131,10 +152,21 @@ impl Plan {
         }
     }
 
+    fn find_companions(&mut self, inventory: &Inventory) {
+        for (index, function) in inventory.functions().enumerate() {
+            let first = |is_with: &dyn Fn(&Function) -> bool| {
+                inventory.functions().position(is_with).unwrap_or(index)
+            };
+            let slot = first(&|other| other.address.same_slot(function.address));
+            let group = first(&|other| other.group.is_some() && other.group == function.group);
+            let _ = self.companions.push(Companions { slot, group, rule: 0 });
+        }
+    }
+
     /// Marks what the rule matches as decided by it.
     fn rule(&mut self, number: RuleNumber, rule: &Rule<'_>, inventory: &Inventory) -> Outcome {
         let excludes = rule.action == Action::Exclude;
-        let may_take = |function: &&Function| excludes || !function.class.is_bridge();
+        let may_take = |function: &Function| excludes || !function.class.is_bridge();
 
         let failure = inventory.failure_of(number, rule).map(Outcome::Failed);
         let mut outcome = Outcome::Unmatched;
@@ -153,29 +185,46 @@ impl Plan {
                     return Outcome::Refused(Refusal::Bridge(seed.address, seed.class));
                 }
             }
-            if !may_take(&seed) {
+            if !may_take(seed) {
                 continue;
             }
             outcome = if excludes { Outcome::Excluded } else { Outcome::Applied };
             if let Some(deciding) = self.decisions.0.get_mut(index) {
                 *deciding = Some(number);
             }
-            let Some(expansion) = rule.expansion else { continue };
-            let joins = |function: &Function| match expansion {
-                Expansion::Slot => function.address.same_slot(seed.address) && may_take(&function),
-                Expansion::Group => {
-                    seed.group.is_some()
-                        && function.group == seed.group
-                        && !function.class.is_bridge()
-                }
+            if let Some(rule) = self.taken_along(index, rule.expansion) {
+                *rule = number;
+            }
+        }
+        for (index, function) in inventory.functions().enumerate() {
+            let may_join = match rule.expansion {
+                None => break,
+                Some(Expansion::Slot) => may_take(function),
+                Some(Expansion::Group) => !function.class.is_bridge(),
             };
-            for (function, deciding) in inventory.functions().zip(&mut self.decisions.0) {
-                if joins(function) {
-                    *deciding = Some(number);
-                }
+            if may_join
+                && self.taken_along(index, rule.expansion).is_some_and(|rule| *rule == number)
+                && let Some(deciding) = self.decisions.0.get_mut(index)
+            {
+                *deciding = Some(number);
             }
         }
         failure.unwrap_or(outcome)
+    }
+
+    /// The last rule that takes along all that this expansion adds to the function at `index` of
+    /// [`Inventory::functions`].
+    fn taken_along(
+        &mut self,
+        index: usize,
+        expansion: Option<Expansion>,
+    ) -> Option<&mut RuleNumber> {
+        let companions = self.companions.get(index)?;
+        let first = match expansion? {
+            Expansion::Slot => companions.slot,
+            Expansion::Group => companions.group,
+        };
+        self.companions.get_mut(first).map(|companions| &mut companions.rule)
     }
 }
 
@@ -241,8 +290,7 @@ impl Decisions {
         inventory: &'a Inventory,
         rules: &RuleSet<'_>,
     ) -> Option<(usize, &'a Function)> {
-        let all = inventory.functions().chain(inventory.neighbours()).enumerate();
-        all.skip(index).find(|(index, function)| {
+        inventory.all_from(index).find(|(index, function)| {
             function.group.is_some() && !function.class.is_bridge() && !self.takes(*index, rules)
         })
     }

@@ -119,9 +119,12 @@ impl Inventory {
         (start..).zip(known.iter().map(|known| &known.function))
     }
 
-    /// The functions that share an IOMMU group with a taken one, and that no rule decides on.
-    pub fn neighbours(&self) -> impl Iterator<Item = &Function> {
-        self.neighbours.iter()
+    /// The functions from this place on, and behind them all that share an IOMMU group with a taken one,
+    /// and that no rule decides on.
+    pub(crate) fn all_from(&self, start: usize) -> impl Iterator<Item = (usize, &Function)> {
+        let past = start.saturating_sub(self.functions.len());
+        let neighbours = self.neighbours.get(past..).unwrap_or_default();
+        self.functions_from(start).chain((self.functions.len() + past..).zip(neighbours))
     }
 
     /// Whether the selector of the rule of this number itself matches the function.
@@ -169,7 +172,13 @@ impl Inventory {
             Selector::Address { domain, bus, place } => {
                 address.domain() == *domain && address.bus() == *bus && place.holds(address)
             }
-            Selector::Path { .. } => self.path_ends.contains(&(number, address)),
+            Selector::Path { .. } => {
+                // They are in the order of their rules.
+                let start = self.path_ends.partition_point(|(rule, _)| *rule < number);
+                let ends = self.path_ends.get(start..).unwrap_or_default();
+                let mut of_this = ends.iter().take_while(|(rule, _)| *rule == number);
+                of_this.any(|(_, end)| *end == address)
+            }
             _ => false,
         }
     }
@@ -254,7 +263,7 @@ impl Inventory {
             framebuffer: false,
             variant: None,
         };
-        // Moves the rest up by one.
+        // `Vec::insert` can panic.
         for known in self.functions.iter_mut().skip(at) {
             core::mem::swap(known, &mut carried);
         }
@@ -619,6 +628,9 @@ fn look(system: &mut impl System, address: Address) -> Result<Option<Function>, 
 }
 
 fn decimal(text: &[u8]) -> Option<u32> {
+    if text.is_empty() {
+        return None;
+    }
     text.iter().try_fold(0_u32, |value, &byte| {
         value.checked_mul(10)?.checked_add(char::from(byte).to_digit(10)?)
     })

@@ -84,9 +84,13 @@ impl Undo {
     fn undo(&self) {
         let _ = umount2(self.at, MntFlags::MNT_DETACH);
         if self.made_directory {
-            let _ = unlinkat(AT_FDCWD, self.at, UnlinkatFlags::RemoveDir);
+            remove_directory(self.at);
         }
     }
+}
+
+fn remove_directory(at: &CStr) {
+    let _ = unlinkat(AT_FDCWD, at, UnlinkatFlags::RemoveDir);
 }
 
 /// Mounts a file system where it is missing; `None` where it is not.
@@ -98,9 +102,9 @@ fn provide(file_system: &FileSystem) -> nix::Result<Option<Undo>> {
     let made_directory = mkdir(at, Mode::from_bits_truncate(0o755)).is_ok();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mounted = mount(Some(kind), at, Some(kind), flags, None::<&CStr>);
-    let undo = Undo { at, made_directory };
-    if mounted.is_err() {
-        undo.undo();
+    if mounted.is_err() && made_directory {
+        // Nothing of ours is mounted there, though something of another's may be.
+        remove_directory(at);
     }
-    mounted.map(|()| Some(undo))
+    mounted.map(|()| Some(Undo { at, made_directory }))
 }
