@@ -10,7 +10,7 @@ fn main() {
     if env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("musl") {
         // Of musl only the dynamic loader protects what is read-only after relocation (`reloc_all` in
         // `ldso/dynlink.c`). In a static program the segment would be no more than a page of padding.
-        arguments.push("-Wl,-z,norelro,-z,common-page-size=512");
+        arguments.push("-Wl,-z,norelro,-z,common-page-size=64");
     }
     for argument in arguments {
         println!("cargo::rustc-link-arg-bin=vfio-override-early={argument}");

@@ -15,14 +15,16 @@ const MOST_TRIES: usize = 100;
 
 /// Opens the file at `path`, which is relative to `root`. A link that leads out of it ends in EXDEV.
 ///
-/// Before Linux 5.6, which has no `openat2`, links are followed wherever they lead.
+/// Before Linux 5.6, which has no `openat2`, and in a sandbox that forbids it, links are followed wherever
+/// they lead.
 pub fn open(root: impl AsFd, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let flags = flags | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(resolve);
     let mut tries = 0;
     loop {
         let opened = match openat2(&root, path, how) {
-            Err(Errno::ENOSYS) => openat(&root, path, flags, Mode::empty()),
+            Err(Errno::ENOSYS | Errno::EPERM) => openat(&root, path, flags, Mode::empty()),
             opened => opened,
         };
         match opened {

@@ -403,6 +403,10 @@ impl<'a> Cursor<'a> {
 
     fn driver(&mut self) -> Result<Driver<'a>, SyntaxError> {
         let name = self.rest;
+        // A driver has a directory in sysfs, and these name none of its own.
+        if matches!(name, b"." | b"..") {
+            return self.fail(Expected::Driver);
+        }
         let valid =
             name.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"_-.+".contains(byte));
         let valid = valid.count();

@@ -95,9 +95,6 @@ impl Plan {
             let _ = self.decisions.0.push(None);
         }
         self.companions.clear();
-        if rules.rules().any(|(_, rule)| rule.expansion.is_some()) {
-            self.find_companions(inventory);
-        }
         self.outcomes.0.clear();
         for (number, entry) in rules.entries() {
             let outcome = match &entry.parsed {
@@ -152,6 +149,7 @@ impl Plan {
         }
     }
 
+    #[inline(never)]
     fn find_companions(&mut self, inventory: &Inventory) {
         for (index, function) in inventory.functions().enumerate() {
             let first = |is_with: &dyn Fn(&Function) -> bool| {
@@ -169,6 +167,9 @@ impl Plan {
         let may_take = |function: &Function| excludes || !function.class.is_bridge();
 
         let failure = inventory.failure_of(number, rule).map(Outcome::Failed);
+        if rule.expansion.is_some() && self.companions.is_empty() {
+            self.find_companions(inventory);
+        }
         let mut outcome = Outcome::Unmatched;
         let mut is_first = true;
         for (index, seed) in inventory.selected(number, &rule.selector) {
@@ -241,7 +242,16 @@ impl Decisions {
         rules: &'a RuleSet<'_>,
         inventory: &'a Inventory,
     ) -> impl Iterator<Item = Taken<'a>> {
-        let mut index = 0;
+        self.taken_from(0, rules, inventory)
+    }
+
+    /// Those at this place of [`Inventory::functions`] and behind it.
+    pub(crate) fn taken_from<'a>(
+        &self,
+        mut index: usize,
+        rules: &'a RuleSet<'_>,
+        inventory: &'a Inventory,
+    ) -> impl Iterator<Item = Taken<'a>> {
         core::iter::from_fn(move || {
             let taken = self.next_taken(index, rules, inventory)?;
             index = taken.index + 1;

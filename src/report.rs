@@ -503,14 +503,23 @@ pub enum Trouble<'a> {
     Mount(&'a [u8], Errno),
     /// The child that does the work cannot be started, because this cannot be done.
     NoWorker(&'static str, Errno),
-    /// It did not end within this many seconds.
-    WorkerHangs(u16),
-    /// It was ended by this signal.
-    WorkerKilled(i32),
-    /// It cannot be waited for.
-    WorkerLost(Errno),
+    /// It ended like this, and then another one did or did not hold every override.
+    Worker(WorkerEnd, bool),
+    /// An init is there and cannot be started.
+    Init(&'a [u8], Errno),
     /// No init can be started.
-    NoInit(Errno),
+    NoInit,
+}
+
+/// How the work ended before it was done.
+#[derive(Clone, Copy)]
+pub enum WorkerEnd {
+    /// It took more than this many seconds, and was killed.
+    Late(u16),
+    /// It was ended by this signal.
+    Killed(i32),
+    /// It cannot be waited for.
+    Lost(Errno),
 }
 
 impl fmt::Display for Trouble<'_> {
@@ -536,26 +545,31 @@ impl fmt::Display for Trouble<'_> {
                 f.write_str(what)?;
                 write!(f, ": {}; no rule is applied; the boot goes on", ErrnoName(*errno))
             }
-            Self::WorkerHangs(seconds) => write!(
-                f,
-                "not done after {} s, killed: overrides that were written stay, the last line above \
-                 tells how far it came; the boot goes on",
-                Decimal((*seconds).into())
-            ),
-            Self::WorkerKilled(signal) => write!(
-                f,
-                "killed by signal {}: overrides that were written stay, the last line above tells how \
-                 far it came; the boot goes on",
-                Decimal(signal.unsigned_abs())
-            ),
-            Self::WorkerLost(errno) => {
-                write!(f, "cannot wait for the work: {}; the boot goes on", ErrnoName(*errno))
+            Self::Worker(end, holds) => {
+                match end {
+                    WorkerEnd::Late(seconds) => {
+                        write!(f, "not done after {} s, killed", Decimal((*seconds).into()))?;
+                    }
+                    WorkerEnd::Killed(signal) => {
+                        write!(f, "killed by signal {}", Decimal(signal.unsigned_abs()))?;
+                    }
+                    WorkerEnd::Lost(errno) => {
+                        write!(f, "cannot wait for the work: {}", ErrnoName(*errno))?;
+                    }
+                }
+                f.write_str(if *holds {
+                    ": every override is set"
+                } else {
+                    ": not every override could be set"
+                })?;
+                f.write_str(", the lines above tell what else was done; the boot goes on")
             }
-            Self::NoInit(errno) => write!(
-                f,
-                "cannot start /init, /sbin/init, /etc/init, /bin/init or /bin/sh: {}; \
+            Self::Init(path, errno) => {
+                write!(f, "cannot start {}: {}", Escaped(path), ErrnoName(*errno))
+            }
+            Self::NoInit => f.write_str(
+                "there is no /init, /sbin/init, /etc/init, /bin/init or /bin/sh to start; \
                  boot without rdinit= or init= to leave vfio-override out",
-                ErrnoName(*errno)
             ),
         }
     }

@@ -85,9 +85,10 @@ impl<'a> RuleSet<'a> {
             Ok(Statement::Debug) => self.debug = true,
             _ => {}
         }
-        // An exclusion that cannot be understood, or kept, may have protected any device.
+        // An exclusion that cannot be understood, or kept, may have protected any device. A `!` that does not
+        // stand first, as behind a quote, may have been meant for one.
         let is_full = self.entries.is_full();
-        if text.starts_with(b"!") && (parsed.is_err() || is_full) {
+        if (parsed.is_err() || is_full) && text.contains(&b'!') {
             self.lost_exclusion = Some(number);
         }
         self.surplus += usize::from(is_full);

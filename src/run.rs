@@ -116,6 +116,23 @@ impl<'a> Run<'a> {
         self.summarise(journal, only.is_some()) && is_complete
     }
 
+    /// Sets the overrides and nothing else, beginning where a run that came to no end would have come last.
+    /// Returns whether every function has its own.
+    pub fn protect(&mut self, system: &mut impl System, only: Option<Address>) -> bool {
+        if self.rules.off().is_some() {
+            return true;
+        }
+        self.decide(system, only);
+        let mut holds = true;
+        for index in (0..self.inventory.functions().count()).rev() {
+            let mut from_here = self.plan.decisions.taken_from(index, &self.rules, &self.inventory);
+            if let Some(taken) = from_here.next().filter(|taken| taken.index == index) {
+                holds &= apply::set_override(system, taken.function.address, taken.driver).is_ok();
+            }
+        }
+        holds
+    }
+
     /// The drivers that taken functions are kept for, each once.
     #[must_use]
     pub fn drivers(&self) -> Vec<&[u8], MAX_DRIVERS> {

@@ -69,6 +69,8 @@ pub enum Obstacle {
     Scan,
     /// Knowing whether some display is the one that the firmware booted on.
     BootVga,
+    /// Something that there was no room to remember.
+    Unknown,
 }
 
 /// What a survey had no room for, or no list of. Neither keeps it from a function.
@@ -152,17 +154,13 @@ impl Inventory {
         selector: &Selector,
     ) -> impl Iterator<Item = (usize, &Function)> {
         // Functions are in order: those of an address stand together.
-        let (start, last) = match selector {
-            Selector::Address { domain, bus, place } => {
-                let mut addresses = place.addresses(*domain, *bus);
-                let first = addresses.next();
-                let last = addresses.last().or(first);
-                (first.map_or(0, |first| self.index(first).unwrap_or_else(|at| at)), last)
-            }
-            _ => (0, None),
+        let first = match selector {
+            Selector::Address { domain, bus, place } => place.addresses(*domain, *bus).next(),
+            _ => None,
         };
+        let start = first.map_or(0, |first| self.index(first).unwrap_or_else(|at| at));
         self.functions_from(start)
-            .take_while(move |(_, function)| last.is_none_or(|last| function.address <= last))
+            .take_while(move |(_, f)| first.is_none_or(|first| first.same_slot(f.address)))
             .filter(move |(_, function)| self.selects(number, selector, function))
     }
 
@@ -196,6 +194,7 @@ impl Inventory {
             Obstacle::Path(path) => path == number,
             Obstacle::Scan => rule.selector.needs_scan(),
             Obstacle::BootVga => rule.selector == Selector::BootVga,
+            Obstacle::Unknown => true,
         }
     }
 
@@ -469,10 +468,17 @@ impl Survey<'_, '_> {
 
     #[inline(never)]
     fn remember(&mut self, obstacle: Obstacle, failure: Failure) {
-        let is_known = self.inventory.obstacles.iter().any(|(known, _)| *known == obstacle);
-        if !is_known && self.inventory.obstacles.push((obstacle, failure)).is_err() {
-            self.gaps.exceeded = Some(Limit::Obstacles);
+        let obstacles = &mut self.inventory.obstacles;
+        if obstacles.iter().any(|(known, _)| *known == obstacle) {
+            return;
         }
+        // The last place is for all that there is no other for: forgotten, they would keep no exclusion from
+        // being thought harmless.
+        let _ = obstacles.push(if obstacles.len() + 1 < MAX_OBSTACLES {
+            (obstacle, failure)
+        } else {
+            (Obstacle::Unknown, Failure::Exceeded(Limit::Obstacles))
+        });
     }
 
     fn variants(&mut self, system: &mut impl System) {
@@ -505,9 +511,14 @@ impl Survey<'_, '_> {
             }
         };
         let mut lines = Lines::default();
-        let streamed = system.stream(Text::Aliases, &mut |piece| lines.add(piece, &mut consider));
-        lines.finish(&mut consider);
-        self.gaps.aliases_missing = streamed.err();
+        match system.stream(Text::Aliases, &mut |piece| lines.add(piece, &mut consider)) {
+            Ok(()) => lines.finish(&mut consider),
+            Err(errno) => {
+                // A better one may have stood behind.
+                functions.iter_mut().for_each(|known| known.variant = None);
+                self.gaps.aliases_missing = Some(errno);
+            }
+        }
     }
 }
 

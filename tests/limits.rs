@@ -4,13 +4,15 @@ mod support;
 
 use std::fmt::Write as _;
 
+use nix::errno::Errno;
 use support::capture::{Capture, apply, apply_line};
 use support::machine::{Asked, Function, Machine, Operation, address, bridge, function};
 use vfio_override::cmdline::MAX_LENGTH;
+use vfio_override::path::Attribute;
 use vfio_override::rule::{MAX_DRIVER, MAX_HOPS};
 use vfio_override::ruleset::MAX_RULES;
 use vfio_override::run::{MAX_DRIVERS, Run};
-use vfio_override::survey::{MAX_FUNCTIONS, MAX_NEIGHBOURS};
+use vfio_override::survey::{MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_OBSTACLES};
 
 /// The address of this number, counted from domain 0 on.
 fn name(number: usize) -> String {
@@ -110,6 +112,24 @@ fn of_one_function_more_the_others_are_taken() {
     assert!(!told.is_applied, "{told}");
     assert!(told.says("more than 4096 functions"), "{told}");
     assert_eq!(machine.kept().len(), MAX_FUNCTIONS);
+}
+
+#[test]
+fn failures_past_the_limit_let_no_exclusion_be_forgotten() {
+    for broken in [MAX_OBSTACLES - 2, MAX_OBSTACLES - 1, MAX_OBSTACLES, MAX_OBSTACLES + 1] {
+        let silent = |number| numbered(number).without(Attribute::Modalias);
+        let others = (0..broken).map(silent).fold(Machine::new(), Machine::with);
+        let display = function("1000:00:00.0", 0x03_00_00).in_group(2);
+        let machine = others.with(display.that_the_firmware_booted_on());
+        let mut healthy = machine.clone();
+        apply(&mut healthy, "class:03,!boot_vga");
+        let asks = |op: &Operation| op.asked == Asked::Read && op.path.ends_with("boot_vga");
+        let at = healthy.operations.iter().position(asks).unwrap() + 1;
+        let mut machine = machine.failing_at(at, Errno::EIO);
+        let told = apply(&mut machine, "class:03,!boot_vga");
+        assert!(machine.kept().is_empty(), "{broken}: {told}");
+        assert!(told.says("an exclusion that cannot be honoured"), "{broken}: {told}");
+    }
 }
 
 #[test]

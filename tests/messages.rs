@@ -13,7 +13,7 @@ use support::machine::{
     Asked, Function, Machine, address, audio, bridge, function, network, nvme, vga,
 };
 use vfio_override::path::Attribute;
-use vfio_override::report::{Loading, LoadingResult, Trouble};
+use vfio_override::report::{Loading, LoadingResult, Trouble, WorkerEnd};
 use vfio_override::survey::{
     MAX_FUNCTIONS, MAX_OBSTACLES, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_VARIANTS,
 };
@@ -95,6 +95,7 @@ fn each_outcome_of_a_rule() {
     scenes.run("a bridge", board(), "00:02.0");
     scenes.run("a guard that fails", board(), "02:00.0@10de:2205,02:00.*@10de:2204");
     scenes.run("an exclusion that is not understood", board(), "02:00.0,!boot-vga,02:00.1");
+    scenes.run("an exclusion in quotes", board(), "02:00.*,\"!02:00.1\"");
     scenes.run("a rule that is not understood", board(), "02:00.8,02:00.*");
     scenes.run("a rule of any bytes", board(), "02:00.0=\u{1b}[2J");
     scenes.run("a rule of any length", board(), &"a".repeat(101));
@@ -388,10 +389,11 @@ fn each_trouble_of_the_early_binary() {
         Trouble::Sysfs(b"/sys", Errno::ENOENT),
         Trouble::Mount(b"/proc", Errno::EBUSY),
         Trouble::NoWorker("fork", Errno::EAGAIN),
-        Trouble::WorkerHangs(5),
-        Trouble::WorkerKilled(11),
-        Trouble::WorkerLost(Errno::ECHILD),
-        Trouble::NoInit(Errno::ENOENT),
+        Trouble::Worker(WorkerEnd::Late(4), true),
+        Trouble::Worker(WorkerEnd::Killed(11), false),
+        Trouble::Worker(WorkerEnd::Lost(Errno::ECHILD), true),
+        Trouble::Init(b"/init", Errno::EACCES),
+        Trouble::NoInit,
     ];
     insta::assert_snapshot!(list(&lines));
 }

@@ -54,22 +54,30 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     for failure in &failures {
         Journal::new(&kmsg, false).say(Level::Error, failure);
     }
-    watchdog::supervise(&kmsg, &|| crate::work(&options, process, &kmsg));
+    watchdog::supervise(&kmsg, &|| crate::work(&options, process, &kmsg), &|| {
+        crate::protect(&options, &kmsg)
+    });
 
     kmsg.close();
     for mounted in undo.iter().rev() {
         mounted.undo();
     }
 
-    let mut errno = Errno::ENOENT;
-    // Where this program is itself the init, it must not start itself for ever.
+    // Where this program is itself an init, it must not start itself for ever, under its own name or by turns
+    // under several.
     let this = process.arguments().next();
-    for init in INITS.into_iter().filter(|init| Some(*init) != this) {
-        errno = process.exec(init);
-    }
+    let next = INITS.iter().position(|init| Some(*init) == this).map_or(0, |at| at + 1);
     // The log may be gone with /dev; the console is the standard error stream of PID 1.
-    let kmsg = Kmsg::open(options.kmsg, pid);
-    Journal::new(&kmsg, false).say(Level::Error, &Trouble::NoInit(errno));
+    let say = |trouble| {
+        Journal::new(&Kmsg::open(options.kmsg, pid), false).say(Level::Error, &trouble);
+    };
+    for init in INITS.iter().skip(next) {
+        match process.exec(init) {
+            Errno::ENOENT => {}
+            errno => say(Trouble::Init(init.to_bytes(), errno)),
+        }
+    }
+    say(Trouble::NoInit);
     1
 }
 

@@ -6,8 +6,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 
 use heapless::Vec;
 use log::{Level, Log, Metadata, Record};
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::unistd::{Pid, close};
 use vfio_override::report::TARGET;
 use vfio_override::text::Decimal;
@@ -53,8 +52,7 @@ impl Kmsg {
 fn open_log(path: &CStr) -> RawFd {
     // Not to wait: the parent writes too, and nobody watches over it.
     let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK;
-    let file = sys::retry(|| open(path, flags, Mode::empty()));
-    let fd = file.map_or(sys::STDERR, IntoRawFd::into_raw_fd);
+    let fd = sys::open(path, flags).map_or(sys::STDERR, IntoRawFd::into_raw_fd);
     // The first descriptor of a process whose standard streams are open has a higher number.
     if fd <= sys::STDERR {
         sys::occupy_standard_streams();

@@ -16,7 +16,9 @@ mod sys;
 mod tree;
 mod watchdog;
 
-use core::ffi::{CStr, c_int};
+use core::ffi::c_int;
+use core::mem;
+use std::os::fd::OwnedFd;
 
 use args::{Options, Request};
 use kmsg::Kmsg;
@@ -49,41 +51,52 @@ fn start(process: sys::Process) -> c_int {
         }
     };
     let kmsg = Kmsg::open(options.kmsg, pid);
-    c_int::from(!watchdog::supervise(&kmsg, &|| work(&options, process, &kmsg)))
+    let is_done = watchdog::supervise(&kmsg, &|| work(&options, process, &kmsg), &|| {
+        protect(&options, &kmsg)
+    });
+    c_int::from(!is_done)
 }
 
 /// The whole run, in the child. Returns whether every rule was applied.
 fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
     let journal = Journal::new(kmsg, false);
-    let (Some(line), Some(run)) = (LINE.take(), RUN.take()) else { return false };
-    let line = match sys::read_file(options.cmdline, line) {
-        Ok(line) => line,
-        Err(errno) => {
-            journal.say(Level::Error, &Trouble::CommandLine(text(options.cmdline), errno));
-            return false;
-        }
-    };
-    let root = match tree::open_root(options.sysfs) {
-        Ok(root) => root,
-        Err(errno) => {
-            journal.say(Level::Error, &Trouble::Sysfs(text(options.sysfs), errno));
-            return false;
-        }
-    };
+    let Some((run, root)) = prepare(options, journal) else { return false };
     let mut tree = Tree::below(root, options.cmdline);
-    run.rules_mut().add_line(line);
     let is_applied = run.apply(&mut tree, options.device, kmsg);
-    if let Err(errno) = if is_applied { Ok(()) } else { tree.find_bus() } {
-        journal.say(Level::Error, &Trouble::Sysfs(text(options.sysfs), errno));
+    if !is_applied && let Err(errno) = tree.find_bus() {
+        journal.say(Level::Error, &Trouble::Sysfs(options.sysfs.to_bytes(), errno));
     }
     if options.modprobe {
         modprobe::load_drivers(run, &mut tree, process, journal);
     }
     // The process ends here, and all its descriptors with it.
-    core::mem::forget(tree);
+    mem::forget(tree);
     is_applied
 }
 
-fn text(path: &CStr) -> &[u8] {
-    path.to_bytes()
+/// What must be done where the run came to no end, in a child of its own. Returns whether it was.
+fn protect(options: &Options, kmsg: &Kmsg) -> bool {
+    let Some((run, root)) = prepare(options, Journal::new(kmsg, false)) else { return false };
+    let mut tree = Tree::below(root, options.cmdline);
+    let holds = run.protect(&mut tree, options.device);
+    mem::forget(tree);
+    holds
+}
+
+/// Reads the rules, and opens the sysfs root below which they are applied.
+fn prepare(
+    options: &Options,
+    journal: Journal<'_>,
+) -> Option<(&'static mut Run<'static>, OwnedFd)> {
+    let (line, run) = (LINE.take()?, RUN.take()?);
+    let trouble = match (sys::read_file(options.cmdline, line), tree::open_root(options.sysfs)) {
+        (Ok(line), Ok(root)) => {
+            run.rules_mut().add_line(line);
+            return Some((run, root));
+        }
+        (Err(errno), _) => Trouble::CommandLine(options.cmdline.to_bytes(), errno),
+        (_, Err(errno)) => Trouble::Sysfs(options.sysfs.to_bytes(), errno),
+    };
+    journal.say(Level::Error, &trouble);
+    None
 }

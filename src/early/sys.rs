@@ -6,11 +6,12 @@ use core::ffi::{CStr, c_char, c_int};
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::slice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read, write};
 
@@ -110,9 +111,15 @@ pub fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     }
 }
 
+/// Opens a file that no other program gets.
+pub fn open(path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    // musl's `open` makes a second system call for this flag.
+    retry(|| openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty()))
+}
+
 /// Reads a file whole, but for what does not fit into `buffer`. It is closed with the process.
 pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
-    let file = ManuallyDrop::new(retry(|| open(path, OFlag::O_RDONLY, Mode::empty()))?);
+    let file = ManuallyDrop::new(open(path, OFlag::O_RDONLY)?);
     let mut length = 0;
     while let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) {
         match retry(|| read(file.as_fd(), free))? {
@@ -152,9 +159,11 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
     while !ENDS.contains(&offset) {
         let start = buffer.0.as_mut_ptr().cast::<u8>();
         let size = buffer.0.len();
-        // SAFETY: the kernel writes at most `size` bytes from `start`.
-        let filled = unsafe { libc::syscall(libc::SYS_getdents64, directory, start, size) };
-        let filled = usize::try_from(filled).map_err(|_| Errno::last())?;
+        let filled = retry(|| {
+            // SAFETY: the kernel writes at most `size` bytes from `start`.
+            Errno::result(unsafe { libc::syscall(libc::SYS_getdents64, directory, start, size) })
+        })?;
+        let filled = usize::try_from(filled).unwrap_or_default();
         if filled == 0 {
             break;
         }
@@ -181,8 +190,7 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
 /// attribute ever gets the number of the stream that messages go to. The next program finds them
 /// closed as before.
 pub fn occupy_standard_streams() {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    while let Ok(file) = open(c"/", flags, Mode::empty()) {
+    while let Ok(file) = open(c"/", OFlag::O_PATH) {
         if file.as_raw_fd() > STDERR {
             break;
         }
@@ -231,13 +239,19 @@ pub fn print(stream: RawFd, sentence: &dyn fmt::Display) {
     write_line(stream, &mut line);
 }
 
-/// Writes to a descriptor that may not be open.
+/// Writes to a descriptor that may not be open; to a standard stream only as long as it takes something, since
+/// a terminal that is stopped, or a full pipe, would stop the boot.
 pub fn write_line(stream: RawFd, line: &mut Line) {
     if stream < 0 {
         return;
     }
-    // SAFETY: it is not used beyond the call, which fails where the descriptor is not open.
-    let stream = unsafe { BorrowedFd::borrow_raw(stream) };
+    // SAFETY: it is not used beyond the calls, which fail where the descriptor is not open.
+    let file = unsafe { BorrowedFd::borrow_raw(stream) };
+    let mut room = [PollFd::new(file, PollFlags::POLLOUT)];
+    if stream <= STDERR && poll(&mut room, PollTimeout::ZERO) == Ok(0) {
+        return;
+    }
+    let line = line.finish();
     // There is nobody left to tell.
-    let _ = write(stream, line.finish());
+    let _ = retry(|| write(file, line));
 }

@@ -6,8 +6,7 @@ use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 
 use heapless::Vec;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::sys::uio::pread;
 use nix::sys::utsname::uname;
 use nix::unistd::{close, read, write};
@@ -179,7 +178,7 @@ impl Tree {
 
 /// The root of a sysfs.
 pub fn open_root(sysfs: &CStr) -> nix::Result<OwnedFd> {
-    retry(|| open(sysfs, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()))
+    sys::open(sysfs, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
 fn close_run(run: Option<(RawFd, RawFd)>) {
@@ -280,11 +279,11 @@ impl System for Tree {
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
-        let open = |path: &CStr| retry(|| open(path, OFlag::O_RDONLY, Mode::empty()));
-        let file = match text {
-            Text::Aliases => open(VARIANTS).or_else(|_| open(modules_alias()?.as_c_str()))?,
-            Text::IoMemory => open(beside(self.cmdline, b"iomem")?.as_c_str())?,
-        };
+        let open = |path: &CStr| sys::open(path, OFlag::O_RDONLY);
+        let file = self.with_room(|tree| match text {
+            Text::Aliases => open(VARIANTS).or_else(|_| open(modules_alias()?.as_c_str())),
+            Text::IoMemory => open(beside(tree.cmdline, b"iomem")?.as_c_str()),
+        })?;
         let mut buffer = [0; 4096];
         loop {
             match retry(|| read(&file, &mut buffer))? {

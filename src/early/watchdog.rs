@@ -9,27 +9,37 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
-use vfio_override::report::{Journal, Trouble};
+use vfio_override::report::{Journal, Trouble, WorkerEnd};
 
 use crate::kmsg::Kmsg;
 use crate::sys::{self, retry};
 
 /// How long the work may take, in milliseconds.
-const LIMIT: u16 = 5_000;
+const LIMIT: u16 = 4_000;
+/// How long it may take, in milliseconds, to hold the overrides where the work failed.
+const RESCUE_LIMIT: u16 = 1_000;
 /// How long a killed child may take to go, in milliseconds. One that is stuck in the kernel never does.
 const GRACE: u16 = 100;
 
-/// Runs `work` in a child, and returns whether it ended in time and said yes.
-pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
-    let journal = Journal::new(kmsg, false);
+/// Runs `work` in a child, and returns whether it ended in time and said yes. Where it did not end by itself,
+/// `rescue` has a child of its own.
+pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool, rescue: &dyn Fn() -> bool) -> bool {
+    let trouble = match run(work, LIMIT) {
+        Ok(Ok(is_done)) => return is_done,
+        Ok(Err(end)) => Trouble::Worker(end, matches!(run(rescue, RESCUE_LIMIT), Ok(Ok(true)))),
+        Err(trouble) => trouble,
+    };
+    Journal::new(kmsg, false).say(Level::Error, &trouble);
+    false
+}
+
+/// Runs this in a child, and returns what it said, or how else it ended.
+fn run(work: &dyn Fn() -> bool, limit: u16) -> Result<Result<bool, WorkerEnd>, Trouble<'static>> {
     // The child alone holds the writing end, so that its end, however it comes, is the pipe's. The
     // reading end is left to the end of this process, or to the program that it becomes.
     let (ended, running) = match pipe2(OFlag::O_CLOEXEC) {
         Ok((ended, running)) => (ManuallyDrop::new(ended), running),
-        Err(errno) => {
-            journal.say(Level::Error, &Trouble::NoWorker("make a pipe", errno));
-            return false;
-        }
+        Err(errno) => return Err(Trouble::NoWorker("make a pipe", errno)),
     };
     let child = match sys::fork() {
         Ok(None) => {
@@ -37,27 +47,24 @@ pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool) -> bool {
             sys::exit(i32::from(!is_done));
         }
         Ok(Some(child)) => child,
-        Err(errno) => {
-            journal.say(Level::Error, &Trouble::NoWorker("fork", errno));
-            return false;
-        }
+        Err(errno) => return Err(Trouble::NoWorker("fork", errno)),
     };
     drop(running);
 
-    let has_ended = hangs_up(ended.as_fd(), LIMIT);
-    let trouble = if has_ended == Ok(true) {
-        match sys::wait(child) {
-            Ok(status) if libc::WIFEXITED(status) => return libc::WEXITSTATUS(status) == 0,
-            Ok(status) => Trouble::WorkerKilled(libc::WTERMSIG(status)),
-            Err(errno) => Trouble::WorkerLost(errno),
-        }
-    } else {
+    let has_ended = hangs_up(ended.as_fd(), limit);
+    if has_ended != Ok(true) {
         // Also where nothing tells whether it ends: better to end it early than to leave it to itself.
         give_up(child, ended.as_fd());
-        has_ended.map_or_else(Trouble::WorkerLost, |_| Trouble::WorkerHangs(LIMIT / 1_000))
-    };
-    journal.say(Level::Error, &trouble);
-    false
+    }
+    Ok(match has_ended {
+        Ok(true) => match sys::wait(child) {
+            Ok(status) if libc::WIFEXITED(status) => Ok(libc::WEXITSTATUS(status) == 0),
+            Ok(status) => Err(WorkerEnd::Killed(libc::WTERMSIG(status))),
+            Err(errno) => Err(WorkerEnd::Lost(errno)),
+        },
+        Ok(false) => Err(WorkerEnd::Late(limit / 1_000)),
+        Err(errno) => Err(WorkerEnd::Lost(errno)),
+    })
 }
 
 fn give_up(child: Pid, ended: impl AsFd) {

@@ -291,7 +291,13 @@ impl Job<'_> {
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
         let path = directory.join(BINARY);
-        command::check(Command::new("strip").arg("--strip-all").arg("-o").arg(&path).arg(linked))?;
+        command::check(
+            Command::new("strip")
+                .args(["--strip-all", "--remove-section=.comment"])
+                .arg("-o")
+                .arg(&path)
+                .arg(linked),
+        )?;
         Ok(path)
     }
 

@@ -74,13 +74,15 @@ fn kinds() -> impl Strategy<Value = Kind> {
     let masks = select(vec![0xff_ff_ff, 0xff_ff_00, 0xff_00_00, 0x00_00_01, 0]);
     let ids = (any::<[bool; 4]>(), proptest::option::of(masks))
         .prop_map(|(wanted, mask)| By::Ids { wanted, mask });
-    // On a command line blanks and commas end a text, and one that is empty is no item at all.
+    // On a command line blanks and commas end a text, quotes around a value go, and a text that is empty is no
+    // item at all.
     let is_item = |text: &&str| {
-        !text.is_empty() && !text.contains(|letter: char| letter == ',' || letter.is_whitespace())
+        let ends = |letter: char| ",\"".contains(letter) || letter.is_whitespace();
+        !text.is_empty() && !text.contains(ends)
     };
     let invalid: Vec<&str> = INVALID.iter().copied().filter(is_item).collect();
     let (lost, invalid): (Vec<&str>, Vec<&str>) =
-        invalid.into_iter().partition(|text| text.starts_with('!'));
+        invalid.into_iter().partition(|text| text.contains('!'));
     prop_oneof![
         20 => addresses(),
         16 => path.prop_map(Kind::Aimed),

@@ -145,7 +145,7 @@ pub fn decide(
     }
 
     let is_lost_exclusion =
-        |item: &Item| matches!(item.meaning, Meaning::Invalid) && item.text.starts_with('!');
+        |item: &Item| matches!(item.meaning, Meaning::Invalid) && item.text.contains('!');
     let first_to_count = items.iter().rposition(is_lost_exclusion).unwrap_or(0);
     let candidates: Vec<Option<Vec<Address>>> = items
         .iter()
