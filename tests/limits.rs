@@ -118,8 +118,9 @@ fn of_one_function_more_the_others_are_taken() {
 fn failures_past_the_limit_let_no_exclusion_be_forgotten() {
     for broken in [MAX_OBSTACLES - 2, MAX_OBSTACLES - 1, MAX_OBSTACLES, MAX_OBSTACLES + 1] {
         let silent = |number| numbered(number).without(Attribute::Modalias);
-        let others = (0..broken).map(silent).fold(Machine::new(), Machine::with);
-        let display = function("1000:00:00.0", 0x03_00_00).in_group(2);
+        let others = (1..=broken).map(silent).fold(Machine::new(), Machine::with);
+        // The last to be listed.
+        let display = function(&name(0), 0x03_00_00).in_group(2);
         let machine = others.with(display.that_the_firmware_booted_on());
         let mut healthy = machine.clone();
         apply(&mut healthy, "class:03,!boot_vga");
