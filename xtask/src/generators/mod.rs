@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use self::debian::Debian;
 use self::dracut::Scope;
@@ -150,6 +150,9 @@ impl Cell {
         let case = Case::new(self.name(), &[self.kernel], machine(disk))
             .mode(Mode::Control)
             .parameter("root=/dev/vda rw rd.driver.pre=e1000e,nvme");
+        // systemd waits for that disk, and lets much of the boot wait, before it mounts anything.
+        let case =
+            if self.generator.is_systemd() { case.parameter("resume=/dev/vda") } else { case };
         let taken = |case: Case| {
             case.rules(RULES).taken(TAKEN).logged("rules: 4 applied; functions: 6 taken")
         };
@@ -296,14 +299,31 @@ impl Workshop {
         initramfs_tools::check_prereqs(&self.debian)
     }
 
-    /// systemd understands every line of the units.
-    pub fn check_units(&self, _: &Workspace) -> Result<()> {
-        let units = ["vfio-override.service", "vfio-override-initrd.service"]
-            .map(|unit| format!("/usr/lib/systemd/system/{unit}"));
-        let mut arguments = vec!["verify", "--man=no"];
-        arguments.extend(units.iter().map(String::as_str));
-        let said = self.debian.run("systemd-analyze", arguments)?;
-        if said.is_empty() { Ok(()) } else { bail!(said) }
+    /// systemd understands every line of the units, scores their sandbox as the page says, and lets them use `openat2`.
+    pub fn check_units(&self, workspace: &Workspace) -> Result<()> {
+        let page = fs::read_to_string(workspace.root.join("docs/systemd.md"))?;
+        for unit in ["vfio-override.service", "vfio-override-initrd.service"] {
+            let path = format!("/usr/lib/systemd/system/{unit}");
+            let said = self.debian.run("systemd-analyze", ["verify", "--man=no", &path])?;
+            ensure!(said.is_empty(), said);
+
+            let security = ["security", "--offline=yes", "--no-pager", &path];
+            let said = self.debian.run("systemd-analyze", security)?;
+            let score = said.split_once(&format!("level for {unit}: ")).map(|(_, score)| score);
+            let score = score.and_then(|score| score.split(' ').next());
+            let score = score.with_context(|| format!("no score for {unit}: {said}"))?;
+            ensure!(
+                page.contains(&format!("| `{unit}` | {score} |")),
+                "docs/systemd.md has another score for {unit} than {score}"
+            );
+
+            let text = fs::read_to_string(self.debian.path(path.trim_start_matches('/')))?;
+            ensure!(
+                !text.contains("RestrictSUIDSGID"),
+                "{unit}: with RestrictSUIDSGID= there is no openat2, which keeps the program below /sys"
+            );
+        }
+        Ok(())
     }
 
     /// mkinitcpio's files; the last kernel lacks what a kernel may lack.
