@@ -1,5 +1,6 @@
 //! `cargo xtask install` and `uninstall`: every file where the generators, udev and systemd look.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::{self, Write};
@@ -9,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use nix::unistd::geteuid;
 use tempfile::NamedTempFile;
 
 use crate::build::{self, MuslOptions};
@@ -108,6 +110,9 @@ const FILES: [File; 25] = {
     ]
 };
 
+/// How the names of files begin that are not at their place yet.
+const STAGED: &str = ".vfio-override-";
+
 /// Enables the host's service, as the vendor.
 const WANTS: (&str, &str) = (
     "lib/systemd/system/multi-user.target.wants/vfio-override.service",
@@ -131,7 +136,7 @@ pub struct InstallOptions {
     musl: MuslOptions,
 }
 
-/// Remove all that `cargo xtask install` has put there, and the directories that this empties
+/// Remove all that `cargo xtask install` has put there, also in a run that was killed, and the directories that this empties
 #[derive(Args)]
 pub struct UninstallOptions {
     #[command(flatten)]
@@ -141,15 +146,21 @@ pub struct UninstallOptions {
 #[derive(Args)]
 struct Place {
     /// Where the root directory is, for a package
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    #[arg(long, value_name = "DIR", default_value = "/", value_parser = absolute)]
     destdir: PathBuf,
 
-    /// What is /usr below it; the files themselves say /usr
+    /// What is /usr below it, other than that for a package only; the files themselves say /usr
     #[arg(long, value_name = "DIR", default_value = "/usr")]
     prefix: PathBuf,
 }
 
+/// A place that does not exist yet has parents to create only if its path names them all.
+fn absolute(path: &str) -> io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
 pub fn install(options: &InstallOptions) -> Result<Verdict> {
+    options.place.expect_to_be_looked_at()?;
     let built = if let Some(directory) = &options.built {
         directory.clone()
     } else {
@@ -225,11 +236,21 @@ impl Place {
         Tree { top: self.destdir.clone(), usr: self.destdir.join(below) }
     }
 
+    fn expect_to_be_looked_at(&self) -> Result<()> {
+        let is_live = self.destdir.canonicalize().is_ok_and(|path| path == Path::new("/"));
+        if is_live && self.tree().usr != Path::new("/usr") {
+            bail!(
+                "--prefix {} is for a package, with --destdir: the generators, udev and systemd of this machine look \
+                 below /usr and would never start what is installed there",
+                self.prefix.display()
+            );
+        }
+        Ok(())
+    }
+
     /// Does the same once more as root, without cargo, which root may not have.
     fn with_sudo(&self, arguments: &[&str], files: &[&Path]) -> Result<Verdict> {
-        let Some(sudo) = setup::program("sudo") else {
-            bail!("cannot write to {}, and there is no sudo", self.tree().usr.display());
-        };
+        let sudo = sudo_for(&self.tree().usr, geteuid().is_root(), setup::program("sudo"))?;
         let mut again = Command::new(sudo);
         again.arg(env::current_exe().context("cannot find this program")?);
         again.args(arguments).args(files);
@@ -237,6 +258,15 @@ impl Place {
         progress::note(command::line(&again));
         let status = again.status().context("cannot start sudo")?;
         Ok(if status.success() { Verdict::Good } else { Verdict::Bad })
+    }
+}
+
+/// The program that can write where this user cannot; whoever is root already would only meet the same again.
+fn sudo_for(usr: &Path, is_root: bool, sudo: Option<PathBuf>) -> Result<PathBuf> {
+    match sudo {
+        _ if is_root => bail!("cannot write to {}", usr.display()),
+        None => bail!("cannot write to {}, and there is no sudo", usr.display()),
+        Some(sudo) => Ok(sudo),
     }
 }
 
@@ -289,11 +319,12 @@ impl Tree {
 
     /// Removes everything, also where it is not complete.
     pub fn uninstall(&self) -> Result<Outcome> {
-        if !self.places().any(|path| path.symlink_metadata().is_ok()) {
+        let staged = self.staged();
+        if staged.is_empty() && !self.places().any(|path| path.symlink_metadata().is_ok()) {
             let usr = self.usr.display();
             return Ok(Outcome::Refused(format!("not installed below {usr}")));
         }
-        for path in self.places() {
+        for path in staged.into_iter().chain(self.places()) {
             match fs::remove_file(&path) {
                 Err(error) if !is_absent(&error) => {
                     return Err(error).with_context(|| format!("cannot remove {}", path.display()));
@@ -316,6 +347,18 @@ impl Tree {
 
     fn places(&self) -> impl Iterator<Item = PathBuf> {
         FILES.iter().map(|file| file.place).chain([WANTS.0]).map(|place| self.usr.join(place))
+    }
+
+    /// What a run that was killed left beside the places.
+    fn staged(&self) -> Vec<PathBuf> {
+        let directories: BTreeSet<PathBuf> =
+            self.places().filter_map(|path| path.parent().map(Path::to_owned)).collect();
+        let entries = directories.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
+        let is_staged = |path: &PathBuf| {
+            path.file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(STAGED.as_bytes()))
+        };
+        entries.flatten().map(|entry| entry.path()).filter(is_staged).collect()
     }
 
     fn stage_all(&self, project: &Path, built: &Path) -> Result<Vec<(NamedTempFile, PathBuf)>> {
@@ -346,7 +389,7 @@ impl Tree {
         let path = self.usr.join(place);
         let directory = make_directory_of(&path)?;
         let write = || -> io::Result<NamedTempFile> {
-            let mut file = NamedTempFile::new_in(directory)?;
+            let mut file = tempfile::Builder::new().prefix(STAGED).tempfile_in(directory)?;
             file.write_all(&bytes)?;
             file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
             Ok(file)
@@ -360,7 +403,7 @@ impl Tree {
         self.usr
             .ancestors()
             .find(|path| path.is_dir())
-            .is_some_and(|directory| NamedTempFile::new_in(directory).is_ok())
+            .is_some_and(|directory| tempfile::tempfile_in(directory).is_ok())
     }
 }
 
@@ -370,8 +413,14 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn make_directory_of(path: &Path) -> Result<&Path> {
     let directory = path.parent().unwrap_or(path);
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let missing = directory.ancestors().take_while(|path| !path.is_dir()).collect::<Vec<_>>();
+    let make = || -> io::Result<()> {
+        fs::create_dir_all(directory)?;
+        // Whatever the umask: udev and systemd are root's, but the manual and the host tool are everybody's.
+        let everybodys = |path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+        missing.into_iter().try_for_each(everybodys)
+    };
+    make().with_context(|| format!("cannot create {}", directory.display()))?;
     Ok(directory)
 }
 
@@ -426,6 +475,8 @@ mod tests {
                 "644 usr/lib/systemd/system/vfio-override.service",
                 "644 usr/lib/udev/rules.d/70-vfio-override.rules",
                 "644 usr/share/bash-completion/completions/vfio-override",
+                "644 usr/share/doc/vfio-override/json.md",
+                "644 usr/share/doc/vfio-override/vfio-override.schema.json",
                 "644 usr/share/fish/vendor_completions.d/vfio-override.fish",
                 "644 usr/share/man/man7/vfio-override.7",
                 "644 usr/share/man/man8/vfio-override-apply.8",
@@ -447,9 +498,38 @@ mod tests {
         );
         let wants = tree.usr.join(WANTS.0);
         assert_eq!(
-            fs::read(wants)?,
+            fs::read(&wants)?,
             fs::read(tree.usr.join("lib/systemd/system/vfio-override.service"))?
         );
+        for directory in wants.ancestors().skip(1).take_while(|path| **path != *tree.top) {
+            let mode = fs::metadata(directory)?.permissions().mode() & 0o777;
+            assert_eq!(mode, 0o755, "{}", directory.display());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn everybody_can_read_what_a_careful_root_installs() -> Result<()> {
+        // The umask is that of the whole process.
+        const AGAIN: &str = r#"umask 077 && exec "$0" --exact "$1""#;
+        let test = "install::tests::everything_is_where_the_generators_look";
+        let mut again = Command::new("sh");
+        again.args(["-c", AGAIN]).arg(env::current_exe()?).arg(test);
+        let said = command::text_of(&command::check(&mut again)?);
+        assert!(said.contains("1 passed"), "{said}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed() -> Result<()> {
+        let (_directory, tree, built) = place()?;
+        // As after a kill: nothing is removed, nothing gets to its place.
+        for (file, _) in tree.stage_all(&source_root()?, &built)? {
+            file.keep()?;
+        }
+        assert_eq!(listing(&tree)?.len(), FILES.len());
+        assert_eq!(tree.uninstall()?, Outcome::Done);
+        assert_eq!(fs::read_dir(&tree.top)?.count(), 0);
         Ok(())
     }
 
@@ -528,6 +608,43 @@ mod tests {
         assert_eq!(listing(&tree)?, ["644 usr/lib/udev/rules.d"]);
         assert_eq!(fs::read_dir(tree.usr.join("lib"))?.count(), 1);
         Ok(())
+    }
+
+    #[test]
+    fn sudo_is_not_tried_as_root() -> Result<()> {
+        let sudo = || Some(PathBuf::from("/usr/bin/sudo"));
+        let usr = Path::new("/usr");
+        let refused =
+            |is_root, sudo| sudo_for(usr, is_root, sudo).map_err(|error| error.to_string());
+        assert_eq!(refused(true, sudo()), Err("cannot write to /usr".to_owned()));
+        assert_eq!(refused(true, None), Err("cannot write to /usr".to_owned()));
+        assert_eq!(
+            refused(false, None),
+            Err("cannot write to /usr, and there is no sudo".to_owned())
+        );
+        assert_eq!(sudo_for(usr, false, sudo())?, Path::new("/usr/bin/sudo"));
+        Ok(())
+    }
+
+    #[test]
+    fn this_machine_looks_below_usr_only() {
+        let expect = |destdir: &str, prefix: &str| {
+            Place { destdir: destdir.into(), prefix: prefix.into() }
+                .expect_to_be_looked_at()
+                .map_err(|error| error.to_string())
+        };
+        for (destdir, prefix) in
+            [("/", "/usr"), ("//", "usr/"), ("/tmp", "/usr/local"), ("/nowhere", "/opt")]
+        {
+            assert_eq!(expect(destdir, prefix), Ok(()), "{destdir} {prefix}");
+        }
+        for destdir in ["/", "//", "/tmp/.."] {
+            let refused = expect(destdir, "/usr/local");
+            assert!(
+                refused.is_err_and(|text| text.starts_with("--prefix /usr/local is for a package")),
+                "{destdir}"
+            );
+        }
     }
 
     #[test]
