@@ -19,6 +19,7 @@ installkernel() {
 install() {
 	local early=/usr/lib/vfio-override/vfio-override-early
 	local unit=vfio-override-initrd.service
+	local rule=70-vfio-override.rules
 	local wants="$systemdsystemunitdir/sysinit.target.wants"
 
 	inst_simple "$early"
@@ -26,7 +27,7 @@ install() {
 	if [[ -e $srcmods/modules.alias ]]; then
 		sed -n '/^alias vfio_pci:/p' "$srcmods/modules.alias" >"$initdir${early%/*}/variants"
 	fi
-	inst_rules 70-vfio-override.rules
+	inst_rules "$rule"
 
 	if dracut_module_included systemd; then
 		inst_simple "/usr/lib/systemd/system/$unit" "$systemdsystemunitdir/$unit"
@@ -41,7 +42,7 @@ install() {
 		[[ -e $initdir$hook ]] || hook=${hook#/var}
 		require_in_image "$hook"
 	fi
-	require_in_image "$early" /vfio-override-early
+	require_in_image "$early" /vfio-override-early "/usr/lib/udev/rules.d/$rule"
 }
 
 # dracut goes on where a module could not install a file; an image without the hook would look like one with it.

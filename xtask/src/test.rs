@@ -233,7 +233,7 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
         ("generator initramfs-tools: what its hook answers", Workshop::check_prereqs),
         ("generator mkinitcpio: its files, with a stand-in for it", Workshop::check_mkinitcpio),
         ("generators: a kernel that lacks modules", Workshop::check_lacking_kernel),
-        ("generators: no image without the binary", Workshop::check_missing_binary),
+        ("generators: no image without the binary, or the rule", Workshop::check_missing_file),
     ];
     let name = |cell: &Cell| format!("generator {}", cell.name());
     let cells: Vec<Cell> = Cell::all().filter(|cell| ledger.wants(&name(cell))).collect();

@@ -6,6 +6,7 @@ use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 
+use super::RULE;
 use super::debian::Debian;
 use crate::command;
 use crate::image::{EARLY, LINK, VARIANTS};
@@ -53,7 +54,7 @@ impl Build {
     /// What every image holds; nothing was complained about.
     fn expect_complete(&self) -> Result<()> {
         ensure!(self.output.status.success() && self.said().is_empty(), "{}", self.said());
-        for path in [EARLY, LINK, "usr/lib/udev/rules.d/70-vfio-override.rules"] {
+        for path in [EARLY, LINK, RULE] {
             ensure!(self.holds(path), "{path} is not in the image");
         }
         ensure!(self.text(VARIANTS).starts_with("alias vfio_pci:"), "{VARIANTS} is empty");
@@ -90,11 +91,16 @@ pub fn check(debian: &Debian, workspace: &Workspace, kernels: &[&Kernel]) -> Res
     Ok(())
 }
 
-/// The build must fail where the early binary is not installed.
-pub fn check_missing_binary(debian: &Debian, workspace: &Workspace, kernel: &Kernel) -> Result<()> {
+/// The build must fail where this file is not installed.
+pub fn check_missing_file(
+    debian: &Debian,
+    workspace: &Workspace,
+    kernel: &Kernel,
+    file: &str,
+) -> Result<()> {
     let script = workspace.root.join("tests/mkinitcpio/mkinitcpio");
     let build = Build::new(debian, &script, kernel, &["base", "vfio-override", "udev"])?;
-    ensure!(!build.output.status.success(), "mkinitcpio's hook does not miss the early binary");
-    ensure!(build.said().contains(EARLY), "it is not told what is missing: {}", build.said());
+    ensure!(!build.output.status.success(), "mkinitcpio's hook does not miss {file}");
+    ensure!(build.said().contains(file), "it is not told what is missing: {}", build.said());
     Ok(())
 }

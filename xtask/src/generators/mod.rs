@@ -41,6 +41,9 @@ const FORCED: [&str; 6] = ["bochs", "snd_hda_intel", "xhci_pci", "e1000e", "nvme
 const RULES: &str = "01:00.0+slot,00:04.0,00:05.0,00:06.0";
 const TAKEN: [&str; 6] = ["01:00.0", "01:00.1", "01:00.2", "00:04.0", "00:05.0", "00:06.0"];
 
+/// Where the udev rule is, on every host and in every image.
+const RULE: &str = "usr/lib/udev/rules.d/70-vfio-override.rules";
+
 /// Unpacked Debian images are large.
 const IMAGE_MEMORY: u32 = 512;
 
@@ -345,23 +348,23 @@ impl Workshop {
         Ok(())
     }
 
-    /// Every generator fails, and says why, where the early binary is not installed.
-    pub fn check_missing_binary(&self, workspace: &Workspace) -> Result<()> {
+    /// Every generator fails, and says why, where the early binary or the udev rule is not installed.
+    pub fn check_missing_file(&self, workspace: &Workspace) -> Result<()> {
         let kernel = &self.supply(KERNELS[0])?.kernel;
-        let (place, away) = (self.debian.path(EARLY), self.debian.path("tmp/early"));
-        fs::rename(&place, &away)?;
-        let dracut = dracut::make_small(&self.debian, kernel);
-        let initramfs_tools = initramfs_tools::make_small(&self.debian, kernel);
-        let mkinitcpio = mkinitcpio::check_missing_binary(&self.debian, workspace, kernel);
-        fs::rename(&away, &place)?;
-        mkinitcpio?;
-        for (name, result) in [("dracut", dracut), ("initramfs-tools", initramfs_tools)] {
-            let Err(error) = result else {
-                bail!("{name} makes an image without the early binary")
-            };
-            let said = format!("{error:#}");
-            if !said.contains(&format!("vfio-override: /{EARLY}")) {
-                bail!("{name} does not say what is missing: {said}");
+        for file in [EARLY, RULE] {
+            let (place, away) = (self.debian.path(file), self.debian.path("tmp/away"));
+            fs::rename(&place, &away)?;
+            let dracut = dracut::make_small(&self.debian, kernel);
+            let initramfs_tools = initramfs_tools::make_small(&self.debian, kernel);
+            let mkinitcpio = mkinitcpio::check_missing_file(&self.debian, workspace, kernel, file);
+            fs::rename(&away, &place)?;
+            mkinitcpio?;
+            for (name, result) in [("dracut", dracut), ("initramfs-tools", initramfs_tools)] {
+                let Err(error) = result else { bail!("{name} makes an image without {file}") };
+                let said = format!("{error:#}");
+                if !said.contains(&format!("vfio-override: /{file}")) {
+                    bail!("{name} does not say what is missing: {said}");
+                }
             }
         }
         Ok(())
