@@ -579,7 +579,7 @@ fn harness_sees(name: &str) -> Case {
 }
 
 /// A /sys of plain files, where whoever writes to `drivers_probe` waits for ever.
-fn hanging_sysfs(image: &mut Archive) {
+pub fn hanging_sysfs(image: &mut Archive) {
     const PCI: &str = "sys/bus/pci";
     for (attribute, value) in [
         ("modalias", "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00\n"),
@@ -593,7 +593,7 @@ fn hanging_sysfs(image: &mut Archive) {
 }
 
 /// Lets PID 1 become the early binary while somebody waits to kill everything else.
-fn kill_worker(image: &mut Archive, signal: &str) {
+pub fn kill_worker(image: &mut Archive, signal: &str) {
     let script = format!(
         "#!/bin/busybox sh\n\
          (/bin/busybox sleep 1; kill -{signal} -1) &\n\

@@ -53,11 +53,20 @@ impl Evidence {
     /// Seconds from the start of PID 1, whoever it was, to that of /init.
     pub fn seconds_to_init(&self) -> Option<f64> {
         let started = self.log.lines().find(|line| line.ends_with(" as init process"))?;
-        let (_, stamp) = started.split_once('[')?;
-        let (stamp, _) = stamp.split_once(']')?;
-        let uptime: f64 = self.report.entry.uptime.as_ref()?.parse().ok()?;
-        Some(uptime - stamp.trim().parse::<f64>().ok()?)
+        Some(self.uptime_of_init()? - stamp(started)?)
     }
+
+    /// Seconds from the start of the kernel to that of /init.
+    pub fn uptime_of_init(&self) -> Option<f64> {
+        self.report.entry.uptime.as_ref()?.parse().ok()
+    }
+}
+
+/// Seconds from the start of the kernel to a record of its log.
+pub fn stamp(line: &str) -> Option<f64> {
+    let (_, stamp) = line.split_once('[')?;
+    let (stamp, _) = stamp.split_once(']')?;
+    stamp.trim().parse().ok()
 }
 
 /// What the early binary says that it did to a function.

@@ -26,7 +26,7 @@ use crate::qemu::Machine;
 use crate::session::{Interaction, Session};
 use crate::suite::Outcome;
 use crate::workspace::Workspace;
-use crate::{pool, progress, qemu, suite, table};
+use crate::{cases, guest, pool, probes, progress, qemu, suite, table};
 
 /// Debian's stable kernel and its newest.
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -36,6 +36,9 @@ const ROOT_DRIVERS: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
 /// The host's drivers, which every image is told to load on purpose.
 const FORCED: [&str; 6] = ["bochs", "snd_hda_intel", "xhci_pci", "e1000e", "nvme", "virtio_net"];
+
+/// Those of them that are seen to be loaded by the image, where nothing keeps them away.
+const EARLIEST: [&str; 2] = ["e1000e", "nvme"];
 
 /// A card with its companions, and one of everything else.
 const RULES: &str = "01:00.0+slot,00:04.0,00:05.0,00:06.0";
@@ -78,7 +81,7 @@ impl Generator {
         match self {
             Self::DracutSystemd | Self::Dracut | Self::InitramfsTools => &How::ALL,
             Self::DracutSystemdHostonly | Self::DracutHostonly => &[How::Hook, How::Strict],
-            Self::Busybox => &[How::Strict],
+            Self::Busybox => &[How::Strict, How::BadRules, How::CrashingBinary],
         }
     }
 }
@@ -147,15 +150,22 @@ impl Cell {
         format!("{}, {}, {}", self.generator, self.how, self.kernel)
     }
 
+    /// Whether the early binary is PID 1: without a hook there is no other way.
+    fn is_strict(&self) -> bool {
+        self.how == How::Strict || self.generator == Generator::Busybox
+    }
+
     /// What is booted and what must come of it.
     fn case(&self, disk: &Path) -> Case {
         // The root file system's init runs nothing: whoever should have run did so before.
         let case = Case::new(self.name(), &[self.kernel], machine(disk))
             .mode(Mode::Control)
-            .parameter("root=/dev/vda rw rd.driver.pre=e1000e,nvme");
+            .parameter(&format!("root=/dev/vda rw rd.driver.pre={}", EARLIEST.join(",")));
         // systemd waits for that disk, and lets much of the boot wait, before it mounts anything.
         let case =
             if self.generator.is_systemd() { case.parameter("resume=/dev/vda") } else { case };
+        let case =
+            if self.is_strict() { case.parameter("rdinit=/vfio-override-early") } else { case };
         let taken = |case: Case| {
             case.rules(RULES).taken(TAKEN).logged("rules: 4 applied; functions: 6 taken")
         };
@@ -165,13 +175,16 @@ impl Cell {
                 taken(case).loaded_before(&["virtio_pci"]).logged("6 of 6 functions bound")
             }
             How::Hook => taken(case).logged("6 of 6 functions bound"),
-            How::Strict => taken(case).parameter("rdinit=/vfio-override-early"),
+            How::Strict => taken(case),
             How::BadRules => case
                 .rules("nonsense,00:1e.0,00:1c.0,00:03.0@1234:1111")
                 .logged("rule 1 \"nonsense\": invalid")
                 .logged("rule 2 \"00:1e.0\": unmatched")
                 .logged("rule 3 \"00:1c.0\": refused")
                 .logged("rule 4 \"00:03.0@1234:1111\": refused"),
+            How::CrashingBinary if self.is_strict() => {
+                case.rules(RULES).logged("killed by signal 11")
+            }
             How::MissingBinary | How::CrashingBinary => case.rules(RULES),
         }
     }
@@ -180,8 +193,14 @@ impl Cell {
     fn addition(&self, early: &Path) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         match self.how {
-            How::Hook | How::BadRules => return Ok(Vec::new()),
-            How::Strict => return image::overlay(early),
+            How::Strict | How::BadRules if self.is_strict() => return image::overlay(early),
+            How::Strict | How::Hook | How::BadRules => return Ok(Vec::new()),
+            // What is PID 1 must not crash: its worker does.
+            How::CrashingBinary if self.is_strict() => {
+                archive.program_from(EARLY, early)?;
+                cases::hanging_sysfs(&mut archive);
+                cases::kill_worker(&mut archive, "SEGV");
+            }
             How::MissingBinary => archive.link(EARLY, "nowhere"),
             How::CrashingBinary => archive.program(EARLY, "#!/bin/sh\nkill -SEGV $$\n"),
         }
@@ -199,13 +218,28 @@ impl Cell {
                      there is one"
                 ));
             }
-            How::MissingBinary | How::CrashingBinary if runs > 0 => {
-                complaints.push("the early binary ran, so this boot shows nothing".to_owned());
+            How::MissingBinary | How::CrashingBinary => {
+                if runs > 0 {
+                    complaints.push("the early binary ran, so this boot shows nothing".to_owned());
+                }
+                complaints
+                    .extend(EARLIEST.iter().filter_map(|driver| judge_time(evidence, driver)));
             }
             _ => {}
         }
         complaints
     }
+}
+
+/// What is wrong where an image leaves a driver to the root file system: none of its boots would show a late hook.
+fn judge_time(evidence: &Evidence, driver: &str) -> Option<String> {
+    let is_probe = |line: &&str| probes::probes(line).any(|probe| probe.driver == driver);
+    let first = evidence.log.lines().find(is_probe).and_then(guest::stamp);
+    let root = evidence.uptime_of_init();
+    let is_early = first.zip(root).is_some_and(|(first, root)| first < root);
+    (!is_early).then(|| {
+        format!("{driver} first probed at {first:?} s, but the root's init began at {root:?} s")
+    })
 }
 
 /// The machine of `cargo xtask boot` with a root disk.
