@@ -124,9 +124,10 @@ impl PathText {
         self.behind(0)
     }
 
-    /// The end of a function's path, from its own name on.
+    /// The path of a function or its attribute, relative to the directory in which its bus has all functions.
+    /// Other paths have no such end.
     #[must_use]
-    pub fn from_function(&self) -> &CStr {
+    pub fn below_bus(&self) -> &CStr {
         self.behind(DEVICES.len())
     }
 
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn a_functions_path_ends_with_its_name() {
         let address = Address::new(0, 1, 2, 3).unwrap();
-        let text = |path: Path| path.text().from_function().to_owned();
+        let text = |path: Path| path.text().below_bus().to_owned();
         assert_eq!(text(Path::Device(address)).as_c_str(), c"0000:01:02.3");
         let attribute = Path::Attribute(address, Attribute::Driver);
         assert_eq!(text(attribute).as_c_str(), c"0000:01:02.3/driver");

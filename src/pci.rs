@@ -64,7 +64,7 @@ impl Address {
         self.devfn & MAX_FUNCTION
     }
 
-    /// The function of this number in the same slot.
+    /// The function of this number, 0 to 7, in the same slot.
     #[must_use]
     pub const fn sibling(self, function: u8) -> Self {
         Self { devfn: self.devfn & !MAX_FUNCTION | function & MAX_FUNCTION, ..self }

@@ -345,7 +345,7 @@ pub struct Taken<'a> {
 }
 
 impl Taken<'_> {
-    /// Whether its driver works on whole IOMMU groups, as every VFIO driver does.
+    /// Whether its driver is taken to work on whole IOMMU groups, as every VFIO driver does: any but pci-stub.
     #[must_use]
     pub fn needs_iommu(&self) -> bool {
         self.driver != NOBODY && self.driver != b"pci-stub"

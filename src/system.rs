@@ -161,6 +161,7 @@ pub(crate) fn write(system: &mut impl System, path: Path, text: &[u8]) -> Result
 #[inline(never)]
 pub(crate) fn hold(system: &mut impl System, path: Path, text: &[u8]) -> Result<Held, Fault> {
     let fault = |operation| move |errno| Fault { operation, path, errno };
+    // With its newline, and a byte by which a longer name shows.
     let mut buffer = [0; MAX_DRIVER + 2];
     let mut file = system.open(path, Access::ReadWrite).map_err(fault(Operation::Open))?;
     let length = file.read(&mut buffer).map_err(fault(Operation::Read))?;
@@ -200,6 +201,10 @@ pub(crate) fn link_name<'b>(
     buffer: &'b mut [u8],
 ) -> Result<Option<&'b [u8]>, Fault> {
     match system.read_link(path, buffer) {
+        // A target that was cut would be taken for another.
+        Ok(length) if length == buffer.len() => {
+            Err(Fault { operation: Operation::ReadLink, path, errno: Errno::ENAMETOOLONG })
+        }
         Ok(length) => {
             let target = buffer.get(..length).unwrap_or_default();
             Ok(target.rsplit(|&byte| byte == b'/').next())

@@ -48,6 +48,7 @@ pub struct Decimal(
     pub u32,
 );
 
+/// A number past [`u32::MAX`] is shown as that: nothing that is counted here comes near.
 impl From<usize> for Decimal {
     fn from(number: usize) -> Self {
         Self(u32::try_from(number).unwrap_or(u32::MAX))

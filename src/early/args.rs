@@ -51,24 +51,19 @@ pub enum UsageError {
 pub fn parse(mut arguments: impl Iterator<Item = &'static CStr>) -> Result<Request, UsageError> {
     let mut options = Options::DEFAULT;
     while let Some(option) = arguments.next() {
-        let path = match option.to_bytes() {
-            b"--modprobe" => {
-                options.modprobe = true;
-                continue;
-            }
+        let mut value = || arguments.next().ok_or(UsageError::NoValue(option));
+        match option.to_bytes() {
+            b"--modprobe" => options.modprobe = true,
             b"--version" => return Ok(Request::Version),
-            b"--sysfs" => Some(&mut options.sysfs),
-            b"--cmdline" => Some(&mut options.cmdline),
-            b"--kmsg" => Some(&mut options.kmsg),
-            b"--device" => None,
+            b"--sysfs" => options.sysfs = value()?,
+            b"--cmdline" => options.cmdline = value()?,
+            b"--kmsg" => options.kmsg = value()?,
+            b"--device" => {
+                let text = value()?;
+                let address = grammar::parse_address(text.to_bytes());
+                options.device = Some(address.map_err(|error| UsageError::Device(text, error))?);
+            }
             _ => return Err(UsageError::Unknown(option)),
-        };
-        let value = arguments.next().ok_or(UsageError::NoValue(option))?;
-        if let Some(path) = path {
-            *path = value;
-        } else {
-            let address = grammar::parse_address(value.to_bytes());
-            options.device = Some(address.map_err(|error| UsageError::Device(value, error))?);
         }
     }
     Ok(Request::Run(options))
@@ -76,16 +71,13 @@ pub fn parse(mut arguments: impl Iterator<Item = &'static CStr>) -> Result<Reque
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("vfio-override-early: ")?;
         match self {
-            Self::Unknown(option) => {
-                write!(f, "vfio-override-early: {} is no option", Quoted(option.to_bytes()))?;
-            }
-            Self::NoValue(option) => {
-                write!(f, "vfio-override-early: {} needs a value", Quoted(option.to_bytes()))?;
-            }
+            Self::Unknown(option) => write!(f, "{} is no option", Quoted(option.to_bytes()))?,
+            Self::NoValue(option) => write!(f, "{} needs a value", Quoted(option.to_bytes()))?,
             Self::Device(text, SyntaxError { column, expected }) => write!(
                 f,
-                "vfio-override-early: --device {}: column {}: expected {expected}",
+                "--device {}: column {}: expected {expected}",
                 Quoted(text.to_bytes()),
                 Decimal(*column)
             )?,

@@ -42,9 +42,12 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     for file_system in &FILE_SYSTEMS {
         match provide(file_system) {
             Ok(None) => {}
-            Ok(Some(mounted)) => drop(undo.push(mounted)),
+            // There is room for each.
+            Ok(Some(mounted)) => {
+                let _ = undo.push(mounted);
+            }
             Err(errno) => {
-                drop(failures.push(Trouble::Mount(file_system.at.to_bytes(), errno)));
+                let _ = failures.push(Trouble::Mount(file_system.at.to_bytes(), errno));
             }
         }
     }

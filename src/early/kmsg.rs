@@ -23,10 +23,11 @@ const RECORDS_PER_OPEN: u32 = 9;
 /// opened.
 pub struct Kmsg {
     path: &'static CStr,
+    /// Atomic as a [`Log`] has to be for any thread; there is one.
     fd: AtomicI32,
     records: AtomicU32,
     /// What every record begins with, behind its level: who writes.
-    writer: Vec<u8, { TARGET.len() + 13 }>,
+    prefix: Vec<u8, { TARGET.len() + 13 }>,
 }
 
 impl Kmsg {
@@ -35,12 +36,12 @@ impl Kmsg {
     pub fn open(path: &'static CStr, process: Pid) -> Self {
         let (fd, records) = (AtomicI32::new(open_log(path)), AtomicU32::new(0));
         let number = Decimal(process.as_raw().unsigned_abs()).digits();
-        let mut writer = Vec::new();
+        let mut prefix = Vec::new();
         for part in [TARGET.as_bytes(), b"[", &number, b"]: "] {
             // There is room for any number.
-            let _ = writer.extend_from_slice(part);
+            let _ = prefix.extend_from_slice(part);
         }
-        Self { path, fd, records, writer }
+        Self { path, fd, records, prefix }
     }
 
     /// Closes the log, before the file system that it is on is unmounted.
@@ -90,7 +91,7 @@ impl Log for Kmsg {
                 Level::Trace => "<7>",
             });
         }
-        line.add_bytes(&self.writer);
+        line.add_bytes(&self.prefix);
         line.add(*record.args());
         sys::write_line(fd, &mut line);
     }

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-/// The kernel refuses longer records (`LOG_LINE_MAX` in `kernel/printk/printk.c`).
+/// Less than the kernel refuses, with its own prefix (`LOG_LINE_MAX` in `kernel/printk/printk.c`).
 const MAX_LINE: usize = 960;
 /// The end of each.
 const NEWLINE: &[u8] = b"\n";

@@ -157,7 +157,7 @@ impl Tree {
         };
         if let Some(address) = address {
             if let Some(directory) = self.directory(address)? {
-                match beneath::open(directory, text.from_function(), flags) {
+                match beneath::open(directory, text.below_bus(), flags) {
                     Err(Errno::ENOENT | Errno::EXDEV) => {}
                     opened => return opened,
                 }
@@ -246,7 +246,7 @@ impl System for Tree {
         let text = path.text();
         self.with_room(|tree| {
             if let Some(directory) = tree.directory(address)? {
-                return sys::read_link(directory, text.from_function(), buffer);
+                return sys::read_link(directory, text.below_bus(), buffer);
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
             let link = beneath::open(&tree.root, text.as_c_str(), flags)?;
