@@ -132,6 +132,21 @@ fn plan_tells_what_each_rule_would_do() {
 }
 
 #[test]
+fn plan_tells_what_is_in_use_behind_each_function() {
+    let desk = Desk::with(&["layers"]);
+    let plan = "plan --from layers 0000:01:00.0 02:00.0 00:14.0 00:0e.0 03:00.0";
+    let mut screen = desk.screen(&[plan, "suggest --from layers 0000:00:14.0"]);
+    // The disks of a pool are not in mountinfo, nor is this mapping in sysfs: each may be any disk.
+    for mount in ["0:34 / / rw - zfs rpool/ROOT/pve-1", "0:34 / / rw - btrfs /dev/mapper/gone"] {
+        let mounts = desk.path("layers/proc/self/mountinfo");
+        fs::write(mounts, format!("36 35 {mount} rw\n")).unwrap();
+        writeln!(screen, "{mount}").unwrap();
+        screen += &desk.screen(&["plan --from layers 03:00.0"]);
+    }
+    insta::assert_snapshot!(screen);
+}
+
+#[test]
 fn plan_points_at_every_mistake() {
     let desk = Desk::with(&["two-t400"]);
     insta::assert_snapshot!(

@@ -58,6 +58,7 @@ pub fn about(machine: &Machine, run: &Run<'_>, gaps: Gaps) -> Vec<Advice> {
         advice.push(Advice::warning("omission", Vec::new(), omission));
     });
     run.each_warning(gaps, &mut |warning| advice.push(translate(run, &usage, warning)));
+    advice.extend(about_other_uses(run, &usage));
     advice.extend(about_drivers(machine, run));
     advice
 }
@@ -86,7 +87,7 @@ fn translate(run: &Run<'_>, usage: &Usage, warning: &Warning<'_, '_>) -> Advice 
         Warning::Storage(function) | Warning::Network(function) => {
             let kind = if function.class.is_storage() { "storage" } else { "network" };
             let functions = one(&function.address);
-            match usage.of_function(function.address) {
+            match usage.of_function(function) {
                 None => Advice::warning(kind, functions, warning),
                 Some([]) => Advice::note(
                     kind,
@@ -99,6 +100,27 @@ fn translate(run: &Run<'_>, usage: &Usage, warning: &Warning<'_, '_>) -> Advice 
             }
         }
     }
+}
+
+/// What the host has in use of functions that are neither mass storage nor network, such as a disk behind a USB
+/// controller.
+fn about_other_uses(run: &Run<'_>, usage: &Usage) -> Vec<Advice> {
+    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
+    let others = taken.map(|taken| taken.function).filter(|function| {
+        let class = function.class;
+        !class.is_storage() && !class.is_network()
+    });
+    others
+        .filter_map(|function| {
+            let uses = usage.of_function(function).filter(|uses| !uses.is_empty())?;
+            let address = function.address;
+            Some(Advice::warning(
+                "in-use",
+                vec![address.to_string()],
+                &format_args!("the host loses what is behind {address}: {}", join(uses)),
+            ))
+        })
+        .collect()
 }
 
 /// The first few of what is in use, in words.

@@ -76,9 +76,12 @@ impl Beside<'_> {
         if self.controllers.contains(&function.address) {
             return Some("the controller that it is behind".to_owned());
         }
-        if let Some(uses) = self.usage.of_function(function.address).filter(|uses| !uses.is_empty())
-        {
-            return Some(format!("the host needs it: {}", advice::join(uses)));
+        match self.usage.of_function(function) {
+            None if function.class.is_storage() => {
+                return Some("the host may have its disks in use".to_owned());
+            }
+            None | Some([]) => {}
+            Some(uses) => return Some(format!("the host needs it: {}", advice::join(uses))),
         }
         function.boot_vga.then(|| "the boot display".to_owned())
     }

@@ -1,11 +1,11 @@
 //! What the host itself uses of a function now: file systems on its disks, and its network links.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vfio_override::pci::Address;
+use vfio_override::pci::{Address, Function};
 
 use crate::inside;
 use crate::machine::{Machine, addresses_in};
@@ -36,32 +36,46 @@ impl fmt::Display for Use {
     }
 }
 
-/// What is in use of each function; `None` where procfs does not tell.
-pub struct Usage(Option<BTreeMap<Address, Vec<Use>>>);
+/// What is in use of each function.
+pub struct Usage {
+    /// `None` where procfs does not tell.
+    found: Option<BTreeMap<Address, Vec<Use>>>,
+    /// Whether it is known on which functions every file system and swap space stands.
+    is_traced: bool,
+}
 
 impl Usage {
     pub fn of(machine: &Machine) -> Self {
         let Ok(mounts) = fs::read_to_string(machine.proc.join("self/mountinfo")) else {
-            return Self(None);
+            return Self { found: None, is_traced: false };
         };
         let mut found = BTreeMap::<Address, Vec<Use>>::new();
         let mut add = |address, what| found.entry(address).or_default().push(what);
+        let mut is_traced = true;
         let disks = Disks { sysfs: &machine.sysfs };
         for mount in mounts.lines().filter_map(Mount::parse) {
-            let Some(disk) = disks.of(&mount) else { continue };
-            for address in disks.functions(&disk, 0) {
+            let Some(disk) = disks.of(&mount) else {
+                is_traced &= !mount.may_be_on_disks();
+                continue;
+            };
+            let mut functions = BTreeSet::new();
+            is_traced &= disks.trace(&disk, 0, &mut functions);
+            for address in functions {
                 add(address, Use::Mounted(disk.clone(), vec![mount.place.to_owned()]));
             }
         }
         let swaps = fs::read_to_string(machine.proc.join("swaps")).unwrap_or_default();
         for device in swaps.lines().skip(1).filter_map(|line| line.strip_prefix("/dev/")) {
-            let name = device.split_whitespace().next().unwrap_or_default();
-            for address in disks.functions(name, 0) {
-                add(address, Use::Swap(name.to_owned()));
+            let device = device.split_whitespace().next().unwrap_or_default();
+            let disk = disks.named(device).unwrap_or_else(|| device.to_owned());
+            let mut functions = BTreeSet::new();
+            is_traced &= disks.trace(&disk, 0, &mut functions);
+            for address in functions {
+                add(address, Use::Swap(disk.clone()));
             }
         }
+        let routes = fs::read_to_string(machine.proc.join("net/route")).unwrap_or_default();
         for (interface, address) in links(&machine.sysfs) {
-            let routes = fs::read_to_string(machine.proc.join("net/route")).unwrap_or_default();
             if has_default_route(&routes, &interface) {
                 add(address, Use::DefaultRoute(interface));
             } else if is_up(&machine.sysfs, &interface) {
@@ -83,12 +97,17 @@ impl Usage {
                 (next, before) => next == before,
             });
         }
-        Self(Some(found))
+        Self { found: Some(found), is_traced }
     }
 
     /// What is in use of the function; `None` where that is not known.
-    pub fn of_function(&self, address: Address) -> Option<&[Use]> {
-        self.0.as_ref().map(|found| found.get(&address).map_or(&[][..], Vec::as_slice))
+    pub fn of_function(&self, function: &Function) -> Option<&[Use]> {
+        match self.found.as_ref()?.get(&function.address) {
+            Some(uses) => Some(uses),
+            // What could not be traced is on disks.
+            None if self.is_traced || function.class.is_network() => Some(&[]),
+            None => None,
+        }
     }
 }
 
@@ -96,14 +115,28 @@ impl Usage {
 struct Mount<'a> {
     number: &'a str,
     place: &'a str,
+    kind: &'a str,
     source: &'a str,
 }
 
 impl<'a> Mount<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let (own, shared) = line.split_once(" - ")?;
-        let mut own = own.split(' ').skip(2);
-        Some(Self { number: own.next()?, place: own.nth(1)?, source: shared.split(' ').nth(1)? })
+        let (mut own, mut shared) = (own.split(' ').skip(2), shared.split(' '));
+        Some(Self {
+            number: own.next()?,
+            place: own.nth(1)?,
+            kind: shared.next()?,
+            source: shared.next()?,
+        })
+    }
+
+    /// Whether there may be disks below, though no block device is known.
+    fn may_be_on_disks(&self) -> bool {
+        // What a program serves names /dev/fuse, which is no disk.
+        let is_served = self.kind == "fuse" || self.kind.starts_with("fuse.");
+        ["bcachefs", "btrfs", "zfs"].contains(&self.kind)
+            || (self.source.starts_with("/dev/") && !is_served)
     }
 }
 
@@ -114,48 +147,71 @@ struct Disks<'a> {
 impl Disks<'_> {
     /// The name of the block device that holds a mounted file system.
     fn of(&self, mount: &Mount<'_>) -> Option<String> {
-        let entries = fs::read_dir(self.sysfs.join("class/block")).ok()?.flatten();
-        let by_number =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).find(|name| {
-                let number = inside::read(self.sysfs, block(name).join("dev"));
-                number.is_some_and(|number| number.trim() == mount.number)
-            });
+        let by_number = self.find("dev", mount.number);
         // btrfs, for one, mounts under a number that no block device has.
-        by_number.or_else(|| {
-            let name = mount.source.strip_prefix("/dev/")?;
-            inside::resolve(self.sysfs, block(name)).map(|_| name.to_owned())
+        by_number.or_else(|| self.named(mount.source.strip_prefix("/dev/")?))
+    }
+
+    /// The block device that has this name in /dev.
+    fn named(&self, name: &str) -> Option<String> {
+        match name.strip_prefix("mapper/") {
+            Some(mapping) => self.find("dm/name", mapping),
+            None => inside::resolve(self.sysfs, block(name)).map(|_| name.to_owned()),
+        }
+    }
+
+    /// The block device of which an attribute holds this.
+    fn find(&self, attribute: &str, text: &str) -> Option<String> {
+        let entries = fs::read_dir(self.sysfs.join("class/block")).ok()?.flatten();
+        let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.find(|name| {
+            let held = inside::read(self.sysfs, block(name).join(attribute));
+            held.is_some_and(|held| held.trim() == text)
         })
     }
 
-    /// The functions that a block device stands on, through mappings, arrays and partitions.
-    fn functions(&self, name: &str, depth: usize) -> Vec<Address> {
+    /// Adds the functions that a block device stands on, through mappings, arrays and partitions, and those
+    /// that they are behind. Returns whether these are all.
+    fn trace(&self, name: &str, depth: usize, functions: &mut BTreeSet<Address>) -> bool {
         /// Mappings do not go in circles; a made-up copy may.
         const MOST_LAYERS: usize = 16;
-        let Some(directory) = inside::resolve(self.sysfs, block(name)) else {
-            return Vec::new();
-        };
-        if let Some(address) = addresses_in(&directory).last() {
-            return vec![*address];
+        /// They are in memory, elsewhere, or in a file whose own file system is mounted too.
+        const ON_NO_DISK: [&str; 4] = ["loop", "nbd", "ram", "zram"];
+        let Some(directory) = inside::resolve(self.sysfs, block(name)) else { return false };
+        let way = addresses_in(&directory);
+        if !way.is_empty() {
+            functions.extend(way);
+            return true;
+        }
+        let is_virtual = directory.to_string_lossy().contains("/devices/virtual/");
+        if !is_virtual || ON_NO_DISK.iter().any(|start| name.starts_with(start)) {
+            return true;
         }
         if depth == MOST_LAYERS {
-            return Vec::new();
+            return false;
         }
-        // A partition of an array has its slaves one level up; the head of a multipath NVMe namespace has
-        // its controllers beside it.
+        // A partition of an array has its slaves one level up.
         let above = directory.parent().map(Path::to_owned).unwrap_or_default();
         let slaves = [directory.join("slaves"), above.join("slaves")];
-        let below = slaves.iter().flat_map(|slaves| fs::read_dir(slaves).into_iter().flatten());
-        let below = below.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut functions: Vec<Address> =
-            below.flat_map(|name| self.functions(&name, depth + 1)).collect();
-        if above.to_string_lossy().contains("/nvme-subsystem/") {
-            let controllers = fs::read_dir(&above).into_iter().flatten().flatten();
-            let controllers = controllers.filter_map(|entry| fs::canonicalize(entry.path()).ok());
-            functions.extend(
-                controllers.filter_map(|controller| addresses_in(&controller).last().copied()),
-            );
+        let slaves = slaves.iter().flat_map(|slaves| fs::read_dir(slaves).into_iter().flatten());
+        let slaves = slaves.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let (mut is_found, mut is_all) = (false, true);
+        for slave in slaves {
+            is_found = true;
+            is_all &= self.trace(&slave, depth + 1, functions);
         }
-        functions
+        // The head of a multipath NVMe namespace has its controllers beside it.
+        let subsystem = directory
+            .ancestors()
+            .find(|place| place.parent().is_some_and(|above| above.ends_with("nvme-subsystem")));
+        let beside = subsystem.into_iter().flat_map(|place| fs::read_dir(place).into_iter());
+        for entry in beside.flatten().flatten() {
+            let controller = inside::resolve(self.sysfs, entry.path());
+            let way = controller.map(|place| addresses_in(&place)).unwrap_or_default();
+            is_found |= !way.is_empty();
+            functions.extend(way);
+        }
+        is_found && is_all
     }
 }
 
@@ -164,15 +220,16 @@ fn block(name: &str) -> PathBuf {
     Path::new("class/block").join(name)
 }
 
-/// Each network interface that belongs to a function.
+/// Each network interface, with the function that it belongs to and those that this one is behind.
 fn links(sysfs: &Path) -> Vec<(String, Address)> {
     let entries = fs::read_dir(sysfs.join("class/net")).into_iter().flatten().flatten();
     let mut links: Vec<(String, Address)> = entries
         .filter_map(|entry| {
             let directory = inside::resolve(sysfs, Path::new("class/net").join(entry.file_name()))?;
-            let address = *addresses_in(&directory).last()?;
-            Some((entry.file_name().into_string().ok()?, address))
+            let name = entry.file_name().into_string().ok()?;
+            Some(addresses_in(&directory).into_iter().map(move |address| (name.clone(), address)))
         })
+        .flatten()
         .collect();
     links.sort();
     links

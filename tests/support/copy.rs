@@ -9,7 +9,9 @@
 //! ADDRESS CLASS ID SUBSYSTEM GROUP|- DRIVER|- [boot] [=OVERRIDE]      further in: behind the one above
 //! driver NAME                                    registered, though it has no function
 //! disk NAME MAJOR:MINOR ADDRESS PATH             a block device, PATH being its directory below the function
-//! mapping NAME MAJOR:MINOR SLAVE                 a block device on another
+//! mapping NAME MAJOR:MINOR SLAVE [DM-NAME]       a block device on another
+//! multipath NAME MAJOR:MINOR ADDRESS PATH        one that has its controller, PATH below the function, beside it
+//! partition NAME MAJOR:MINOR DISK                of such a one
 //! mount MAJOR:MINOR PLACE TYPE SOURCE
 //! net NAME ADDRESS up|down
 //! route NAME                                     the default route goes through it
@@ -75,12 +77,31 @@ impl Copy {
             }
             "mapping" => {
                 let (name, number, slave) = (word(), word(), word());
+                let dm_name = line.split_whitespace().nth(4);
                 let place = PathBuf::from("devices/virtual/block").join(name);
                 self.block(name, number, &place);
                 let slaves = self.path("sys").join(&place).join("slaves");
                 fs::create_dir_all(&slaves).unwrap();
                 let class = up_from(&place).join("../class/block").join(slave);
                 symlink(class, slaves.join(slave)).unwrap();
+                if let Some(dm_name) = dm_name {
+                    self.append(&format!("sys/{}/dm/name", place.display()), dm_name);
+                }
+            }
+            "multipath" => {
+                let (name, number, address, path) = (word(), word(), word(), word());
+                let subsystem = PathBuf::from("devices/virtual/nvme-subsystem/nvme-subsys0");
+                self.block(name, number, &subsystem.join(name));
+                let controller = Sysfs(&self.path("sys")).place(address).join(path);
+                fs::create_dir_all(self.path("sys").join(&controller)).unwrap();
+                let beside =
+                    self.path("sys").join(&subsystem).join(controller.file_name().unwrap());
+                symlink(up_from(&subsystem).join(controller), beside).unwrap();
+            }
+            "partition" => {
+                let (name, number, disk) = (word(), word(), word());
+                let place = fs::read_link(self.path("sys/class/block").join(disk)).unwrap();
+                self.block(name, number, &place.strip_prefix("../..").unwrap().join(name));
             }
             "mount" => {
                 let (number, place, kind, source) = (word(), word(), word(), word());
