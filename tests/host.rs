@@ -447,6 +447,30 @@ fn who_may_not_change_anything_is_told_so() {
     insta::assert_snapshot!(screen);
 }
 
+/// What the tool says on `machine` as if it were this host, with `modprobe` as this script, and what it wrote to
+/// the kernel log.
+fn live(desk: &Desk, machine: &str, modprobe: &str, line: &str) -> (String, String) {
+    fs::create_dir_all(desk.path("bin")).unwrap();
+    program::write(&desk.path("bin/modprobe"), &format!("#!/bin/sh\n{modprobe}\n"));
+    fs::write(desk.path("records"), "").unwrap();
+    let mount = r#"mount --bind "$0/sys" /sys && mount --bind "$0/proc/cmdline" /proc/cmdline \
+        && mount --bind records /dev/kmsg && exec "$@""#;
+    let shell = unshare(&["--mount", "sh", "-c", mount, machine, TOOL]);
+    let path = format!("{}:{PATH}:/usr/sbin:/sbin", desk.path("bin").display());
+    let output = desk.ready(shell, line).env("PATH", path).output().unwrap();
+    (shown(line, &output), fs::read_to_string(desk.path("records")).unwrap())
+}
+
+#[test]
+fn a_driver_that_cannot_be_loaded_is_no_success() {
+    let desk = Desk::with(&["x58"]);
+    let screen: String = ["apply 02:00.0", "release 02:00.0"]
+        .iter()
+        .map(|line| live(&desk, "x58", "exit 7", line).0)
+        .collect();
+    insta::assert_snapshot!(screen);
+}
+
 #[test]
 fn what_json_holds_is_as_the_schema_says() {
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/vfio-override.schema.json");

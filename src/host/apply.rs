@@ -1,10 +1,11 @@
 //! `apply`: what the early binary does at boot, now.
 
+use std::fmt;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use log::Level;
-use vfio_override::report::{Journal, Loading, LoadingResult};
+use vfio_override::report::{Journal, LoadingResult};
 use vfio_override::run::Run;
 use vfio_override::system::System;
 
@@ -50,8 +51,7 @@ fn work(machine: &mut Machine, asked: &Asked, progress: Progress) -> bool {
     is_applied && is_loaded
 }
 
-/// Loads each driver that does not have all its functions yet. Returns whether each has all then, or is
-/// not there to be loaded.
+/// Loads each driver that does not have all its functions yet. Returns whether each has all then.
 fn load_drivers(
     run: &Run<'_>,
     system: &mut impl System,
@@ -66,13 +66,38 @@ fn load_drivers(
         }
         let name = driver.escape_ascii().to_string();
         steps.about_to_run(&format!("modprobe {name}"));
-        let result = modprobe(&name);
+        let loading = Loading { result: modprobe(&name), name: &name };
         let (kept, bound) = run.bound_to(system, driver);
-        is_bound &= bound == kept || result != LoadingResult::Loaded;
+        is_bound &= bound == kept;
         let level = if bound == kept { Level::Info } else { Level::Warn };
-        journal.say(level, &Loading { driver, result, kept, bound });
+        let rest = if bound == kept { "" } else { "; the others wait, untouched" };
+        journal.say(level, &format_args!("{loading}, {bound} of {kept} functions bound{rest}"));
     }
     is_bound
+}
+
+/// What came of loading a module. What the early binary says of it speaks of its image.
+pub struct Loading<'a> {
+    /// The module or an alias of it.
+    pub name: &'a str,
+    pub result: LoadingResult,
+}
+
+impl fmt::Display for Loading<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        match self.result {
+            LoadingResult::Loaded => write!(f, "{name} loaded"),
+            LoadingResult::Refused(status) => {
+                write!(f, "modprobe {name} ended with status {status}")
+            }
+            LoadingResult::Crashed => write!(f, "modprobe {name} was killed"),
+            LoadingResult::NoModprobe => write!(f, "there is no modprobe to load {name}"),
+            LoadingResult::NotStarted(errno) => {
+                write!(f, "modprobe {name} cannot be started: {errno}")
+            }
+        }
+    }
 }
 
 /// Loads a module by its name or alias.

@@ -1,6 +1,8 @@
 //! Whether the kernel has a driver, as far as its lists of modules tell.
 
+use vfio_override::pci::Function;
 use vfio_override::rule::NOBODY;
+use vfio_override::variant::Alias;
 
 use crate::machine::Machine;
 
@@ -34,6 +36,21 @@ pub fn find(machine: &Machine, driver: &str) -> Option<Driver> {
     }
 }
 
+/// Whether some module is for this function; `None` where that cannot be told.
+pub fn are_there_for(machine: &Machine, function: &Function) -> Option<bool> {
+    let (root, modules) = (machine.root.as_ref()?, machine.modules_directory()?);
+    let is_it = |line: &str| is_alias_for(line, function).then(|| line.to_owned());
+    let lines = root.lines(&format!("{modules}/modules.alias"), is_it).ok()?;
+    Some(!lines.is_empty())
+}
+
+/// Whether a line of `modules.alias` is for this function. The aliases of variant drivers differ from all
+/// others in their first word only.
+fn is_alias_for(line: &str, function: &Function) -> bool {
+    let line = line.replacen("alias pci:", "alias vfio_pci:", 1);
+    Alias::parse(line.as_bytes()).is_some_and(|alias| alias.match_function(function))
+}
+
 /// Whether a line of `modules.dep` or `modules.builtin` begins with this driver's module. Module names
 /// have `_` where file names may have `-`.
 fn is_module_of(line: &str, driver: &str) -> bool {
@@ -46,4 +63,30 @@ pub fn is_module_file(path: &str, driver: &str) -> bool {
     let file = path.rsplit('/').next().unwrap_or_default();
     let Some((module, _)) = file.split_once(".ko") else { return false };
     module.replace('_', "-") == driver.replace('_', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use vfio_override::pci::{Address, Class, Id};
+
+    use super::*;
+
+    #[test]
+    fn the_module_for_a_function_is_found_by_its_aliases() {
+        let function = Function {
+            address: Address::new(0, 1, 0, 0).unwrap(),
+            id: Id { vendor: 0x10de, device: 0x1ff2 },
+            subsystem: Id { vendor: 0x17aa, device: 0x1613 },
+            class: Class::new(0x03_00_00).unwrap(),
+            group: None,
+            boot_vga: false,
+        };
+        for (line, is_it) in [
+            ("alias pci:v000010DEd*sv*sd*bc03sc*i* nouveau", true),
+            ("alias pci:v000010DEd*sv*sd*bc04sc*i* snd_hda_intel", false),
+            ("alias usb:v10DEp*d*dc*dsc*dp*ic*isc*ip*in* nouveau", false),
+        ] {
+            assert_eq!(is_alias_for(line, &function), is_it, "{line}");
+        }
+    }
 }

@@ -8,15 +8,16 @@ use anyhow::{Result, bail};
 use log::Level;
 use vfio_override::apply::{self, DriverName, LetGo};
 use vfio_override::failure::Failure;
-use vfio_override::pci::Address;
+use vfio_override::pci::{Address, Function};
 use vfio_override::report::{Journal, LoadingResult};
 
 use crate::Verdict;
-use crate::apply::modprobe;
+use crate::apply::{Loading, modprobe};
 use crate::args::Release;
 use crate::change::{self, Recorder};
 use crate::functions::{Device, Devices};
 use crate::machine::{Kind, Machine};
+use crate::modules;
 use crate::screen::{self, PLAIN, Screen};
 use crate::worker::Progress;
 
@@ -70,8 +71,8 @@ fn work(machine: &mut Machine, devices: &[Device], progress: Progress) -> bool {
     let mut is_done = true;
     for device in devices {
         let address = device.function.address;
-        let result = give_back(machine, address, &mut steps);
-        let is_good = matches!(&result, Ok(back) if !back.is_refused);
+        let result = give_back(machine, &device.function, &mut steps);
+        let is_good = matches!(&result, Ok(Back { driver: Ok(_) | Err(Nobody::Is), .. }));
         is_done &= is_good;
         let level = match (&result, is_good) {
             (Err(_), _) => Level::Error,
@@ -86,28 +87,42 @@ fn work(machine: &mut Machine, devices: &[Device], progress: Progress) -> bool {
 /// What became of a function that was given back.
 struct Back {
     let_go: LetGo,
-    driver: Option<DriverName>,
-    /// There is a driver for it, which did not take it.
-    is_refused: bool,
+    driver: Result<DriverName, Nobody>,
+}
+
+/// Why no driver has a function that was offered to all.
+enum Nobody {
+    /// None is for it.
+    Is,
+    /// There is one, which did not take it.
+    Wants,
+    /// It could not be loaded: this alias.
+    Loads(String, LoadingResult),
 }
 
 fn give_back(
     machine: &mut Machine,
-    address: Address,
+    function: &Function,
     steps: &mut Progress,
 ) -> Result<Back, Failure> {
+    let address = function.address;
     let let_go = apply::let_go(&mut machine.tree, address)?;
-    let mut is_loaded = false;
+    let mut nobody = Nobody::Is;
     if machine.kind == Kind::Live && apply::driver_of(&mut machine.tree, address)?.is_none() {
         let file = machine.sysfs.join(format!("bus/pci/devices/{address}/modalias"));
         if let Ok(alias) = fs::read_to_string(file) {
-            steps.about_to_run(&format!("modprobe {}", alias.trim()));
-            is_loaded = modprobe(alias.trim()) == LoadingResult::Loaded;
+            let alias = alias.trim().to_owned();
+            steps.about_to_run(&format!("modprobe {alias}"));
+            nobody = match modprobe(&alias) {
+                LoadingResult::Loaded => Nobody::Wants,
+                // modprobe fails where there is nothing to load, too.
+                _ if modules::are_there_for(machine, function) == Some(false) => Nobody::Is,
+                result => Nobody::Loads(alias, result),
+            };
         }
     }
     let driver = apply::offer(&mut machine.tree, address)?;
-    let is_refused = driver.is_none() && is_loaded;
-    Ok(Back { let_go, driver, is_refused })
+    Ok(Back { let_go, driver: driver.ok_or(nobody) })
 }
 
 /// The record about one function.
@@ -119,7 +134,7 @@ struct Line<'a> {
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.address)?;
-        let Back { let_go, driver, is_refused } = match self.result {
+        let Back { let_go, driver } = match self.result {
             Ok(back) => back,
             Err(failure) => return write!(f, "not given back: {failure}"),
         };
@@ -131,11 +146,14 @@ impl fmt::Display for Line<'_> {
             write!(f, "unbound from {}, ", left.escape_ascii())?;
         }
         match driver {
-            Some(driver) => write!(f, "{} has it", driver.escape_ascii()),
-            None if *is_refused => {
+            Ok(driver) => write!(f, "{} has it", driver.escape_ascii()),
+            Err(Nobody::Is) => f.write_str("no driver has it, and none is there for it"),
+            Err(Nobody::Wants) => {
                 f.write_str("no driver took it, though there is one: dmesg tells why")
             }
-            None => f.write_str("no driver has it, and none is there for it"),
+            Err(Nobody::Loads(name, result)) => {
+                write!(f, "no driver has it: {}", Loading { name, result: *result })
+            }
         }
     }
 }
