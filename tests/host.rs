@@ -472,6 +472,33 @@ fn a_driver_that_cannot_be_loaded_is_no_success() {
 }
 
 #[test]
+fn this_host_is_this_host_however_it_is_named() {
+    let desk = Desk::with(&["x58"]);
+    fs::write(desk.path("line"), "vfio.override=02:00.0\n").unwrap();
+    fs::create_dir(desk.path("etc")).unwrap();
+    std::os::unix::fs::symlink("/sys", desk.path("etc/sys")).unwrap();
+    for named in ["--cmdline line", "--sysfs /sys --cmdline line", "--sysfs etc/sys --cmdline line"]
+    {
+        let (screen, log) = live(&desk, "x58", "exit 7", &format!("apply {named}"));
+        assert!(screen.contains("modprobe vfio-pci ended with status 7"), "{named}\n{screen}");
+        assert!(log.contains("rule 1: driver_override"), "{named}\n{log}");
+    }
+}
+
+#[test]
+fn a_directory_is_not_judged_by_this_host() {
+    let desk = Desk::with(&["two-t400"]);
+    let command = "--sysfs two-t400/sys plan 04:00.0 b3:00.0";
+    // In the namespace this host's procfs has the mounts and routes of that very machine.
+    let mount = r#"mount --bind two-t400/proc /proc && exec "$@""#;
+    let shell = unshare(&["--mount", "sh", "-c", mount, "sh", TOOL]);
+    let output = desk.ready(shell, command).env("PATH", format!("{PATH}:/usr/sbin:/sbin")).output();
+    let screen = shown(command, &output.unwrap());
+    assert!(screen.contains("the host loses its disks\n"), "{screen}");
+    assert!(screen.contains("the host loses its links\n"), "{screen}");
+}
+
+#[test]
 fn what_json_holds_is_as_the_schema_says() {
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/vfio-override.schema.json");
     let mut schemas = boon::Schemas::new();

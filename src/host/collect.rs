@@ -141,16 +141,15 @@ impl Copy {
     }
 
     fn proc(&mut self, machine: &Machine) -> Result<()> {
-        let read = |path: &str| fs::read_to_string(machine.proc.join(path)).ok();
         self.file("proc/cmdline", &public_parameters(&machine.cmdline()?))?;
-        if let Some(text) = read("iomem") {
+        if let Some(text) = machine.proc("iomem") {
             self.file("proc/iomem", public_memory(&text).as_bytes())?;
         }
-        if let Some(text) = read("self/mountinfo") {
+        if let Some(text) = machine.proc("self/mountinfo") {
             self.file("proc/self/mountinfo", public_mounts(&text).as_bytes())?;
         }
         for file in ["swaps", "net/route"] {
-            if let Some(text) = read(file) {
+            if let Some(text) = machine.proc(file) {
                 let kept = public_columns(&text, if file == "swaps" { 1 } else { 2 });
                 self.file(&format!("proc/{file}"), kept.as_bytes())?;
             }

@@ -17,8 +17,8 @@ use crate::tree::Tree;
 pub struct Machine {
     pub tree: Tree,
     pub sysfs: PathBuf,
-    /// Where the command line is, and with it what else procfs tells.
-    pub proc: PathBuf,
+    /// Where procfs is; `None` for a directory of which only sysfs is known.
+    proc: Option<PathBuf>,
     /// The host's files; `None` where only a directory like /sys was named.
     pub root: Option<Root>,
     pub kind: Kind,
@@ -34,7 +34,7 @@ pub enum Kind {
     Live,
     /// One that `collect` made.
     Copy,
-    /// A directory like /sys, or another command line.
+    /// A directory like /sys.
     Directory,
 }
 
@@ -45,16 +45,15 @@ impl Machine {
             return Self::copy(file, names);
         }
         let sysfs = source.sysfs.clone().unwrap_or_else(|| "/sys".into());
-        let cmdline = source.cmdline.clone().unwrap_or_else(|| "/proc/cmdline".into());
-        let (proc, root) = match source.sysfs {
-            None => (PathBuf::from("/proc"), Some(Root::new(Path::new("/")))),
-            Some(_) => (cmdline.parent().map(Path::to_owned).unwrap_or_default(), None),
-        };
-        let kind = if source.sysfs.is_none() && source.cmdline.is_none() {
-            Kind::Live
+        // However it is called, and whatever rules are applied to it.
+        let is_live = fs::canonicalize(&sysfs).is_ok_and(|real| real == Path::new("/sys"));
+        let (kind, proc, root) = if is_live {
+            (Kind::Live, Some("/proc".into()), Some(Root::new(Path::new("/"))))
         } else {
-            Kind::Directory
+            let beside = source.cmdline.as_ref().and_then(|file| file.parent());
+            (Kind::Directory, beside.map(Path::to_owned), None)
         };
+        let cmdline = source.cmdline.clone().unwrap_or_else(|| "/proc/cmdline".into());
         Self { tree: Tree::default(), sysfs, proc, root, kind, names, cmdline, _unpacked: None }
             .ready()
     }
@@ -72,7 +71,7 @@ impl Machine {
             .with_context(|| format!("cannot take {} for a copy of a machine", file.display()))?;
         let (sysfs, proc) = (directory.join("sys"), directory.join("proc"));
         let cmdline = proc.join("cmdline");
-        let root = Some(Root::new(&directory));
+        let (proc, root) = (Some(proc), Some(Root::new(&directory)));
         let tree = Tree::default();
         Self { tree, sysfs, proc, root, kind: Kind::Copy, names, cmdline, _unpacked: unpacked }
             .ready()
@@ -86,12 +85,18 @@ impl Machine {
         let aliases = self
             .modules_directory()
             .map(|modules| self.root_path(&format!("{modules}/modules.alias")));
-        self.tree = Tree::new(&self.sysfs, aliases.flatten(), self.proc.join("iomem"));
+        let iomem = self.proc.as_ref().map(|proc| proc.join("iomem"));
+        self.tree = Tree::new(&self.sysfs, aliases.flatten(), iomem);
         Ok(self)
     }
 
     fn root_path(&self, path: &str) -> Option<PathBuf> {
         Some(self.root.as_ref()?.path(path))
+    }
+
+    /// What a file of procfs says; `None` where that is not known.
+    pub fn proc(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.proc.as_ref()?.join(path)).ok()
     }
 
     /// The kernel command line.
@@ -102,7 +107,7 @@ impl Machine {
     /// The release of the running kernel, as `uname -r` prints it.
     pub fn release(&self) -> Option<String> {
         self.root.as_ref()?;
-        let text = fs::read_to_string(self.proc.join("sys/kernel/osrelease")).ok()?;
+        let text = self.proc("sys/kernel/osrelease")?;
         Some(text.trim().to_owned()).filter(|release| !release.is_empty())
     }
 

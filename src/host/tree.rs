@@ -22,13 +22,13 @@ use crate::worker::Progress;
 pub struct Tree {
     root: PathBuf,
     aliases: Option<PathBuf>,
-    iomem: PathBuf,
+    iomem: Option<PathBuf>,
     /// Is told of every write before it is done.
     pub progress: Progress,
 }
 
 impl Tree {
-    pub fn new(sysfs: &std::path::Path, aliases: Option<PathBuf>, iomem: PathBuf) -> Self {
+    pub fn new(sysfs: &std::path::Path, aliases: Option<PathBuf>, iomem: Option<PathBuf>) -> Self {
         Self { root: sysfs.to_owned(), aliases, iomem, progress: Progress::default() }
     }
 
@@ -133,10 +133,11 @@ impl System for Tree {
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
         let path = match text {
-            Text::Aliases => self.aliases.as_ref().ok_or(Errno::ENOENT)?,
+            Text::Aliases => &self.aliases,
             Text::IoMemory => &self.iomem,
         };
-        let mut file = fs::File::open(path).map_err(|error| errno(&error))?;
+        let mut file =
+            fs::File::open(path.as_ref().ok_or(Errno::ENOENT)?).map_err(|error| errno(&error))?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(|error| errno(&error))?;
         each(&text);

@@ -46,7 +46,7 @@ pub struct Usage {
 
 impl Usage {
     pub fn of(machine: &Machine) -> Self {
-        let Ok(mounts) = fs::read_to_string(machine.proc.join("self/mountinfo")) else {
+        let Some(mounts) = machine.proc("self/mountinfo") else {
             return Self { found: None, is_traced: false };
         };
         let mut found = BTreeMap::<Address, Vec<Use>>::new();
@@ -64,7 +64,7 @@ impl Usage {
                 add(address, Use::Mounted(disk.clone(), vec![mount.place.to_owned()]));
             }
         }
-        let swaps = fs::read_to_string(machine.proc.join("swaps")).unwrap_or_default();
+        let swaps = machine.proc("swaps").unwrap_or_default();
         for device in swaps.lines().skip(1).filter_map(|line| line.strip_prefix("/dev/")) {
             let device = device.split_whitespace().next().unwrap_or_default();
             let disk = disks.named(device).unwrap_or_else(|| device.to_owned());
@@ -74,7 +74,7 @@ impl Usage {
                 add(address, Use::Swap(disk.clone()));
             }
         }
-        let routes = fs::read_to_string(machine.proc.join("net/route")).unwrap_or_default();
+        let routes = machine.proc("net/route").unwrap_or_default();
         for (interface, address) in links(&machine.sysfs) {
             if has_default_route(&routes, &interface) {
                 add(address, Use::DefaultRoute(interface));
