@@ -429,6 +429,35 @@ fn a_driver_that_does_not_let_go_is_named_in_time() {
 }
 
 #[test]
+fn what_becomes_of_each_function_is_said_where_one_hangs() {
+    let desk = Desk::with(&["two-t400"]);
+    let hang = |name: &str| {
+        let file = desk.path("two-t400/sys/bus/pci").join(name);
+        fs::remove_file(&file).unwrap();
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    let bind = |function: &str, driver: Option<&str>| {
+        let link = desk.path("two-t400/sys/bus/pci/devices").join(function).join("driver");
+        fs::remove_file(&link).unwrap();
+        if let Some(driver) = driver {
+            std::os::unix::fs::symlink(format!("../../bus/pci/drivers/{driver}"), link).unwrap();
+        }
+    };
+    fs::create_dir_all(desk.path("two-t400/sys/bus/pci/drivers/vfio-pci")).unwrap();
+    let at = at("two-t400");
+    hang("drivers_probe");
+    bind("0000:17:00.0", None);
+    let mut screen = desk.screen(&[&format!("apply --timeout 1 {at} 17:00.0 65:00.0")]);
+    bind("0000:65:00.0", Some("vfio-pci"));
+    screen += &desk.screen(&[
+        // The first has its override, and no driver; the second is not reached.
+        &format!("release --timeout 1 {at} 17:00.0 65:00.0"),
+        &format!("release --json --timeout 1 {at} 17:00.0 65:00.0"),
+    ]);
+    insta::assert_snapshot!(screen);
+}
+
+#[test]
 fn who_may_not_change_anything_is_told_so() {
     let desk = Desk::with(&["x58"]);
     let chmod = |mode: &str| {

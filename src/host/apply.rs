@@ -11,7 +11,7 @@ use vfio_override::system::System;
 
 use crate::Verdict;
 use crate::args::Apply;
-use crate::change::{self, Recorder};
+use crate::change::{self, Change, Recorder};
 use crate::functions::{Device, Devices};
 use crate::machine::{Kind, Machine};
 use crate::plan;
@@ -35,7 +35,7 @@ pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict
         taken.filter_map(|taken| devices.get(taken.function.address).cloned()).collect()
     };
     let (style, limit) = (devices.style(), options.patience.limit());
-    change::carry_out("apply", machine, &taken, style, limit, json, |machine, progress| {
+    change::carry_out(Change::Apply, machine, &taken, style, limit, json, |machine, progress| {
         work(machine, &asked, progress)
     })
 }

@@ -1,6 +1,7 @@
 //! What `apply` and `release` share: records in the kernel log and on the terminal, and a look at what is
 //! true afterwards.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::Verdict;
 use crate::functions::{AddressStyle, Device};
 use crate::machine::{Kind, Machine};
 use crate::screen::{self, BAD, GOOD, PLAIN, Screen, WARN};
-use crate::worker::{self, End, Progress};
+use crate::worker::{self, End, Progress, Told};
 
 /// What was said and done.
 #[derive(Serialize)]
@@ -40,6 +41,80 @@ struct Changed {
     before: Option<String>,
     /// The driver that has it now.
     driver: Option<String>,
+    state: State,
+}
+
+/// How far the work came with a function.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// To its end, good or bad.
+    Done,
+    /// Its override was written, or it is the one with which the work ended.
+    HalfWay,
+    NotReached,
+}
+
+/// What is done to the functions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Apply,
+    Release,
+}
+
+impl Change {
+    fn command(self) -> &'static str {
+        match self {
+            Self::Apply => "apply",
+            Self::Release => "release",
+        }
+    }
+
+    /// What is true of a function's override, if it was written, or not.
+    fn of_override(self, device: &Device, was_written: bool) -> &'static str {
+        match self {
+            Self::Apply if was_written || device.kept_for.is_some() => "its override is set",
+            Self::Apply => "its override is not set",
+            Self::Release if was_written || device.kept_for.is_none() => "its override is cleared",
+            Self::Release => "its override is not cleared",
+        }
+    }
+
+    /// What is missing of a function, where the work ended with this step.
+    fn shortfall(
+        self,
+        device: &Device,
+        state: State,
+        was_written: bool,
+        step: &str,
+    ) -> Option<String> {
+        let overridden = self.of_override(device, was_written);
+        let address = &device.address;
+        Some(match (state, &device.driver) {
+            (State::Done, _) => return None,
+            (State::HalfWay, Some(driver))
+                if step.ends_with(&format!("{address}/driver/unbind")) =>
+            {
+                format!(
+                    "half-way: {overridden}, and {driver} does not let go of it. End what uses it (a display \
+                     server, a virtual machine); once {driver} lets go, no driver has it: run this command \
+                     again. If it never does, reboot. Nothing more is done now"
+                )
+            }
+            (State::HalfWay, _) if step.ends_with(&format!("{address} to drivers_probe")) => {
+                format!(
+                    "half-way: {overridden}, and the driver that it was offered to does not answer. Run this \
+                 command again once it does. If it never does, reboot"
+                )
+            }
+            (State::HalfWay, _) => {
+                format!("half-way: {overridden}, and no more was done. Run this command again")
+            }
+            (State::NotReached, _) => {
+                "not reached: nothing of it was changed. Run this command again".to_owned()
+            }
+        })
+    }
 }
 
 /// The kernel log, through kernlog, and whoever waits for the work.
@@ -96,7 +171,7 @@ fn priority(level: Level) -> u8 {
 
 /// Does the work on these functions, tells how it goes, and looks at what came of it.
 pub fn carry_out(
-    command: &str,
+    change: Change,
     machine: &mut Machine,
     devices: &[Device],
     style: AddressStyle,
@@ -105,10 +180,18 @@ pub fn carry_out(
     work: impl FnOnce(&mut Machine, Progress) -> bool,
 ) -> Result<Verdict> {
     let mut screen = Screen::new();
-    let mut records = Vec::new();
+    let mut records: Vec<Said> = Vec::new();
+    let mut overridden = BTreeSet::new();
     let end = worker::supervise(
         limit,
-        |line| {
+        |told| {
+            let line = match told {
+                Told::Said(line) => line,
+                Told::Overridden(address) => {
+                    overridden.insert(address.to_owned());
+                    return;
+                }
+            };
             let (level, text) = line.split_once(' ').unwrap_or(("5", line));
             let level = level.parse().unwrap_or(5);
             if !json {
@@ -123,6 +206,23 @@ pub fn carry_out(
         },
         |progress| work(machine, progress),
     )?;
+    let unfinished = match &end {
+        End::Done(_) => None,
+        End::Stuck(step) | End::Crashed(step) => Some(step.clone()),
+    };
+    let state = |device: &Device| {
+        let address = &device.address;
+        let is_told = |said: &Said| {
+            let about = said.text.strip_prefix(address.as_str());
+            about.is_some_and(|about| about.starts_with(": ") || about.starts_with(" ["))
+        };
+        match &unfinished {
+            None => State::Done,
+            Some(_) if records.iter().any(is_told) => State::Done,
+            Some(step) if overridden.contains(address) || step.contains(address) => State::HalfWay,
+            Some(_) => State::NotReached,
+        }
+    };
     // Nothing but the link: to read an attribute may take the lock that a step which hangs holds.
     let functions: Vec<Changed> = devices
         .iter()
@@ -133,50 +233,51 @@ pub fn carry_out(
                 address: device.address.clone(),
                 before: device.driver.clone(),
                 driver: driver.map(|name| name.escape_ascii().to_string()),
+                state: state(device),
             }
         })
         .collect();
-    let unfinished = match &end {
-        End::Done(_) => None,
-        End::Stuck(step) | End::Crashed(step) => Some(step.clone()),
-    };
     let report = Report { records, functions, unfinished, as_asked: end == End::Done(true) };
     if json {
-        screen::json(command, &report)?;
+        screen::json(change.command(), &report)?;
         return Ok(Verdict::of(report.as_asked));
     }
     match &end {
         End::Done(_) => {}
-        End::Stuck(step) => {
-            screen.marked(
-                BAD,
-                "not done",
-                format_args!("the kernel has not finished this in {} s: {step}", limit.as_secs()),
-            );
-            let hanging = devices
-                .iter()
-                .find(|device| step.ends_with(&format!("{}/driver/unbind", device.address)));
-            if let Some(Device { address, driver: Some(driver), .. }) = hanging {
-                screen.marked(
-                    BAD,
-                    address,
-                    format_args!(
-                        "half-way: its override is written, and {driver} does not let go of it. End what uses it (a \
-                         display server, a virtual machine); once {driver} lets go, no driver has it: run this \
-                         command again. If it never does, reboot. Nothing more is done now"
-                    ),
-                );
-            }
-        }
+        End::Stuck(step) => screen.marked(
+            BAD,
+            "not done",
+            format_args!("the kernel has not finished this in {} s: {step}", limit.as_secs()),
+        ),
         End::Crashed(step) => screen.marked(
             BAD,
             "not done",
             format_args!("the work crashed at this step, and nothing more is done: {step}"),
         ),
     }
-    if !report.functions.is_empty() {
+    let step = report.unfinished.as_deref().unwrap_or_default();
+    for (changed, device) in report.functions.iter().zip(devices) {
+        let was_written = overridden.contains(&device.address);
+        if let Some(text) = change.shortfall(device, changed.state, was_written, step) {
+            screen.marked(BAD, &device.address, text);
+        }
+    }
+    table(&report.functions, devices, style, &mut screen);
+    screen.blank();
+    let (style, verdict) = if report.as_asked {
+        (GOOD, "everything is as asked")
+    } else {
+        (BAD, "not everything is as asked")
+    };
+    screen.line(style, verdict);
+    Ok(Verdict::of(report.as_asked))
+}
+
+/// Each function, with the driver that it had and the one that it has.
+fn table(functions: &[Changed], devices: &[Device], style: AddressStyle, screen: &mut Screen) {
+    if !functions.is_empty() {
         screen.blank();
-        let rows = report.functions.iter().zip(devices).map(|(changed, device)| {
+        let rows = functions.iter().zip(devices).map(|(changed, device)| {
             let text = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "-".to_owned());
             let cells = vec![
                 style.text(device.function.address),
@@ -188,12 +289,4 @@ pub fn carry_out(
         });
         screen.table(0, &["ADDRESS", "BEFORE", "NOW", "DEVICE"], rows.collect());
     }
-    screen.blank();
-    let (style, verdict) = if report.as_asked {
-        (GOOD, "everything is as asked")
-    } else {
-        (BAD, "not everything is as asked")
-    };
-    screen.line(style, verdict);
-    Ok(Verdict::of(report.as_asked))
 }

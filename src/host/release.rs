@@ -14,7 +14,7 @@ use vfio_override::report::{Journal, LoadingResult};
 use crate::Verdict;
 use crate::apply::{Loading, modprobe};
 use crate::args::Release;
-use crate::change::{self, Recorder};
+use crate::change::{self, Change, Recorder};
 use crate::functions::{Device, Devices};
 use crate::machine::{Kind, Machine};
 use crate::modules;
@@ -37,7 +37,7 @@ pub fn run(machine: &mut Machine, options: &Release, json: bool) -> Result<Verdi
         return rehearse(&named, json);
     }
     let limit = options.patience.limit();
-    change::carry_out("release", machine, &named, style, limit, json, |machine, progress| {
+    change::carry_out(Change::Release, machine, &named, style, limit, json, |machine, progress| {
         work(machine, &named, progress)
     })
 }

@@ -12,7 +12,8 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
 use vfio_override::beneath;
-use vfio_override::path::{Path, PathText};
+use vfio_override::path::{Attribute, Path, PathText};
+use vfio_override::pci::Address;
 use vfio_override::system::{Access, File, System, Text};
 
 use crate::worker::Progress;
@@ -49,7 +50,17 @@ impl Tree {
 }
 
 /// An open attribute.
-pub struct OpenAttribute(fs::File);
+pub struct OpenAttribute {
+    file: fs::File,
+    /// Of an override: whom to tell that the one of this function was written.
+    told: Option<(Progress, Address)>,
+}
+
+impl OpenAttribute {
+    fn new(file: OwnedFd) -> Self {
+        Self { file: file.into(), told: None }
+    }
+}
 
 fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
@@ -59,7 +70,7 @@ impl File for OpenAttribute {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         let mut length = 0;
         while length < buffer.len() {
-            match self.0.read_at(&mut buffer[length..], length as u64) {
+            match self.file.read_at(&mut buffer[length..], length as u64) {
                 Ok(0) => break,
                 Ok(count) => length += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -70,8 +81,13 @@ impl File for OpenAttribute {
     }
 
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
-        match self.0.write_at(text, 0) {
-            Ok(count) if count == text.len() => Ok(()),
+        match self.file.write_at(text, 0) {
+            Ok(count) if count == text.len() => {
+                if let Some((progress, address)) = &mut self.told {
+                    progress.has_overridden(*address);
+                }
+                Ok(())
+            }
             Ok(_) => Err(Errno::EIO),
             Err(error) => Err(errno(&error)),
         }
@@ -92,8 +108,14 @@ impl System for Tree {
             Access::Write => OFlag::O_WRONLY,
             Access::ReadWrite => OFlag::O_RDWR,
         };
+        let told = match path {
+            Path::Attribute(address, Attribute::DriverOverride) => {
+                Some((self.progress.share(), address))
+            }
+            _ => None,
+        };
         self.open_beneath(&text, flags | OFlag::O_NOFOLLOW)
-            .map(|file| OpenAttribute(file.into()))
+            .map(|file| OpenAttribute { told, ..OpenAttribute::new(file) })
             .map_err(|errno| self.explain(path, errno))
     }
 
@@ -128,7 +150,7 @@ impl System for Tree {
         self.progress.about_to_probe(name);
         let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
         let probe = self.open_beneath(&Path::DriversProbe.text(), flags)?;
-        OpenAttribute(probe.into()).write(name)
+        OpenAttribute::new(probe).write(name)
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {

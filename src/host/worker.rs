@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdout, fork, pipe};
+use vfio_override::pci::Address;
 
 /// Where a [`Tree`](crate::tree::Tree) tells what it is about to do.
 #[derive(Default)]
@@ -32,6 +33,11 @@ impl Progress {
 
     pub fn about_to_run(&mut self, command: &str) {
         self.tell('>', command);
+    }
+
+    /// The override of this function was written.
+    pub fn has_overridden(&mut self, address: Address) {
+        self.tell('+', &address.to_string());
     }
 
     fn tell(&mut self, kind: char, text: &str) {
@@ -53,6 +59,15 @@ impl Progress {
     }
 }
 
+/// What the work tells while it goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// A line for the person who waits.
+    Said(&'a str),
+    /// The override of the function at this address was written.
+    Overridden(&'a str),
+}
+
 /// How the work ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
@@ -64,11 +79,11 @@ pub enum End {
     Crashed(String),
 }
 
-/// Does the work in a child process, hands over its lines as they come, and gives it this much time for
+/// Does the work in a child process, hands over what it tells as it comes, and gives it this much time for
 /// each step. Signals that would end this process wait until then, so that nothing is left half done.
 pub fn supervise(
     limit: Duration,
-    mut line: impl FnMut(&str),
+    mut tell: impl FnMut(Told<'_>),
     work: impl FnOnce(Progress) -> bool,
 ) -> Result<End> {
     let (read, write) = pipe().context("cannot make a pipe")?;
@@ -93,7 +108,7 @@ pub fn supervise(
         ForkResult::Parent { child } => child,
     };
     drop(write);
-    let end = watch(File::from(read), limit, &mut line)?;
+    let end = watch(File::from(read), limit, &mut tell)?;
     let end = match end {
         Watched::Ended(step) => match waitpid(child, None)? {
             WaitStatus::Exited(_, status @ (0 | 1)) => End::Done(status == 0),
@@ -115,7 +130,7 @@ enum Watched {
     Late(String),
 }
 
-fn watch(read: File, limit: Duration, line: &mut impl FnMut(&str)) -> Result<Watched> {
+fn watch(read: File, limit: Duration, tell: &mut impl FnMut(Told<'_>)) -> Result<Watched> {
     let mut lines = BufReader::new(read);
     let mut step = "nothing".to_owned();
     let mut deadline = Instant::now() + limit;
@@ -141,7 +156,9 @@ fn watch(read: File, limit: Duration, line: &mut impl FnMut(&str)) -> Result<Wat
         if let Some(about) = text.strip_prefix('>') {
             about.clone_into(&mut step);
         } else if let Some(said) = text.strip_prefix('=') {
-            line(said);
+            tell(Told::Said(said));
+        } else if let Some(address) = text.strip_prefix('+') {
+            tell(Told::Overridden(address));
         }
     }
 }
@@ -159,16 +176,16 @@ mod tests {
             let mut told = Vec::new();
             let end = supervise(
                 LATE,
-                |line| told.push(line.to_owned()),
+                |what| told.push(format!("{what:?}")),
                 |mut progress| {
                     progress.say("one");
                     progress.about_to_run("modprobe");
-                    progress.share().say("two");
+                    progress.share().has_overridden(Address::new(0, 1, 0, 0).unwrap());
                     is_good
                 },
             );
             assert_eq!(end.unwrap(), End::Done(is_good));
-            assert_eq!(told, ["one", "two"]);
+            assert_eq!(told, [r#"Said("one")"#, r#"Overridden("0000:01:00.0")"#]);
         }
     }
 
