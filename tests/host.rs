@@ -312,12 +312,24 @@ fn a_copy_is_as_good_as_the_machine() {
         let desk = Desk::with(&[&machine]);
         let collected = desk.run(&format!("collect --from {machine} copy.tar"));
         assert_eq!(collected.status.code(), Some(0), "{}", shown("collect", &collected));
-        for command in
-            ["list --json", "plan --json", "plan --json class:03+group=auto", "status --json"]
-        {
-            let original = json(&desk.run(&format!("{command} --from {machine}")));
-            let copy = json(&desk.run(&format!("{command} --from copy.tar")));
-            assert_eq!(copy, original, "{machine}: {command}");
+        let links = fs::read_dir(desk.path(&machine).join("sys/class/net")).into_iter().flatten();
+        let mut links: Vec<String> =
+            links.map(|link| link.unwrap().file_name().into_string().unwrap()).collect();
+        links.sort();
+        for command in [
+            "list --json",
+            "plan --json",
+            "plan --json class:03+group=auto",
+            "plan --json class:01 class:02=pci-stub class:0c",
+            "status --json",
+        ] {
+            let original = desk.run(&format!("{command} --from {machine}")).stdout;
+            let mut original = String::from_utf8(original).unwrap();
+            for (number, link) in links.iter().enumerate() {
+                original = original.replace(link, &format!("net{number}"));
+            }
+            let copy = desk.run(&format!("{command} --from copy.tar")).stdout;
+            assert_eq!(String::from_utf8(copy).unwrap(), original, "{machine}: {command}");
         }
         let again = desk.run(&format!("collect --from {machine} copy.tar"));
         assert_eq!(again.status.code(), Some(2), "no file is written over");
@@ -334,8 +346,28 @@ fn a_copy_holds_no_secrets() {
         "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet key=5ec2e7\"\nGRUB_PASSWORD=5ec2e7\n",
     )
     .unwrap();
-    let mounts = "36 35 259:2 / /home/5ec2e7 rw - ext4 /dev/nvme0n1p2 rw,label=5ec2e7\n";
+    let mounts = "36 35 259:2 / /home/5ec2e7 rw - ext4 /dev/nvme0n1p2 rw,label=5ec2e7\n\
+        37 36 0:34 / / rw - btrfs /dev/mapper/luks-5ec2e7 rw\n\
+        38 36 0:35 / /srv rw - zfs 5ec2e7/srv rw\n\
+        39 36 253:0 / /var rw - ext4 /dev/mapper/5ec2e7--vg-var rw\n";
     fs::write(desk.path("two-t400/proc/self/mountinfo"), mounts).unwrap();
+    let swaps = "Filename Type\n/home/5ec2e7/swap file\n/dev/mapper/5ec2e7--vg-swap partition\n";
+    fs::write(desk.path("two-t400/proc/swaps"), swaps).unwrap();
+    let dm = desk.path("two-t400/sys/devices/virtual/block/dm-0");
+    fs::create_dir_all(dm.join("dm")).unwrap();
+    fs::write(dm.join("dev"), "253:0\n").unwrap();
+    fs::write(dm.join("dm/name"), "5ec2e7--vg-var\n").unwrap();
+    let class = desk.path("two-t400/sys/class");
+    std::os::unix::fs::symlink("../../devices/virtual/block/dm-0", class.join("block/dm-0"))
+        .unwrap();
+    let link = fs::read_link(class.join("net/eno1")).unwrap();
+    let place = class.join("net").join(&link);
+    fs::rename(&place, place.with_file_name("enx5ec2e7")).unwrap();
+    fs::remove_file(class.join("net/eno1")).unwrap();
+    let link = link.with_file_name("enx5ec2e7");
+    std::os::unix::fs::symlink(link, class.join("net/enx5ec2e7")).unwrap();
+    let routes = "Iface Destination\nenx5ec2e7 00000000\nwg-5ec2e7 0000A8C0\n";
+    fs::write(desk.path("two-t400/proc/net/route"), routes).unwrap();
     let serial = desk.path("two-t400/sys/bus/pci/devices/0000:04:00.0/serial");
     fs::write(serial, "5ec2e7\n").unwrap();
     fs::write(desk.path("two-t400/dev/kmsg"), "6,0,0,-;Command line: password=5ec2e7\n").unwrap();
@@ -343,6 +375,10 @@ fn a_copy_holds_no_secrets() {
     insta::assert_snapshot!(shown("collect --from two-t400 copy.tar", &output));
     let copy = fs::read(desk.path("copy.tar")).unwrap();
     assert!(!copy.windows(6).any(|text| text == b"5ec2e7"));
+    // It is known all the same.
+    let plan = desk.screen(&["plan --from copy.tar 04:00.0 b3:00.0"]);
+    assert!(plan.contains("nvme0n1p2 is mounted at …"), "{plan}");
+    assert!(plan.contains("net1 has the default route"), "{plan}");
     let files: Vec<String> = tar::Archive::new(&copy[..])
         .entries()
         .unwrap()

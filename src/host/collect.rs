@@ -18,10 +18,11 @@ use crate::bootloader::{self, GRUB_FILE, GRUB_NAME, KERNEL_INSTALL_FILE};
 use crate::functions::Devices;
 use crate::generator::Initramfs;
 use crate::kernel_log;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::modules;
 use crate::preview::Asked;
 use crate::screen::{self, PLAIN, Screen};
+use crate::usage::{self, Disks, Mount};
 
 #[derive(Serialize)]
 struct Report {
@@ -91,7 +92,8 @@ struct Copy {
 impl Copy {
     fn machine(&mut self, machine: &mut Machine) -> Result<()> {
         self.functions(&machine.sysfs)?;
-        self.disks_and_links(&machine.sysfs)?;
+        self.disks(&machine.sysfs)?;
+        self.interfaces(machine)?;
         self.file("sys/bus/pci/drivers_probe", b"")?;
         self.proc(machine)?;
         self.root(machine)
@@ -121,23 +123,60 @@ impl Copy {
         Ok(())
     }
 
-    /// What tells which function a mounted disk or a network link belongs to.
-    fn disks_and_links(&mut self, sysfs: &Path) -> Result<()> {
-        for (class, attributes) in [("class/block", ["dev"]), ("class/net", ["operstate"])] {
-            for name in names(&sysfs.join(class)) {
-                let link = format!("{class}/{name}");
-                self.link(sysfs, &link)?;
-                let Ok(directory) = fs::canonicalize(sysfs.join(&link)) else { continue };
-                let Some(inside) = below(sysfs, &directory) else { continue };
-                for attribute in attributes {
-                    self.copy(sysfs, &format!("{inside}/{attribute}"))?;
+    /// What tells which function a mounted disk belongs to.
+    fn disks(&mut self, sysfs: &Path) -> Result<()> {
+        for name in names(&sysfs.join("class/block")) {
+            let link = format!("class/block/{name}");
+            self.link(sysfs, &link)?;
+            let Ok(directory) = fs::canonicalize(sysfs.join(&link)) else { continue };
+            let Some(inside) = below(sysfs, &directory) else { continue };
+            self.copy(sysfs, &format!("{inside}/dev"))?;
+            for slave in names(&directory.join("slaves")) {
+                self.link(sysfs, &format!("{inside}/slaves/{slave}"))?;
+            }
+            for controller in (Disks { sysfs }).controllers_beside(&directory) {
+                let place = fs::canonicalize(&controller).ok();
+                if let Some(place) = place.and_then(|place| below(sysfs, &place)) {
+                    self.directory(&format!("sys/{place}"))?;
                 }
-                for slave in names(&directory.join("slaves")) {
-                    self.link(sysfs, &format!("{inside}/slaves/{slave}"))?;
+                if let Some(link) = below(sysfs, &controller) {
+                    self.link(sysfs, &link)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The network interfaces of functions and the default route, under names that nobody gave: theirs may
+    /// hold a hardware address, or what a person calls it.
+    fn interfaces(&mut self, machine: &Machine) -> Result<()> {
+        let sysfs = &machine.sysfs;
+        let routes = machine.proc("net/route");
+        let mut kept = vec!["Iface Destination".to_owned()];
+        let places = names(&sysfs.join("class/net")).into_iter().filter_map(|name| {
+            let directory = fs::canonicalize(sysfs.join("class/net").join(&name)).ok()?;
+            let is_of_function = !machine::addresses_in(&directory).is_empty();
+            Some((name, below(sysfs, &directory).filter(|_| is_of_function)?))
+        });
+        for (number, (name, place)) in places.enumerate() {
+            let public = format!("net{number}");
+            let new_place = Path::new(&place).with_file_name(&public);
+            let new_place = new_place.display();
+            self.link_to(
+                &format!("sys/class/net/{public}"),
+                Path::new(&format!("../../{new_place}")),
+            )?;
+            if let Ok(state) = fs::read(sysfs.join(&place).join("operstate")) {
+                self.file(&format!("sys/{new_place}/operstate"), &state)?;
+            }
+            if routes.as_ref().is_some_and(|routes| usage::has_default_route(routes, &name)) {
+                kept.push(format!("{public} 00000000"));
+            }
+        }
+        match routes {
+            Some(_) => self.file("proc/net/route", lines(kept.iter()).as_bytes()),
+            None => Ok(()),
+        }
     }
 
     fn proc(&mut self, machine: &Machine) -> Result<()> {
@@ -145,14 +184,12 @@ impl Copy {
         if let Some(text) = machine.proc("iomem") {
             self.file("proc/iomem", public_memory(&text).as_bytes())?;
         }
+        let disks = Disks { sysfs: &machine.sysfs };
         if let Some(text) = machine.proc("self/mountinfo") {
-            self.file("proc/self/mountinfo", public_mounts(&text).as_bytes())?;
+            self.file("proc/self/mountinfo", public_mounts(&disks, &text).as_bytes())?;
         }
-        for file in ["swaps", "net/route"] {
-            if let Some(text) = machine.proc(file) {
-                let kept = public_columns(&text, if file == "swaps" { 1 } else { 2 });
-                self.file(&format!("proc/{file}"), kept.as_bytes())?;
-            }
+        if let Some(text) = machine.proc("swaps") {
+            self.file("proc/swaps", public_swaps(&disks, &text).as_bytes())?;
         }
         if let Some(release) = machine.release() {
             self.file("proc/sys/kernel/osrelease", format!("{release}\n").as_bytes())?;
@@ -231,16 +268,21 @@ impl Copy {
 
     /// Copies a link within sysfs.
     fn link(&mut self, sysfs: &Path, path: &str) -> Result<()> {
-        let inside = format!("sys/{path}");
-        let Ok(target) = fs::read_link(sysfs.join(path)) else { return Ok(()) };
-        if target.is_absolute() || !self.made.insert(PathBuf::from(&inside)) {
+        match fs::read_link(sysfs.join(path)) {
+            Ok(target) if target.is_relative() => self.link_to(&format!("sys/{path}"), &target),
+            _ => Ok(()),
+        }
+    }
+
+    fn link_to(&mut self, path: &str, target: &Path) -> Result<()> {
+        if !self.made.insert(path.into()) {
             return Ok(());
         }
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);
-        Ok(self.archive.append_link(&mut header, inside, target)?)
+        Ok(self.archive.append_link(&mut header, path, target)?)
     }
 }
 
@@ -262,7 +304,9 @@ fn below(sysfs: &Path, directory: &Path) -> Option<String> {
 /// The parameters of a command line that concern drivers, PCI and the IOMMU; `…` stands for the others.
 fn public_parameters(line: &[u8]) -> Vec<u8> {
     let is_public = |parameter: &Parameter<'_>| {
-        PARAMETERS.iter().any(|start| parameter.name.starts_with(start))
+        // Not initrd, whose file may be named after the machine.
+        parameter.name == b"init"
+            || PARAMETERS.iter().any(|start| parameter.name.starts_with(start))
     };
     let mut kept: Vec<Vec<u8>> = Vec::new();
     for parameter in cmdline::parameters(line) {
@@ -297,27 +341,31 @@ fn public_memory(text: &str) -> String {
     lines(text.lines().filter(is_told))
 }
 
-/// Mounts of block devices; where, only for the places that every system has.
-fn public_mounts(text: &str) -> String {
+/// Stands for a block device that could not be found in sysfs.
+const UNKNOWN: &str = "…";
+
+/// Mounts of what is on disks, under the kernel's names for these; where, only for the places that every
+/// system has.
+fn public_mounts(disks: &Disks<'_>, text: &str) -> String {
     const PLACES: [&str; 10] =
         ["/", "/boot", "/boot/efi", "/efi", "/home", "/opt", "/srv", "/tmp", "/usr", "/var"];
-    lines(text.lines().filter_map(|line| {
-        let (own, shared) = line.split_once(" - ")?;
-        let own: Vec<&str> = own.split(' ').collect();
-        let [id, parent, number, _, place, ..] = own[..] else { return None };
-        let mut shared = shared.split(' ');
-        let (kind, source) = (shared.next()?, shared.next()?);
-        let source = source.starts_with("/dev/").then_some(source)?;
+    lines(text.lines().filter_map(Mount::parse).filter_map(|mount| {
+        let unknown = || mount.may_be_on_disks().then(|| UNKNOWN.to_owned());
+        let disk = disks.of(&mount).or_else(unknown)?;
+        let Mount { number, place, kind, .. } = mount;
         let place = if PLACES.contains(&place) { place } else { "…" };
-        Some(format!("{id} {parent} {number} / {place} rw - {kind} {source} rw"))
+        Some(format!("0 0 {number} / {place} rw - {kind} /dev/{disk} rw"))
     }))
 }
 
-/// The first columns of each line.
-fn public_columns(text: &str, count: usize) -> String {
-    lines(
-        text.lines().map(|line| line.split_whitespace().take(count).collect::<Vec<_>>().join(" ")),
-    )
+/// Swap space on block devices: the file system that a file is on is mounted.
+fn public_swaps(disks: &Disks<'_>, text: &str) -> String {
+    let devices = text.lines().skip(1).filter_map(|line| line.strip_prefix("/dev/"));
+    let public = devices.map(|device| {
+        let device = device.split_whitespace().next().unwrap_or_default();
+        format!("/dev/{}", disks.named(device).unwrap_or_else(|| UNKNOWN.to_owned()))
+    });
+    lines(["Filename".to_owned()].into_iter().chain(public))
 }
 
 fn lines(lines: impl Iterator<Item: AsRef<str>>) -> String {
@@ -331,11 +379,11 @@ mod tests {
     #[test]
     fn secrets_of_the_command_line_stay_out() {
         let line =
-            b"BOOT_IMAGE=/vmlinuz root=UUID=1234 quiet cryptdevice=/dev/sda2:key intel_iommu=on \
+            b"init=/x initrd=/1234 BOOT_IMAGE=/vmlinuz root=UUID=1234 quiet cryptdevice=/dev/sda2:key intel_iommu=on \
             vfio.override=\"01:00.0, 02:00.0\" ip=10.0.0.1 password=hunter2 pci=nommconf";
         assert_eq!(
             String::from_utf8(public_parameters(line)).unwrap(),
-            "… quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
+            "init=/x … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
         );
         let grub = b"GRUB_CMDLINE_LINUX_DEFAULT='quiet luks.key=secret'\n";
         assert_eq!(
@@ -351,10 +399,18 @@ mod tests {
 37 36 8:17 / /media/alice/Secret\\040Plans rw - vfat /dev/sdb1 rw
 38 36 0:25 / /proc rw - proc proc rw
 39 36 0:44 / /mnt rw - cifs //server/alice rw
+40 36 0:45 / /home rw - btrfs /dev/mapper/alicebox rw
 ";
+        let sysfs = tempfile::tempdir().unwrap();
+        for (name, number) in [("nvme0n1p2", "259:2"), ("sdb1", "8:17")] {
+            let block = sysfs.path().join("class/block").join(name);
+            fs::create_dir_all(&block).unwrap();
+            fs::write(block.join("dev"), number).unwrap();
+        }
         assert_eq!(
-            public_mounts(text),
-            "36 35 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n37 36 8:17 / … rw - vfat /dev/sdb1 rw\n"
+            public_mounts(&Disks { sysfs: sysfs.path() }, text),
+            "0 0 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n0 0 8:17 / … rw - vfat /dev/sdb1 rw\n\
+             0 0 0:45 / /home rw - btrfs /dev/… rw\n"
         );
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 /// A root directory: `/`, or that of a copy.
 pub struct Root {
     directory: PathBuf,
-    seen: RefCell<BTreeMap<String, Vec<u8>>>,
+    seen: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 impl Root {
@@ -53,16 +53,13 @@ impl Root {
         Ok(kept)
     }
 
-    /// Remembers a text that no file holds, as if one did.
+    /// Remembers a text that no file holds, as if one did: what was of use before, and now.
     pub fn remember(&self, path: &str, text: &str) {
         let mut seen = self.seen.borrow_mut();
         let known = seen.entry(path.to_owned()).or_default();
-        if known.is_empty() {
-            known.extend_from_slice(text.as_bytes());
-            if !text.is_empty() {
-                known.push(b'\n');
-            }
-        }
+        let is_new = |line: &&str| !known.iter().any(|known| known == line);
+        let new: Vec<String> = text.lines().filter(is_new).map(str::to_owned).collect();
+        known.extend(new);
     }
 
     /// The names in a directory, in order.
@@ -80,6 +77,9 @@ impl Root {
 
     /// Everything that was looked at and is there, with what was of use of it.
     pub fn seen(&self) -> BTreeMap<String, Vec<u8>> {
-        self.seen.borrow().clone()
+        let seen = self.seen.borrow();
+        let text =
+            |lines: &Vec<String>| lines.iter().flat_map(|line| [line, "\n"]).collect::<String>();
+        seen.iter().map(|(path, lines)| (path.clone(), text(lines).into_bytes())).collect()
     }
 }

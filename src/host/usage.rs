@@ -112,15 +112,15 @@ impl Usage {
 }
 
 /// One line of `mountinfo` (`Documentation/filesystems/proc.rst`, 3.5).
-struct Mount<'a> {
-    number: &'a str,
-    place: &'a str,
-    kind: &'a str,
+pub struct Mount<'a> {
+    pub number: &'a str,
+    pub place: &'a str,
+    pub kind: &'a str,
     source: &'a str,
 }
 
 impl<'a> Mount<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
+    pub fn parse(line: &'a str) -> Option<Self> {
         let (own, shared) = line.split_once(" - ")?;
         let (mut own, mut shared) = (own.split(' ').skip(2), shared.split(' '));
         Some(Self {
@@ -132,7 +132,7 @@ impl<'a> Mount<'a> {
     }
 
     /// Whether there may be disks below, though no block device is known.
-    fn may_be_on_disks(&self) -> bool {
+    pub fn may_be_on_disks(&self) -> bool {
         // What a program serves names /dev/fuse, which is no disk.
         let is_served = self.kind == "fuse" || self.kind.starts_with("fuse.");
         ["bcachefs", "btrfs", "zfs"].contains(&self.kind)
@@ -140,20 +140,21 @@ impl<'a> Mount<'a> {
     }
 }
 
-struct Disks<'a> {
-    sysfs: &'a Path,
+/// The block devices of a sysfs.
+pub struct Disks<'a> {
+    pub sysfs: &'a Path,
 }
 
 impl Disks<'_> {
     /// The name of the block device that holds a mounted file system.
-    fn of(&self, mount: &Mount<'_>) -> Option<String> {
+    pub fn of(&self, mount: &Mount<'_>) -> Option<String> {
         let by_number = self.find("dev", mount.number);
         // btrfs, for one, mounts under a number that no block device has.
         by_number.or_else(|| self.named(mount.source.strip_prefix("/dev/")?))
     }
 
     /// The block device that has this name in /dev.
-    fn named(&self, name: &str) -> Option<String> {
+    pub fn named(&self, name: &str) -> Option<String> {
         match name.strip_prefix("mapper/") {
             Some(mapping) => self.find("dm/name", mapping),
             None => inside::resolve(self.sysfs, block(name)).map(|_| name.to_owned()),
@@ -200,18 +201,26 @@ impl Disks<'_> {
             is_found = true;
             is_all &= self.trace(&slave, depth + 1, functions);
         }
-        // The head of a multipath NVMe namespace has its controllers beside it.
-        let subsystem = directory
-            .ancestors()
-            .find(|place| place.parent().is_some_and(|above| above.ends_with("nvme-subsystem")));
-        let beside = subsystem.into_iter().flat_map(|place| fs::read_dir(place).into_iter());
-        for entry in beside.flatten().flatten() {
-            let controller = inside::resolve(self.sysfs, entry.path());
-            let way = controller.map(|place| addresses_in(&place)).unwrap_or_default();
-            is_found |= !way.is_empty();
-            functions.extend(way);
+        for controller in self.controllers_beside(&directory) {
+            is_found = true;
+            functions.extend(self.way_to(&controller));
         }
         is_found && is_all
+    }
+
+    /// The links to controllers that stand beside the head of a multipath `NVMe` namespace.
+    pub fn controllers_beside(&self, block: &Path) -> Vec<PathBuf> {
+        let subsystem = block
+            .ancestors()
+            .find(|place| place.parent().is_some_and(|above| above.ends_with("nvme-subsystem")));
+        let entries = subsystem.into_iter().flat_map(|place| fs::read_dir(place).into_iter());
+        let links = entries.flatten().flatten().map(|entry| entry.path());
+        links.filter(|link| !self.way_to(link).is_empty()).collect()
+    }
+
+    /// The functions on the way to where a link leads.
+    fn way_to(&self, link: &Path) -> Vec<Address> {
+        inside::resolve(self.sysfs, link).map(|place| addresses_in(&place)).unwrap_or_default()
     }
 }
 
@@ -241,7 +250,7 @@ fn is_up(sysfs: &Path, interface: &str) -> bool {
 }
 
 /// Whether `/proc/net/route` has a route of this interface to everywhere.
-fn has_default_route(routes: &str, interface: &str) -> bool {
+pub fn has_default_route(routes: &str, interface: &str) -> bool {
     routes.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace();
         fields.next() == Some(interface) && fields.next() == Some("00000000")
