@@ -546,6 +546,7 @@ fn this_host_is_this_host_however_it_is_named() {
     {
         let (screen, log) = live(&desk, "x58", "exit 7", &format!("apply {named}"));
         assert!(screen.contains("modprobe vfio-pci ended with status 7"), "{named}\n{screen}");
+        assert!(log.contains("]: apply on the running host\n"), "{named}\n{log}");
         assert!(log.contains("rule 1: driver_override"), "{named}\n{log}");
     }
 }
@@ -694,27 +695,76 @@ fn what_the_log_has_lost_is_in_the_journal() {
     let desk = Desk::with(&["two-t400"]);
     let journal = desk.path("bin/journalctl");
     fs::create_dir(desk.path("bin")).unwrap();
-    // What journalctl 252 prints for a record of /dev/kmsg, if it is asked as we ask.
+    // What journalctl 252 prints for records of /dev/kmsg, if it is asked as we ask.
     let script = "#!/bin/sh\n\
-        [ \"$*\" = '--boot --quiet --no-pager --output=short-monotonic --identifier vfio-override' ] || exit 1\n\
+        [ \"$1 $2 $3 $4\" = '--boot --quiet --no-pager --output=short-monotonic' ] || exit 1\n\
+        if [ \"$5\" = --dmesg ]; then exec cat first; fi\n\
+        [ \"$5 $6\" = '--identifier vfio-override' ] || exit 1\n\
         echo '[    1.234567] tower vfio-override[75]: 0000:65:00.0 [10de:1ff2] class 030000 group 61, rule 1: \
         driver_override set to vfio-pci, unbound from nouveau, bound to vfio-pci'\n";
     program::write(&journal, script);
     fs::write(desk.path("line"), "quiet vfio.override=65:00.0\n").unwrap();
     let mount = r#"mount --bind two-t400/sys /sys && mount --bind line /proc/cmdline \
         && mount --bind "$0" /dev/kmsg && exec "$@""#;
-    // The first record is the 300th: what came before is lost.
-    for (records, says) in [
-        ("6,300,900000000,-;usb 1-1: new device\n", "unbound from nouveau"),
-        ("6,0,0,-;Linux version 6.1\n", "did not run at this boot"),
+    let run = |line: &str| {
+        let shell = unshare(&["--mount", "sh", "-c", mount, "records", TOOL]);
+        let path = format!("{}:{PATH}:/usr/sbin:/sbin", desk.path("bin").display());
+        shown(line, &desk.ready(shell, line).env("PATH", path).output().unwrap())
+    };
+    // The first record is the 300th: what came before is lost, and the journal may have lost it too.
+    let (start, middle) = ("Linux version 6.1", "usb 1-1: new device");
+    let lost = format!("6,300,900000000,-;{middle}\n");
+    let taken = "0000:65:00.0 [10de:1ff2] class 030000 group 61, rule 1: driver_override set";
+    let short = "the journal does not reach back to the start of the boot";
+    let never = "vfio-override did not run at this boot";
+    for (copy, records, first, says) in [
+        ("whole.tar", lost.as_str(), start, [true, false, false]),
+        ("short.tar", &lost, middle, [true, true, false]),
+        ("kernel.tar", "6,0,0,-;Linux version 6.1\n", start, [false, false, true]),
     ] {
         fs::write(desk.path("records"), records).unwrap();
-        let mut shell = unshare(&["--mount", "sh", "-c", mount, "records", TOOL]);
-        shell.args(["--pci-ids", "pci.ids", "status"]).current_dir(desk.path(""));
-        let path = format!("{}:{PATH}:/usr/sbin:/sbin", desk.path("bin").display());
-        let output = shell.env("PATH", path).output().unwrap();
-        let (text, errors) =
-            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-        assert!(text.contains(says), "{text}{errors}");
+        fs::write(desk.path("first"), format!("[    0.000000] tower kernel: {first}\n")).unwrap();
+        let screen = run("status");
+        assert_eq!([taken, short, never].map(|text| screen.contains(text)), says, "{screen}");
+        run(&format!("collect {copy}"));
+        let screen = run(&format!("status --from {copy}"));
+        assert_eq!(screen.contains(taken), says[0], "{screen}");
     }
+}
+
+#[test]
+fn what_was_done_by_hand_is_not_taken_for_what_the_boot_did() {
+    let desk = Desk::with(&["two-t400"]);
+    fs::write(desk.path("two-t400/proc/cmdline"), "vfio.override=65:00.0,17:00.0\n").unwrap();
+    let line = "class 030000 group 61, rule 1: driver_override set to vfio-pci, unbound from";
+    let log = |writer: &str| {
+        format!(
+            "6,0,0,-;Linux version 6.1\n5,1,1,-;vfio-override[9]: {writer}\n\
+             5,2,2,-;vfio-override[9]: 0000:65:00.0 [10de:1ff2] {line} nouveau\n"
+        )
+    };
+    let status = |log: String| {
+        fs::write(desk.path("two-t400/dev/kmsg"), log).unwrap();
+        desk.screen(&["status --from two-t400"])
+    };
+    let ran = "vfio-override did not run at this boot";
+    let by_hand = status(log("apply on the running host"));
+    assert_eq!(by_hand.matches(ran).count(), 1, "{by_hand}");
+    assert!(by_hand.contains(&format!("17:00.0, 65:00.0: {ran}")), "{by_hand}");
+    let at_boot = status(log("rules: 1 applied"));
+    assert!(at_boot.contains("65:00.0: it was set at boot and is unset now"), "{at_boot}");
+
+    // Taken at boot from nouveau, by hand later from snd_hda_intel: it is the first that counts.
+    let device = desk.path("two-t400/sys/bus/pci/devices/0000:65:00.0");
+    fs::write(device.join("driver_override"), "vfio-pci\n").unwrap();
+    fs::remove_file(device.join("driver")).unwrap();
+    std::os::unix::fs::symlink("../../bus/pci/drivers/vfio-pci", device.join("driver")).unwrap();
+    let later = format!(
+        "5,3,3,-;vfio-override[88]: apply on the running host\n\
+         5,4,4,-;vfio-override[88]: 0000:65:00.0 [10de:1ff2] {line} ast\n"
+    );
+    let twice = status(log("rules: 1 applied") + &later);
+    assert!(twice.contains("65:00.0: nouveau had it first"), "{twice}");
+    let second = status(log("apply on the running host") + &later);
+    assert!(!second.contains("had it first"), "{second}");
 }

@@ -43,7 +43,7 @@ pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict
 fn work(machine: &mut Machine, asked: &Asked, progress: Progress) -> bool {
     machine.tree.progress = progress.share();
     let mut steps = progress.share();
-    let recorder = Recorder::new(machine.kind, progress);
+    let recorder = Recorder::new(Change::Apply, machine.kind, progress);
     let mut run = asked.run();
     let is_applied = run.apply(&mut machine.tree, None, &recorder);
     let is_loaded = machine.kind != Kind::Live

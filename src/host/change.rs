@@ -9,9 +9,11 @@ use anyhow::Result;
 use log::{Level, Log, Metadata, Record};
 use serde::Serialize;
 use vfio_override::apply;
+use vfio_override::report::TARGET;
 
 use crate::Verdict;
 use crate::functions::{AddressStyle, Device};
+use crate::kernel_log::BY_HAND;
 use crate::machine::{Kind, Machine};
 use crate::screen::{self, BAD, GOOD, PLAIN, Screen, WARN};
 use crate::worker::{self, End, Progress, Told};
@@ -125,9 +127,14 @@ pub struct Recorder {
 
 impl Recorder {
     /// Records go to the kernel log only where this machine itself is changed.
-    pub fn new(kind: Kind, progress: Progress) -> Self {
+    pub fn new(change: Change, kind: Kind, progress: Progress) -> Self {
         let kernel = (kind == Kind::Live).then(kernlog::KernelLog::new).and_then(Result::ok);
-        Self { kernel: kernel.map(|log| Mutex::new((log, 0))), progress: Mutex::new(progress) }
+        if let Some(kernel) = &kernel {
+            // Whoever reads them is to know that they are not of the boot.
+            let by_hand = format_args!("{}{BY_HAND}", change.command());
+            kernel.log(&Record::builder().target(TARGET).level(Level::Info).args(by_hand).build());
+        }
+        Self { kernel: kernel.map(|log| Mutex::new((log, 1))), progress: Mutex::new(progress) }
     }
 }
 

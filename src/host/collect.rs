@@ -17,7 +17,7 @@ use crate::Verdict;
 use crate::bootloader::{self, GRUB_FILE, GRUB_NAME, KERNEL_INSTALL_FILE};
 use crate::functions::Devices;
 use crate::generator::Initramfs;
-use crate::kernel_log;
+use crate::kernel_log::{self, KernelLog};
 use crate::machine::{self, Machine};
 use crate::modules;
 use crate::preview::Asked;
@@ -224,8 +224,15 @@ impl Copy {
             };
             self.file_of(&path, &text, root.modified(&path))?;
         }
-        if let Ok(records) = kernel_log::records(&root.path(kernel_log::FILE)) {
-            self.file(kernel_log::FILE, kernel_log::records_to_keep(&records).as_bytes())?;
+        let log = KernelLog::of(machine);
+        let records = if log.source == "journal" {
+            Some(kernel_log::records_of(&log))
+        } else {
+            let records = kernel_log::records(&root.path(kernel_log::FILE)).ok();
+            records.map(|records| kernel_log::records_to_keep(&records))
+        };
+        if let Some(records) = records {
+            self.file(kernel_log::FILE, records.as_bytes())?;
         }
         Ok(())
     }

@@ -1,10 +1,13 @@
 //! What vfio-override wrote to the kernel log since this boot.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -35,7 +38,13 @@ pub struct Line {
     /// As the kernel counts: 3 is an error, 4 a warning, 5 a notice.
     pub level: Option<u8>,
     pub text: String,
+    /// Whether it was written at boot or for a function that appeared, and not by `apply` or `release`.
+    #[serde(skip)]
+    is_of_boot: bool,
 }
+
+/// How the first record ends that `apply` and `release` write: all later ones of the same process are theirs.
+pub const BY_HAND: &str = " on the running host";
 
 impl KernelLog {
     /// Reads the kernel's own log, and the journal where that does not reach back.
@@ -66,20 +75,41 @@ impl KernelLog {
         if machine.kind == Kind::Live
             && let Some(lines) = journal()
         {
-            return Self { source: "journal", complete: true, trouble: None, lines };
+            let complete = journal_is_complete();
+            let trouble = (!complete).then(|| {
+                format!("{problem}, and the journal does not reach back to the start of the boot")
+            });
+            return Self { source: "journal", complete, trouble, lines };
         }
         let (source, lines) = found.map_or(("none", Vec::new()), |log| ("kernel", log.lines));
         Self { source, complete: false, trouble: Some(problem), lines }
     }
 
-    /// The last line that says this of a function.
-    pub fn about(&self, address: &str, says: &str) -> Option<&str> {
-        let lines = self.lines.iter().rev().map(|line| line.text.as_str());
-        lines.into_iter().find_map(|line| {
-            let (_, text) = line.split_once("]: ")?;
-            (text.starts_with(address) && text.contains(says)).then_some(text)
-        })
+    /// What was written at boot, or for a function that appeared later.
+    pub fn of_boot(&self) -> impl DoubleEndedIterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.is_of_boot)
     }
+}
+
+impl Line {
+    /// What it says of a function, if it says this.
+    pub fn about(&self, address: &str, says: &str) -> Option<&str> {
+        let (_, text) = self.text.split_once("]: ")?;
+        (text.starts_with(address) && text.contains(says)).then_some(text)
+    }
+}
+
+/// Sets apart what was written by hand.
+fn tell_apart(mut lines: Vec<Line>) -> Vec<Line> {
+    let mut by_hand = BTreeSet::new();
+    for line in &mut lines {
+        let (writer, text) = line.text.split_once("]: ").unwrap_or(("", &line.text));
+        if text.ends_with(BY_HAND) {
+            by_hand.insert(writer.to_owned());
+        }
+        line.is_of_boot = !by_hand.contains(writer);
+    }
+    lines
 }
 
 /// All records that the kernel has, one a line, in the format of `/dev/kmsg`
@@ -131,9 +161,11 @@ fn parse(text: &str) -> KernelLog {
                 seconds: Some(seconds(time)),
                 level: u8::try_from(priority & 7).ok(),
                 text: text.to_owned(),
+                is_of_boot: true,
             });
         }
     }
+    let lines = tell_apart(lines);
     KernelLog { source: "kernel", complete: first == Some(0), trouble: None, lines }
 }
 
@@ -163,33 +195,57 @@ pub fn records_to_keep(text: &str) -> String {
     kept
 }
 
+/// The records that the kernel has lost and the journal has, as the kernel would have them.
+pub fn records_of(log: &KernelLog) -> String {
+    let first = u64::from(!log.complete);
+    let mut records = format!("6,{first},0,-;\n");
+    for (number, line) in (first + 1..).zip(&log.lines) {
+        let level = line.level.unwrap_or(5);
+        let time = Duration::try_from_secs_f64(line.seconds.unwrap_or(0.0)).unwrap_or_default();
+        let _ = writeln!(records, "{level},{number},{},-;{}", time.as_micros(), line.text);
+    }
+    records
+}
+
+/// What the journal says of this boot when it is asked so.
+fn ask_journal(arguments: &[&str]) -> Command {
+    let mut command = Command::new("journalctl");
+    command
+        .args(["--boot", "--quiet", "--no-pager", "--output=short-monotonic"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
 /// What the journal has of this boot, if there is one that we may read.
 fn journal() -> Option<Vec<Line>> {
-    let output = Command::new("journalctl")
-        .args([
-            "--boot",
-            "--quiet",
-            "--no-pager",
-            "--output=short-monotonic",
-            "--identifier",
-            TARGET,
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = ask_journal(&["--identifier", TARGET]).output().ok();
+    let output = output.filter(|output| output.status.success())?;
     // [    3.141592] host vfio-override[75]: text
     let lines: Vec<Line> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| {
             let (time, rest) = line.trim_start().strip_prefix('[')?.split_once(']')?;
             let text = rest.split_once(TARGET).map(|(_, text)| format!("{TARGET}{text}"))?;
-            Some(Line { seconds: time.trim().parse().ok(), level: None, text })
+            Some(Line { seconds: time.trim().parse().ok(), level: None, text, is_of_boot: true })
         })
         .collect();
     // An empty journal says as little as none: whoever may not read it sees it empty.
-    (!lines.is_empty()).then_some(lines)
+    (!lines.is_empty()).then(|| tell_apart(lines))
+}
+
+/// Whether the journal has the first that the kernel said.
+fn journal_is_complete() -> bool {
+    let Ok(mut asked) = ask_journal(&["--dmesg"]).stdout(Stdio::piped()).spawn() else {
+        return false;
+    };
+    let mut first = String::new();
+    let is_read = asked.stdout.take().map(|out| BufReader::new(out).read_line(&mut first));
+    // The rest of it may be long.
+    let _ = asked.kill();
+    let _ = asked.wait();
+    matches!(is_read, Some(Ok(_))) && first.contains(": Linux version ")
 }
 
 #[cfg(test)]
@@ -221,8 +277,12 @@ mod tests {
                 ),
             ]
         );
-        assert_eq!(log.about("0000:01:00.0", "said"), Some("0000:01:00.0 [10de:2204]: said later"));
-        assert_eq!(log.about("0000:01:00.1", "said"), None);
+        let last = &log.lines[1];
+        assert_eq!(
+            last.about("0000:01:00.0", "said"),
+            Some("0000:01:00.0 [10de:2204]: said later")
+        );
+        assert_eq!(last.about("0000:01:00.1", "said"), None);
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn rehearse(devices: &[Device], json: bool) -> Result<Verdict> {
 fn work(machine: &mut Machine, devices: &[Device], progress: Progress) -> bool {
     machine.tree.progress = progress.share();
     let mut steps = progress.share();
-    let recorder = Recorder::new(machine.kind, progress);
+    let recorder = Recorder::new(Change::Release, machine.kind, progress);
     let journal = Journal::new(&recorder, false);
     let mut is_done = true;
     for device in devices {

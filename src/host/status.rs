@@ -275,14 +275,16 @@ impl Judge<'_> {
 
     /// `unbound from X` in the line of the early binary's.
     fn first_driver(&self, address: &str) -> Option<String> {
-        let line = self.log.about(address, "unbound from ")?;
-        let (_, rest) = line.split_once("unbound from ")?;
+        let says = "unbound from ";
+        let line = self.log.of_boot().find_map(|line| line.about(address, says))?;
+        let (_, rest) = line.split_once(says)?;
         Some(rest.split(',').next()?.to_owned())
     }
 
     fn difference(&self, device: &Device, asked: &str, is_kept: bool, is_loaded: bool) -> String {
         let address = &device.address;
-        if let Some(failed) = self.log.about(address, ": failed: ") {
+        let mut newest_first = self.log.of_boot().rev();
+        if let Some(failed) = newest_first.find_map(|line| line.about(address, ": failed: ")) {
             let failure = failed.split_once(": failed: ").map_or(failed, |(_, failure)| failure);
             return format!("setting it up failed at boot: {failure}");
         }
@@ -311,12 +313,13 @@ impl Judge<'_> {
 
     /// Why a function has no override though a rule asks for one.
     fn missing_override(&self, device: &Device) -> String {
-        if self.log.about(&device.address, "driver_override").is_some() {
+        let mut of_boot = self.log.of_boot();
+        if of_boot.any(|line| line.about(&device.address, "driver_override").is_some()) {
             return "it was set at boot and is unset now: the function was removed and found again, or \
                     released"
                 .to_owned();
         }
-        if !self.log.lines.is_empty() {
+        if self.log.of_boot().next().is_some() {
             return "vfio-override ran at boot, and the function was not there then, or has another rule now: \
                     vfio-override apply sets it"
                 .to_owned();
