@@ -307,6 +307,18 @@ fn whoever_closes_the_pipe_has_seen_enough() {
 }
 
 #[test]
+fn what_cannot_be_written_is_no_success() {
+    let desk = Desk::with(&["b450"]);
+    for line in ["list --json --from b450", "list --from b450"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = desk.command(line).stdout(full).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains("cannot write to standard output: "), "{line}: {errors}");
+        assert_eq!(output.status.code(), Some(2), "{line}");
+    }
+}
+
+#[test]
 fn a_copy_is_as_good_as_the_machine() {
     for machine in copy::names() {
         let desk = Desk::with(&[&machine]);

@@ -37,6 +37,10 @@ pub fn run(machine: &mut Machine, file: &Path, json: bool) -> Result<Verdict> {
     let functions = Devices::of(machine).all.len();
     let mut copy = Copy { archive: Builder::new(out), made: BTreeSet::new() };
     let written = copy.machine(machine).and_then(|()| Ok(copy.archive.finish()?));
+    if written.is_err() {
+        // A part of a copy is of no use, and would be in the way of the next.
+        let _ = fs::remove_file(file);
+    }
     written.with_context(cannot)?;
     let bytes = fs::metadata(file).with_context(cannot)?.len();
     let report = Report { file: file.to_owned(), bytes, functions };

@@ -36,7 +36,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use args::{Arguments, Command};
 use clap::Parser;
 use machine::Machine;
@@ -57,7 +57,11 @@ impl Verdict {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let verdict = run(&Arguments::parse()).and_then(|verdict| match screen::failure() {
+        Some(error) => Err(anyhow!("cannot write to standard output: {error}")),
+        None => Ok(verdict),
+    });
+    match verdict {
         Ok(Verdict::Good) => ExitCode::SUCCESS,
         Ok(Verdict::Bad) => ExitCode::from(1),
         Err(error) => {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Table, presets};
@@ -31,6 +32,23 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escape).collect())
 }
 
+static FAILURE: OnceLock<io::Error> = OnceLock::new();
+
+/// The first failure to write to standard output. Nothing that is being done ends for it.
+pub fn failure() -> Option<&'static io::Error> {
+    FAILURE.get()
+}
+
+fn note(written: io::Result<()>) {
+    match written {
+        // Whoever closes the pipe has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = FAILURE.set(error);
+        }
+        _ => {}
+    }
+}
+
 /// Standard output, for people.
 pub struct Screen {
     out: anstream::Stdout,
@@ -52,8 +70,7 @@ impl Screen {
     pub fn line(&mut self, style: Style, text: impl Display) {
         let text = text.to_string();
         let text = printable(&text);
-        // Whoever closes the pipe has seen enough.
-        let _ = writeln!(self.out, "{style}{text}{style:#}");
+        note(writeln!(self.out, "{style}{text}{style:#}"));
     }
 
     pub fn blank(&mut self) {
@@ -68,11 +85,11 @@ impl Screen {
         let width = self.width.map_or(usize::MAX, usize::from).max(indent + 20) - indent;
         let lines = wrap(&text, width);
         for (index, line) in lines.iter().enumerate() {
-            let _ = if index == 0 {
+            note(if index == 0 {
                 writeln!(self.out, "{style}{word}:{style:#} {line}")
             } else {
                 writeln!(self.out, "{:indent$}{line}", "")
-            };
+            });
         }
     }
 
@@ -145,6 +162,6 @@ pub fn json(command: &str, report: &impl Serialize) -> anyhow::Result<()> {
         '\x7f'..='\u{9f}' => format!("\\u{:04x}", u32::from(letter)),
         letter => letter.to_string(),
     };
-    let _ = writeln!(out, "{}", text.chars().map(escape).collect::<String>());
+    note(writeln!(out, "{}", text.chars().map(escape).collect::<String>()));
     Ok(())
 }
