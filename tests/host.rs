@@ -319,6 +319,21 @@ fn what_cannot_be_written_is_no_success() {
 }
 
 #[test]
+fn plan_without_a_rule_says_why_there_is_none() {
+    let desk = Desk::with(&["two-t400"]);
+    let empty = desk.command("plan --from two-t400").arg("").output().unwrap();
+    assert_eq!(
+        String::from_utf8(empty.stdout).unwrap(),
+        "no rule in vfio.override=: nothing is taken\n"
+    );
+    fs::write(desk.path("line"), "x".repeat(70_000) + " vfio.override=65:00.0").unwrap();
+    let long = desk.screen(&["plan --sysfs two-t400/sys --cmdline line"]);
+    assert!(long.contains("warning: ") && !long.contains("no vfio.override="), "{long}");
+    let parameter = json(&desk.run("plan --json --from two-t400 vfio.override=65:00.0"));
+    assert_eq!(parameter["parameter"][0], "65:00.0");
+}
+
+#[test]
 fn a_copy_is_as_good_as_the_machine() {
     for machine in copy::names() {
         let desk = Desk::with(&[&machine]);

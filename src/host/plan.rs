@@ -97,8 +97,16 @@ impl Report {
 
     pub fn show(&self, style: AddressStyle, screen: &mut Screen) {
         if self.rules.is_empty() {
-            screen.line(PLAIN, "no vfio.override= on the kernel command line: nothing is taken");
-            screen.line(PLAIN, "try: vfio-override suggest");
+            for advice in &self.advice {
+                advice.show(screen);
+            }
+            if !self.parameter.is_empty() {
+                screen.line(PLAIN, "no rule in vfio.override=: nothing is taken");
+            } else if self.applied {
+                let none = "no vfio.override= on the kernel command line: nothing is taken";
+                screen.line(PLAIN, none);
+                screen.line(PLAIN, "try: vfio-override suggest");
+            }
             return;
         }
         for rule in &self.rules {

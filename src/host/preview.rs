@@ -28,7 +28,9 @@ impl Asked {
     /// The values of the parameter.
     pub fn values(&self) -> Vec<String> {
         match self {
-            Self::Given(rules) => vec![rules.join(",")],
+            Self::Given(rules) => {
+                vec![rules.iter().map(|rule| value(rule)).collect::<Vec<_>>().join(",")]
+            }
             Self::Line(line) => {
                 cmdline::overrides(line).map(|value| value.escape_ascii().to_string()).collect()
             }
@@ -39,11 +41,11 @@ impl Asked {
     pub fn run(&self) -> Box<Run<'_>> {
         let mut run = Box::<Run<'_>>::default();
         match self {
-            // What stands before the rules is what people copy from the kernel command line.
-            Self::Given(rules) => rules.iter().for_each(|rule| {
-                let rule = rule.strip_prefix("vfio.override=").unwrap_or(rule);
-                run.rules_mut().add_value(rule.as_bytes());
-            }),
+            Self::Given(rules) => {
+                for rule in rules {
+                    run.rules_mut().add_value(value(rule).as_bytes());
+                }
+            }
             Self::Line(line) => run.rules_mut().add_line(line),
         }
         run
@@ -55,6 +57,11 @@ impl Asked {
         let gaps = run.preview(&mut machine.tree);
         (run, gaps)
     }
+}
+
+/// The rules without what people copy along from the kernel command line.
+fn value(rule: &str) -> &str {
+    rule.strip_prefix("vfio.override=").unwrap_or(rule)
 }
 
 /// The word for an outcome, as the log and the JSON have it.
