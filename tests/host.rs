@@ -334,6 +334,16 @@ fn plan_without_a_rule_says_why_there_is_none() {
 }
 
 #[test]
+fn a_module_that_is_loaded_is_missing_in_the_initramfs_all_the_same() {
+    let desk = Desk::with(&["two-t400"]);
+    fs::write(desk.path("two-t400/initramfs.list"), "usr/lib/vfio-override/vfio-override-early\n")
+        .unwrap();
+    fs::create_dir_all(desk.path("two-t400/sys/bus/pci/drivers/vfio-pci")).unwrap();
+    let screen = desk.screen(&["plan --from two-t400 65:00.0"]);
+    assert!(screen.contains("vfio-pci is not in the initramfs"), "{screen}");
+}
+
+#[test]
 fn a_copy_is_as_good_as_the_machine() {
     for machine in copy::names() {
         let desk = Desk::with(&[&machine]);

@@ -19,9 +19,18 @@ pub enum Driver {
 
 /// Where this driver comes from; `None` where that cannot be told.
 pub fn find(machine: &Machine, driver: &str) -> Option<Driver> {
-    if driver.as_bytes() == NOBODY || machine.sysfs.join("bus/pci/drivers").join(driver).exists() {
+    if driver.as_bytes() == NOBODY {
         return Some(Driver::Present);
     }
+    let is_loaded = machine.sysfs.join("bus/pci/drivers").join(driver).exists();
+    // A module that is loaded now is one at the next boot, too.
+    match listed(machine, driver) {
+        Some(Driver::Missing) | None if is_loaded => Some(Driver::Present),
+        listed => listed,
+    }
+}
+
+fn listed(machine: &Machine, driver: &str) -> Option<Driver> {
     let (root, modules) = (machine.root.as_ref()?, machine.modules_directory()?);
     let lists = |list: &str| {
         let is_it = |line: &str| is_module_of(line, driver).then(|| line.to_owned());
