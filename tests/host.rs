@@ -200,6 +200,31 @@ fn suggest_makes_the_sturdiest_parameter() {
 }
 
 #[test]
+fn suggest_prints_no_line_that_would_not_work() {
+    let desk = Desk::with(&["two-t400"]);
+    let name = "GRUB_CMDLINE_LINUX_DEFAULT";
+    let parameter = "vfio.override=16:00.0/00.0@10de:1ff2+slot";
+    let suggest = |file: &str, text: &str| {
+        fs::write(desk.path("two-t400").join(file), text).unwrap();
+        desk.screen(&["suggest --from two-t400 17:00.0"])
+    };
+    for line in [
+        format!("{name}='dyndbg=\"file dd.c +p\" quiet'"),
+        format!("{name}=\"quiet\" ; X=1"),
+        format!("export {name}=\"quiet\""),
+    ] {
+        let screen = suggest("etc/default/grub", &line);
+        assert!(screen.contains(&format!("add to the value of {name}\n")), "{line}\n{screen}");
+    }
+    let screen = suggest("etc/default/grub", &format!("{name}=\"quiet {parameter}\"\n"));
+    assert!(screen.contains(&format!("{name}=\"quiet {parameter}\"\n")), "{screen}");
+    fs::remove_file(desk.path("two-t400/etc/default/grub")).unwrap();
+    fs::create_dir_all(desk.path("two-t400/etc/kernel")).unwrap();
+    let screen = suggest("etc/kernel/cmdline", "# mine\nroot=/dev/sda1\n");
+    assert!(screen.contains(&format!("  root=/dev/sda1 {parameter}\n")), "{screen}");
+}
+
+#[test]
 fn suggest_lets_a_person_choose() {
     let desk = Desk::with(&["two-t400", "vmd"]);
     let mut screen = String::new();

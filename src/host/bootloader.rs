@@ -46,7 +46,10 @@ pub fn find(root: &Root, parameter: &str) -> Option<BootLoader> {
             .iter()
             .find(|(program, _)| root.has(program))
             .map_or("grub-mkconfig -o /boot/grub/grub.cfg", |(_, command)| command);
-        return edit("GRUB", "/etc/default/grub", grub_line(root, parameter), Some(command));
+        return match grub_line(root, parameter) {
+            Some(line) => edit("GRUB", "/etc/default/grub", line, Some(command)),
+            None => append("GRUB", "/etc/default/grub", "the value of GRUB_CMDLINE_LINUX_DEFAULT"),
+        };
     }
     if root.has(KERNEL_INSTALL_FILE) {
         let line = command_line(root, parameter);
@@ -97,13 +100,31 @@ const GRUB_COMMANDS: [(&str, &str); 3] = [
 ];
 
 /// The line of GRUB's defaults with the parameter added: the one that the recovery entries do not use,
-/// so that they stay a way out.
-fn grub_line(root: &Root, parameter: &str) -> String {
-    let keep = |line: &str| line.trim_start().starts_with(GRUB_NAME).then(|| line.to_owned());
+/// so that they stay a way out. `None` where the shell that reads it would find more in it than a text in quotes.
+fn grub_line(root: &Root, parameter: &str) -> Option<String> {
+    let keep = |line: &str| {
+        let is_it = line.contains(GRUB_NAME) && !line.trim_start().starts_with('#');
+        is_it.then(|| line.to_owned())
+    };
     let lines = root.lines(GRUB_FILE, keep).unwrap_or_default();
-    let value = lines.last().map(|line| grub_value(line)).unwrap_or_default();
-    let blank = if value.is_empty() { "" } else { " " };
-    format!("{GRUB_NAME}\"{value}{blank}{parameter}\"")
+    let value = match lines.last() {
+        Some(line) if line.trim_start().starts_with(GRUB_NAME) => grub_value(line),
+        Some(_) => return None,
+        None => "",
+    };
+    let is_plain = !value.contains(['"', '\'', '$', '`', '\\', ';']);
+    is_plain.then(|| format!("{GRUB_NAME}\"{}\"", with(value, parameter)))
+}
+
+/// A command line with the parameter, which may be there already.
+fn with(line: &str, parameter: &str) -> String {
+    if line.is_empty() {
+        parameter.to_owned()
+    } else if line.split_whitespace().any(|word| word == parameter) {
+        line.to_owned()
+    } else {
+        format!("{line} {parameter}")
+    }
 }
 
 /// The value of a line of GRUB's defaults, without its quotes.
@@ -116,9 +137,7 @@ pub fn grub_value(line: &str) -> &str {
 
 /// A whole command line with the parameter added.
 fn command_line(root: &Root, parameter: &str) -> String {
-    let lines =
-        root.lines(KERNEL_INSTALL_FILE, |line| Some(line.trim().to_owned())).unwrap_or_default();
-    let line = lines.join(" ");
-    let blank = if line.is_empty() { "" } else { " " };
-    format!("{line}{blank}{parameter}")
+    let keep = |line: &str| (!line.trim_start().starts_with('#')).then(|| line.trim().to_owned());
+    let lines = root.lines(KERNEL_INSTALL_FILE, keep).unwrap_or_default();
+    with(&lines.join(" "), parameter)
 }
