@@ -34,6 +34,7 @@ pub fn demo() -> Case {
 /// Every boot of the suite.
 pub fn all() -> Vec<Case> {
     [
+        examples(),
         basics(),
         displays(),
         selectors(),
@@ -50,6 +51,25 @@ pub fn all() -> Vec<Case> {
 
 fn on_demo(name: &str) -> Case {
     Case::new(name, EVERY, qemu::demo())
+}
+
+/// Those of ARCHITECTURE.md, word for word.
+fn examples() -> Vec<Case> {
+    vec![
+        Case::new("one-of-two-cards", EVERY, qemu::demo())
+            .rules("01:00.0+slot")
+            .taken(["01:00.0", "01:00.1", "01:00.2"]),
+        Case::new(
+            "plugged-in",
+            EVERY,
+            Machine::new().bridge("00:1c.0", ROOT_PORT, "01").later("01:00.0", NVME_WITH_VFS),
+        )
+        .image(|image| image.program("sbin/on-uevent", ON_UEVENT))
+        .rules("01:00.0")
+        .taken(["01:00.0"])
+        .status(1) // nothing is at that address when the guest boots
+        .scene("listen; plug_heard 01:00.0; tell_drivers 01:00.0", "01:00.0 vfio-pci"),
+    ]
 }
 
 /// The demonstration in every mode.
@@ -615,6 +635,20 @@ mod tests {
         let cases = all();
         let names: BTreeSet<&str> = cases.iter().map(|case| &*case.name).collect();
         assert_eq!(names.len(), cases.len());
+    }
+
+    #[test]
+    fn the_examples_of_the_architecture_are_cases() {
+        // Lines are broken and lists go on as rustfmt has it.
+        let words = |text: &str| text.replace(char::is_whitespace, "").replace(",)", ")");
+        let cases = words(include_str!("cases.rs"));
+        let pages = include_str!("../../ARCHITECTURE.md");
+        let examples: Vec<&str> =
+            pages.split("```rust").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert_eq!(examples.len(), 2);
+        for example in examples {
+            assert!(cases.contains(&words(example)), "{example}");
+        }
     }
 
     #[test]

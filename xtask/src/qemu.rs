@@ -280,16 +280,17 @@ impl Machine {
         modules
     }
 
-    /// QEMU's options for the functions that are there from the start, without their leading dash.
+    /// QEMU's options for the functions that are there from the start, and for what those need that come
+    /// later, without their leading dash.
     ///
     /// An error if a place is no place or on a bus that no bridge has.
     fn options(&self) -> Result<Vec<(&'static str, String)>> {
         let mut options = Vec::new();
         for (number, function) in self.functions.iter().enumerate() {
+            for (option, value) in function.model.needs {
+                options.push((*option, function.fill(value, number)));
+            }
             if !function.is_later {
-                for (option, value) in function.model.needs {
-                    options.push((*option, function.fill(value, number)));
-                }
                 options.push(("device", self.device(function, number)?));
             }
         }
