@@ -69,7 +69,7 @@ impl Options {
         let case = if self.rules() == DEMO_RULES {
             cases::demo()
         } else {
-            Case::new("boot", &[], qemu::demo()).rules(self.rules())
+            Case::new("boot", qemu::demo()).rules(self.rules())
         };
         let case = case.mode(mode);
         if self.shell { case.parameter("guest.shell") } else { case }

@@ -17,15 +17,23 @@ use crate::qemu::{self, Driver, Machine, full_address};
 /// The driver that a rule without `=` names.
 const VFIO: &str = "vfio-pci";
 
-/// A boot on each of some kernels.
+/// Debian's stable kernel, its newest, and its newest for cloud machines.
+const EVERY: [&str; 3] = ["6.1", "6.12", CLOUD];
+
+/// The kernel that lacks many drivers.
+pub const CLOUD: &str = "cloud";
+
+/// A boot on each kernel.
 ///
 /// Every function of the machine is judged: those that are not said to be taken must be left to
 /// the host's driver, if the kernel has one.
 #[derive(Clone)]
 pub struct Case {
     pub name: String,
-    /// As `--kernel` takes them.
-    pub kernels: Vec<&'static str>,
+    /// The kernels that it is booted on, as `--kernel` takes them.
+    kernels: Vec<&'static str>,
+    /// Why these are not all that there are.
+    pub limits: Option<&'static str>,
     pub machine: Machine,
     pub target: Target,
     pub mode: Mode,
@@ -126,10 +134,11 @@ pub const INIT_VARIABLE: &str = "GUEST_VARIABLE=kept";
 
 impl Case {
     /// A boot of this machine in hook mode, without a rule, that leaves everything to the host.
-    pub fn new(name: impl Into<String>, kernels: &[&'static str], machine: Machine) -> Self {
+    pub fn new(name: impl Into<String>, machine: Machine) -> Self {
         Self {
             name: name.into(),
-            kernels: kernels.to_vec(),
+            kernels: EVERY.to_vec(),
+            limits: None,
             machine,
             target: Target::Musl,
             mode: Mode::Hook,
@@ -151,11 +160,16 @@ impl Case {
         }
     }
 
-    /// Boots on these kernels instead.
+    /// Boots on no other kernels than these, for a reason that is told below the table of boots.
     #[must_use]
-    pub fn on(mut self, kernels: &[&'static str]) -> Self {
+    pub fn only_on(mut self, kernels: &[&'static str], reason: &'static str) -> Self {
         self.kernels = kernels.to_vec();
+        self.limits = Some(reason);
         self
+    }
+
+    pub fn kernels(&self) -> &[&'static str] {
+        &self.kernels
     }
 
     /// Runs the early binary in this way.

@@ -25,7 +25,7 @@ use crate::build::{self, MuslOptions, Target};
 use crate::case::{Case, Mode};
 use crate::guest::Evidence;
 use crate::image::VARIANTS;
-use crate::suite::{self, Kernels, Outcome};
+use crate::suite::{self, Boots, Cell, Kernels, Outcome};
 use crate::workspace::Workspace;
 use crate::{Verdict, progress, setup};
 
@@ -85,8 +85,9 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
     progress::note(format_args!("the first seed is {seed}"));
     let cases: Vec<Case> = (0..options.boots).map(|more| case(seed.wrapping_add(more))).collect();
-    let kernels = Kernels::prepare(&workspace, &cases);
-    let boots = suite::run(&workspace, &cases, &kernels, &[binary]);
+    let cells: Vec<Cell> = Cell::all(&cases).collect();
+    let kernels = Kernels::prepare(&workspace, &cells);
+    let Boots { boots, took } = suite::run(&workspace, &cells, &kernels, &[binary]);
     let (mut agreed, mut failed) = (0, 0);
     for boot in &boots {
         let (word, reason) = match &boot.outcome {
@@ -100,9 +101,9 @@ pub fn run(options: &Options) -> Result<Verdict> {
             }
             Outcome::NotTested(reason) => ("NOT TESTED", reason),
         };
-        println!("\n{word} {}:\n{reason}", boot.name());
+        println!("\n{word} {}:\n{reason}", boot.cell.name());
     }
-    println!("\n{}{agreed} agreed with the model, {failed} did not", suite::total(&boots));
+    println!("\n{}{agreed} agreed with the model, {failed} did not", suite::total(&boots, took));
     match boots.len() - agreed - failed {
         _ if failed > 0 => Ok(Verdict::Bad),
         0 => Ok(Verdict::Good),
@@ -177,7 +178,8 @@ fn case(seed: u64) -> Case {
     let decided = oracle::decide(&devices, &items, &variant);
     let parameters = parameters(&items, &parts);
 
-    let mut case = Case::new(format!("soak-{seed}"), &[kernel], machine)
+    let mut case = Case::new(format!("soak-{seed}"), machine)
+        .only_on(&[kernel], "a soak's boot has one kernel, which its seed tells")
         .mode(mode)
         .parameter(&parameters)
         .status(i32::from(!decided.is_applied))

@@ -21,12 +21,12 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Fetches every kernel that the cases name; one that cannot be had fails its boots only.
-    pub fn prepare(workspace: &Workspace, cases: &[Case]) -> Self {
+    /// Fetches every kernel that is to be booted; one that cannot be had fails its boots only.
+    pub fn prepare(workspace: &Workspace, cells: &[Cell]) -> Self {
         let mut known = BTreeMap::new();
-        for name in cases.iter().flat_map(|case| &case.kernels) {
-            known.entry(*name).or_insert_with(|| {
-                Self::one(workspace, name).map_err(|error| format!("{error:#}"))
+        for Cell { kernel, .. } in cells {
+            known.entry(*kernel).or_insert_with(|| {
+                Self::one(workspace, kernel).map_err(|error| format!("{error:#}"))
             });
         }
         Self { known }
@@ -48,10 +48,37 @@ impl Kernels {
     }
 }
 
+/// A boot that is wanted.
+#[derive(Clone, Copy)]
+pub struct Cell<'a> {
+    case: &'a Case,
+    kernel: &'static str,
+}
+
+impl<'a> Cell<'a> {
+    /// Every case on each of its kernels.
+    pub fn all(cases: &'a [Case]) -> impl Iterator<Item = Self> {
+        let cells =
+            |case: &'a Case| case.kernels().iter().map(move |&kernel| Self { case, kernel });
+        cases.iter().flat_map(cells)
+    }
+
+    /// The case with the kernel: `hook, 6.12`.
+    pub fn name(self) -> String {
+        format!("{}, {}", self.case.name, self.kernel)
+    }
+}
+
+/// What came of the boots.
+pub struct Boots<'a> {
+    pub boots: Vec<Boot<'a>>,
+    /// From the start of the first to the end of the last.
+    pub took: Duration,
+}
+
 /// One boot of a case.
 pub struct Boot<'a> {
-    pub case: &'a Case,
-    pub kernel: &'static str,
+    pub cell: Cell<'a>,
     took: Duration,
     pub outcome: Outcome,
 }
@@ -72,43 +99,33 @@ pub struct Tally {
     probes: usize,
 }
 
-impl Boot<'_> {
-    /// The case with the kernel: `hook, 6.12`.
-    pub fn name(&self) -> String {
-        format!("{}, {}", self.case.name, self.kernel)
-    }
-}
-
-/// Boots every case on each of its kernels. A binary that could not be built fails the boots that
-/// need it.
+/// Boots them all. A binary that could not be built fails the boots that need it.
 pub fn run<'a>(
     workspace: &Workspace,
-    cases: &'a [Case],
+    cells: &'a [Cell],
     kernels: &Kernels,
     binaries: &[Binary],
-) -> Vec<Boot<'a>> {
-    let cells: Vec<(&Case, &'static str)> = cases
-        .iter()
-        .flat_map(|case| case.kernels.iter().map(move |kernel| (case, *kernel)))
-        .collect();
-    pool::each(&cells, |(case, kernel)| timed(workspace, case, kernel, kernels, binaries))
+) -> Boots<'a> {
+    let start = Instant::now();
+    let boots = pool::each(cells, |cell| timed(workspace, *cell, kernels, binaries));
+    Boots { boots, took: start.elapsed() }
 }
 
-/// The table of cases by kernel, with a dash where a case is not for a kernel, and what was looked at
-/// in all.
-pub fn show(boots: &[Boot]) -> String {
+/// The table of cases by kernel with a dash where a case was not booted, why some are not booted on every
+/// kernel, and what was looked at in all.
+pub fn show(Boots { boots, took }: &Boots) -> String {
     let mut kernels: Vec<&str> = Vec::new();
     let mut cases: Vec<&Case> = Vec::new();
-    for boot in boots {
-        if !kernels.contains(&boot.kernel) {
-            kernels.push(boot.kernel);
+    for Boot { cell, .. } in boots {
+        if !kernels.contains(&cell.kernel) {
+            kernels.push(cell.kernel);
         }
-        if cases.last().is_none_or(|case| case.name != boot.case.name) {
-            cases.push(boot.case);
+        if cases.last().is_none_or(|case| case.name != cell.case.name) {
+            cases.push(cell.case);
         }
     }
     let cell = |case: &Case, kernel: &str| {
-        let is_here = |boot: &&Boot| boot.case.name == case.name && boot.kernel == kernel;
+        let is_here = |boot: &&Boot| boot.cell.case.name == case.name && boot.cell.kernel == kernel;
         boots.iter().find(is_here).map_or_else(
             || "-".to_owned(),
             |boot| match boot.outcome {
@@ -126,11 +143,29 @@ pub fn show(boots: &[Boot]) -> String {
             .collect::<Vec<_>>()
     };
     let header = ["case", "mode", "binary"].into_iter().chain(kernels.iter().copied());
-    table::plain(header, cases.iter().map(row)) + "\n" + &total(boots)
+    let mut parts = vec![table::plain(header, cases.iter().map(row))];
+    parts.extend(limits(&cases));
+    parts.push(total(boots, *took));
+    parts.join("\n")
 }
 
-/// What was looked at in all.
-pub fn total(boots: &[Boot]) -> String {
+/// Each reason for which a case is booted on some kernels only.
+fn limits(cases: &[&Case]) -> Option<String> {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for case in cases {
+        let Some(reason) = case.limits else { continue };
+        let line = format!("only on {}, because {reason}", case.kernels().join(" and "));
+        match lines.iter_mut().find(|(known, _)| *known == line) {
+            Some((_, names)) => names.push(&case.name),
+            None => lines.push((line, vec![&case.name])),
+        }
+    }
+    let line = |(line, names): (String, Vec<&str>)| format!("{line}: {}\n", names.join(", "));
+    Some(lines.into_iter().map(line).collect()).filter(|text: &String| !text.is_empty())
+}
+
+/// What was looked at in all, and how long it took.
+pub fn total(boots: &[Boot], took: Duration) -> String {
     let mut sum = Tally::default();
     for boot in boots {
         if let Outcome::Passed(tally) = boot.outcome {
@@ -142,8 +177,9 @@ pub fn total(boots: &[Boot]) -> String {
     #[expect(clippy::cast_precision_loss, reason = "nobody boots 2^52 guests")]
     let each = seconds / boots.len() as f64;
     format!(
-        "{} boots of {each:.1} s on average, {} at a time; {} functions and {} probes judged\n",
+        "{} boots in {:.1} min, {} at a time, of {each:.1} s on average; {} functions and {} probes judged\n",
         boots.len(),
+        took.as_secs_f64() / 60.0,
         pool::AT_ONCE,
         sum.functions,
         sum.probes
@@ -152,25 +188,24 @@ pub fn total(boots: &[Boot]) -> String {
 
 fn timed<'a>(
     workspace: &Workspace,
-    case: &'a Case,
-    kernel: &'static str,
+    cell: Cell<'a>,
     kernels: &Kernels,
     binaries: &[Binary],
 ) -> Boot<'a> {
     let start = Instant::now();
-    let outcome = boot(workspace, case, kernel, kernels, binaries)
+    let outcome = boot(workspace, cell, kernels, binaries)
         .unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}")));
-    let outcome = match &case.fault {
+    let outcome = match &cell.case.fault {
         None => outcome,
         Some(fault) => invert(fault, &outcome),
     };
-    let boot = Boot { case, kernel, took: start.elapsed(), outcome };
+    let boot = Boot { cell, took: start.elapsed(), outcome };
     let result = match boot.outcome {
         Outcome::Passed(_) => "",
         Outcome::Failed(_) => "  FAILED",
         Outcome::NotTested(_) => "  NOT TESTED",
     };
-    eprintln!("  boot {:<53} {:>6.1} s{result}", boot.name(), boot.took.as_secs_f64());
+    eprintln!("  boot {:<53} {:>6.1} s{result}", cell.name(), boot.took.as_secs_f64());
     boot
 }
 
@@ -198,8 +233,7 @@ fn invert(fault: &Fault, outcome: &Outcome) -> Outcome {
 
 fn boot(
     workspace: &Workspace,
-    case: &Case,
-    kernel: &str,
+    Cell { case, kernel }: Cell,
     kernels: &Kernels,
     binaries: &[Binary],
 ) -> Result<Outcome> {
@@ -319,30 +353,43 @@ mod tests {
     use crate::qemu::Machine;
 
     fn case(name: &str) -> Case {
-        Case::new(name, &["6.1", "6.12"], Machine::new())
+        Case::new(name, Machine::new())
     }
 
     fn boot_of<'a>(case: &'a Case, kernel: &'static str, outcome: Outcome) -> Boot<'a> {
-        Boot { case, kernel, took: Duration::from_millis(1500), outcome }
+        Boot { cell: Cell { case, kernel }, took: Duration::from_millis(1500), outcome }
     }
 
     #[test]
     fn the_table_shows_each_cell_and_counts_what_passed() {
-        let (one, two) = (case("one"), case("two"));
+        let one = case("one");
+        let [two, three] =
+            ["two", "three"].map(|name| case(name).only_on(&["6.12"], "6.1 is too old"));
         let tally = Tally { functions: 7, probes: 5 };
-        let boots = [
+        let boots = vec![
             boot_of(&one, "6.1", Outcome::Passed(tally)),
             boot_of(&one, "6.12", Outcome::NotTested("no kernel".to_owned())),
             boot_of(&two, "6.12", Outcome::Failed("probed".to_owned())),
+            boot_of(&three, "6.12", Outcome::Passed(tally)),
         ];
         assert_eq!(
-            show(&boots),
-            "case  mode  binary  6.1    6.12\n\
-             one   hook  musl    1.5 s  NOT TESTED\n\
-             two   hook  musl    -      FAILED\n\
+            show(&Boots { boots, took: Duration::from_secs(90) }),
+            "case   mode  binary  6.1    6.12\n\
+             one    hook  musl    1.5 s  NOT TESTED\n\
+             two    hook  musl    -      FAILED\n\
+             three  hook  musl    -      1.5 s\n\
              \n\
-             3 boots of 1.5 s on average, 2 at a time; 7 functions and 5 probes judged\n"
+             only on 6.12, because 6.1 is too old: two, three\n\
+             \n\
+             4 boots in 1.5 min, 2 at a time, of 1.5 s on average; 14 functions and 10 probes judged\n"
         );
+    }
+
+    #[test]
+    fn a_case_is_booted_on_every_kernel_that_it_does_not_rule_out() {
+        let cases = [case("one"), case("two").only_on(&["6.12"], "6.1 is too old")];
+        let names: Vec<String> = Cell::all(&cases).map(Cell::name).collect();
+        assert_eq!(names, ["one, 6.1", "one, 6.12", "one, cloud", "two, 6.12"]);
     }
 
     #[test]

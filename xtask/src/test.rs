@@ -15,7 +15,7 @@ use crate::fuzz::{self, Fuzzer};
 use crate::generators::{Cell, Workshop};
 use crate::image::{Drivers, Ingredients};
 use crate::kernel::{self, Choice};
-use crate::mutants::{MUTANTS, Replica};
+use crate::mutants::{MUTANTS, Mutant, Replica};
 use crate::suite::{self, Kernels, Outcome};
 use crate::workspace::{Workspace, cargo};
 use crate::{Verdict, cases, command, generators, image, progress, qemu, setup, soak};
@@ -26,7 +26,8 @@ use crate::{Verdict, cases, command, generators, image, progress, qemu, setup, s
 /// both binaries, a proof that the audit can fail, the same binaries and images from another folder,
 /// shell files, a minute of fuzzing, boots on three kernels with the early binary as
 /// a hook, as PID 1 and, as the control, not at all, random boots, and boots of the images that real
-/// generators make. A dash in the table of boots stands where a kernel lacks what the case is about.
+/// generators make. A dash in the table of boots stands where a case was not booted on a kernel; below the
+/// table stands why some cases never are.
 ///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
 /// boot that could not be tested (no kernel, no QEMU, a guest that does not reach /init) is told
@@ -141,8 +142,10 @@ fn check_counts(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger)
 /// A minute in all, so that each target is seen to work; more is for `cargo xtask fuzz`.
 fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
     const SECONDS: u32 = 60;
-    let targets = fuzz::Target::ALL;
-    if !ledger.wants("fuzz") {
+    let name = |target: fuzz::Target| format!("fuzz: {target}");
+    let targets: Vec<fuzz::Target> =
+        fuzz::Target::ALL.into_iter().filter(|target| ledger.wants(&name(*target))).collect();
+    if targets.is_empty() {
         return;
     }
     let Some(fuzzer) = ledger.always("fuzz: build the targets", || Fuzzer::build(workspace)) else {
@@ -150,7 +153,7 @@ fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
     };
     let share = SECONDS / u32::try_from(targets.len()).unwrap_or(SECONDS);
     for target in targets {
-        let executions = ledger.always(&format!("fuzz: {target}"), || fuzzer.run(target, share));
+        let executions = ledger.always(&name(target), || fuzzer.run(target, share));
         let Some(executions) = executions else { continue };
         ledger.figures.push(format!("fuzz {target}: {executions} executions, none failed"));
     }
@@ -158,7 +161,15 @@ fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
 
 /// What comes of the same sources in another folder, and of sources that must not build.
 fn check_copy(workspace: &Workspace, musl: MuslOptions, binaries: &[Binary], ledger: &mut Ledger) {
-    if !["audit goes red", "another folder"].iter().any(|group| ledger.wants(group)) {
+    const SAME_BYTES: &str = "another folder: the same bytes";
+    const SAME_IMAGES: &str = "another folder: the same images";
+    const WITHOUT_HOST: &str = "audit goes red: not for the host tool";
+    let red = |mutant: &Mutant| format!("audit goes red: {}", mutant.name);
+    let checks = [SAME_BYTES, SAME_IMAGES, WITHOUT_HOST].map(str::to_owned);
+    let mut checks = checks.into_iter().chain(MUTANTS.iter().map(red));
+    let is_wanted =
+        |check: &str| Target::ALL.iter().any(|target| ledger.wants(&format!("{check}, {target}")));
+    if !checks.any(|check| is_wanted(&check)) {
         return;
     }
     let Some(copy) = ledger.always("another folder: copy the sources", || Replica::of(workspace))
@@ -172,21 +183,19 @@ fn check_copy(workspace: &Workspace, musl: MuslOptions, binaries: &[Binary], led
             continue;
         };
         if let Some(here) = binaries.iter().find(|binary| binary.target == target) {
-            ledger.check(&format!("another folder: the same bytes, {target}"), || {
-                same_files(&here.path, &there.path)
-            });
-            ledger.check(&format!("another folder: the same images, {target}"), || {
+            ledger
+                .check(&format!("{SAME_BYTES}, {target}"), || same_files(&here.path, &there.path));
+            ledger.check(&format!("{SAME_IMAGES}, {target}"), || {
                 check_images([(workspace, &here.path), (copy.workspace(), &there.path)])
             });
         }
         for mutant in &MUTANTS {
-            ledger.check(&format!("audit goes red: {}, {target}", mutant.name), || {
-                copy.is_red(mutant, target, musl)
-            });
+            ledger
+                .check(&format!("{}, {target}", red(mutant)), || copy.is_red(mutant, target, musl));
         }
     }
     for binary in binaries {
-        ledger.check(&format!("audit goes red: not for the host tool, {}", binary.target), || {
+        ledger.check(&format!("{WITHOUT_HOST}, {}", binary.target), || {
             copy.is_same_without_host(binary.target, musl, &binary.path)
         });
     }
@@ -214,15 +223,18 @@ fn check_images(both: [(&Workspace, &PathBuf); 2]) -> Result<()> {
 }
 
 fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
-    let mut cases: Vec<Case> = cases::all().into_iter().chain(soak::suite()).collect();
-    cases.retain(|case| ledger.wants(&boot_name(&case.name)));
-    let kernels = Kernels::prepare(workspace, &cases);
-    let boots = suite::run(workspace, &cases, &kernels, binaries);
-    if !boots.is_empty() {
-        println!("\n{}", suite::show(&boots));
+    let cases: Vec<Case> = cases::all().into_iter().chain(soak::suite()).collect();
+    let name = |cell: suite::Cell| format!("boot {}", cell.name());
+    let all = suite::Cell::all(&cases);
+    let cells: Vec<suite::Cell> = all.filter(|cell| ledger.wants(&name(*cell))).collect();
+    if cells.is_empty() {
+        return;
     }
-    for boot in boots {
-        ledger.close_boot(&boot_name(&boot.name()), boot.outcome);
+    let kernels = Kernels::prepare(workspace, &cells);
+    let boots = suite::run(workspace, &cells, &kernels, binaries);
+    println!("\n{}", suite::show(&boots));
+    for boot in boots.boots {
+        ledger.close_boot(&name(boot.cell), boot.outcome);
     }
 }
 
@@ -255,10 +267,6 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
     for boot in boots {
         ledger.close_boot(&name(boot.cell), boot.outcome);
     }
-}
-
-fn boot_name(name: &str) -> String {
-    format!("boot {name}")
 }
 
 fn cargo_task(root: &Path, arguments: &[&str]) -> Result<()> {
@@ -296,6 +304,8 @@ fn is_shell(bytes: &[u8]) -> bool {
 /// What passed, what failed, and what could not be tested.
 struct Ledger<'a> {
     only: &'a str,
+    /// Whether there was anything of that name.
+    is_known: bool,
     start: Instant,
     passed: usize,
     failures: Vec<String>,
@@ -308,6 +318,7 @@ impl<'a> Ledger<'a> {
     fn new(only: &'a str) -> Self {
         Self {
             only,
+            is_known: false,
             start: Instant::now(),
             passed: 0,
             failures: Vec::new(),
@@ -329,6 +340,7 @@ impl<'a> Ledger<'a> {
 
     /// Runs a check and keeps what it yields.
     fn always<T>(&mut self, name: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
+        self.is_known |= self.wants(name);
         match progress::phase(name, check) {
             Ok(value) => {
                 self.pass();
@@ -357,6 +369,7 @@ impl<'a> Ledger<'a> {
     }
 
     fn close_boot(&mut self, name: &str, outcome: Outcome) {
+        self.is_known |= self.wants(name);
         match outcome {
             Outcome::Passed(_) => self.pass(),
             Outcome::Failed(reason) => self.fail(name, &reason),
@@ -378,7 +391,14 @@ impl<'a> Ledger<'a> {
     }
 
     /// Tells every failure; the last line is read by CI.
-    fn close(self) -> Verdict {
+    fn close(mut self) -> Verdict {
+        if !self.is_known {
+            let only = self.only;
+            self.fail(
+                "nothing was tested",
+                &format!("no check and no boot has \"{only}\" in its name"),
+            );
+        }
         for (what, reasons) in [("NOT TESTED", &self.open), ("FAILED", &self.failures)] {
             for reason in reasons {
                 println!("\n{what} {}", reason.trim_end());
@@ -405,6 +425,7 @@ impl<'a> Ledger<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Tally;
 
     #[test]
     fn shell_files_are_known_by_their_first_line() {
@@ -444,7 +465,16 @@ mod tests {
     fn unwanted_checks_do_not_run() {
         let mut ledger = Ledger::new("boot");
         ledger.check("clippy", || bail!("not wanted"));
-        assert_eq!((ledger.passed, ledger.failures.len()), (0, 0));
+        ledger.close_boot("boot hook, 6.12", Outcome::Passed(Tally::default()));
+        assert_eq!((ledger.passed, ledger.failures.len()), (1, 0));
         assert_eq!(ledger.close(), Verdict::Good);
+    }
+
+    #[test]
+    fn a_text_that_nothing_has_in_its_name_is_no_success() {
+        let mut ledger = Ledger::new("boot hok");
+        ledger.always("build and audit, musl", || Ok(()));
+        ledger.check("clippy", || Ok(()));
+        assert_eq!(ledger.close(), Verdict::Bad);
     }
 }

@@ -158,7 +158,7 @@ impl Cell {
     /// What is booted and what must come of it.
     fn case(&self, disk: &Path) -> Case {
         // The root file system's init runs nothing: whoever should have run did so before.
-        let case = Case::new(self.name(), &[self.kernel], machine(disk))
+        let case = Case::new(self.name(), machine(disk))
             .mode(Mode::Control)
             .parameter(&format!("root=/dev/vda rw rd.driver.pre={}", EARLIEST.join(",")));
         // systemd waits for that disk, and lets much of the boot wait, before it mounts anything.
