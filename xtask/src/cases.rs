@@ -80,7 +80,11 @@ fn basics() -> Vec<Case> {
         taken("rdinit").mode(Mode::Rdinit).logged("rules: 2 applied; functions: 4 taken"),
         taken("hook-glibc").only_on(&["6.12"], GLIBC).target(Target::Glibc),
         taken("rdinit-glibc").only_on(&["6.1"], GLIBC).target(Target::Glibc).mode(Mode::Rdinit),
-        taken("hook-modprobe").parameter("guest.modprobe"),
+        // Nobody else loads vfio-pci.
+        taken("hook-modprobe")
+            .parameter("guest.modprobe")
+            .image(|image| image.file("etc/drivers.vfio", ""))
+            .logged("vfio-pci loaded, 4 of 4 functions bound"),
         on_demo("off")
             .rules("01:00.0+slot")
             .rules("off")
@@ -88,7 +92,7 @@ fn basics() -> Vec<Case> {
         // By hand in a booted guest, which is what the early binary does and how it is undone.
         Case::new("by-hand-and-back", Machine::new().with("00:03.0", NVME))
             .mode(Mode::Control)
-            .history("00:03.0", &["nvme", "vfio-pci", "nvme"], None)
+            .history("00:03.0", &["nvme", "vfio-pci", "nvme", "vfio-pci", "nvme"], None)
             .scene(
                 "cd /sys/bus/pci/devices/0000:00:03.0\n\
                  probe() { echo 0000:00:03.0 >/sys/bus/pci/drivers_probe; }\n\
@@ -97,6 +101,11 @@ fn basics() -> Vec<Case> {
                  tell_drivers 00:03.0\n\
                  unbind; probe\n\
                  tell_drivers 00:03.0\n\
+                 echo >driver_override\n\
+                 unbind; probe\n\
+                 tell_drivers 00:03.0\n\
+                 echo vfio-pci >driver_override\n\
+                 unbind; probe\n\
                  echo none >driver_override\n\
                  unbind; probe\n\
                  echo 0000:00:03.0 >/sys/bus/pci/drivers/nvme/bind || tell refused\n\
@@ -104,7 +113,7 @@ fn basics() -> Vec<Case> {
                  echo >driver_override\n\
                  probe\n\
                  tell_drivers 00:03.0",
-                "00:03.0 nvme\n00:03.0 vfio-pci\nrefused\n00:03.0 -\n00:03.0 nvme",
+                "00:03.0 nvme\n00:03.0 vfio-pci\n00:03.0 nvme\nrefused\n00:03.0 -\n00:03.0 nvme",
             ),
     ]
 }
@@ -281,6 +290,12 @@ fn second_domain() -> Machine {
 
 /// Functions that have a driver before the early binary runs.
 fn bound() -> Vec<Case> {
+    // A module on every kernel, unlike most drivers.
+    let with_module = |name: &str| {
+        Case::new(name, qemu::demo().with("00:07.0", AHCI))
+            .rules("00:05.0,00:07.0")
+            .taken(["00:05.0", "00:07.0"])
+    };
     vec![
         // virtio-pci is built into 6.12, and nvme as well into the cloud kernel.
         on_demo("built-in-driver").rules("00:05.0,00:06.0").taken(["00:05.0", "00:06.0"]),
@@ -289,14 +304,9 @@ fn bound() -> Vec<Case> {
             .rules("00:05.0,00:06.0")
             .taken(["00:05.0", "00:06.0"])
             .logged("functions: 2 taken, 2 bound"),
-        on_demo("loaded-driver")
-            .loaded_before(&["nvme", "e1000e"])
-            .rules("00:05.0,00:03.0")
-            .taken(["00:05.0", "00:03.0"]),
-        on_demo("loaded-driver-and-vfio-pci")
-            .loaded_before(&["nvme", "e1000e", "vfio_pci"])
-            .rules("00:05.0,00:03.0")
-            .taken(["00:05.0", "00:03.0"])
+        with_module("loaded-driver").loaded_before(&["nvme", "ahci"]),
+        with_module("loaded-driver-and-vfio-pci")
+            .loaded_before(&["nvme", "ahci", "vfio_pci"])
             .logged("functions: 2 taken, 2 bound"),
         on_demo("loaded-vfio-pci")
             .loaded_before(&["vfio_pci"])
@@ -377,7 +387,7 @@ fn many() -> Vec<Case> {
 fn later() -> Vec<Case> {
     vec![
         // The host's driver is not loaded yet.
-        hot_plug("hot-plug", E1000E).taken(["01:00.0"]).scene(
+        hot_plug("hot-plug", AHCI).taken(["01:00.0"]).scene(
             "listen; plug_heard 01:00.0; plug_heard 02:00.0; tell_drivers 01:00.0",
             "01:00.0 vfio-pci",
         ),
@@ -405,7 +415,9 @@ fn later() -> Vec<Case> {
                  plug_heard 01:00.0; tell_drivers 01:00.0",
                 "01:00.0 vfio-pci\n01:00.0 vfio-pci",
             ),
-        // The line of nvme's probe is there though `sriov_drivers_autoprobe` kept it from running.
+        // The driver core tells of nvme's probe before `sriov_drivers_autoprobe` keeps it from running; nvme itself
+        // says nothing. The default, to probe, is left out: QEMU's functions are offline at first, and it is a
+        // matter of time how far nvme comes with them.
         Case::new("virtual-functions", virtual_functions())
             .image(|image| image.program("sbin/on-uevent", ON_UEVENT))
             .rules("1b36:0010,!01:00.0,00:1c.0/00.2=none")
@@ -421,8 +433,9 @@ fn later() -> Vec<Case> {
                  echo 2 >sriov_numvfs\n\
                  until_true grep -q 01:00.1 /handled\n\
                  until_true grep -q 01:00.2 /handled\n\
-                 tell_drivers 01:00.0 01:00.1 01:00.2",
-                "01:00.0 nvme\n01:00.1 vfio-pci\n01:00.2 -",
+                 tell_drivers 01:00.0 01:00.1 01:00.2\n\
+                 tell enabled: $(dmesg | grep -c 'nvme 0000:01:00.[12]: enabling')",
+                "01:00.0 nvme\n01:00.1 vfio-pci\n01:00.2 -\nenabled: 0",
             ),
     ]
 }
