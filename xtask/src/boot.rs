@@ -148,8 +148,7 @@ fn boot(
         complaints.extend(suite::judge_start(case, evidence));
         complaints
     };
-    running.finish(session.interaction)?;
-    Ok(complaints)
+    running.finish(session.interaction, complaints)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::image::Drivers;
 use crate::judge::{Expectation, Fate};
 use crate::modules::Place::{Absent, Builtin, Module};
 use crate::modules::Tree;
+use crate::programs::Program;
 use crate::qemu::{self, Driver, Machine, full_address};
 
 /// The driver that a rule without `=` names.
@@ -20,7 +21,7 @@ const VFIO: &str = "vfio-pci";
 /// Debian's stable kernel, its newest, and its newest for cloud machines.
 const EVERY: [&str; 3] = ["6.1", "6.12", CLOUD];
 
-/// The kernel that lacks many drivers.
+/// The kernel that lacks many drivers; on the others a module that is not there is one that is misspelt.
 pub const CLOUD: &str = "cloud";
 
 /// A boot on each kernel.
@@ -43,10 +44,8 @@ pub struct Case {
     pub loaded_before: Vec<&'static str>,
     /// Files that go into the image besides, or in place of, the usual ones.
     pub files: Archive,
-    /// Whether the image holds `passthrough`, the program of tests/guest/passthrough.
-    pub has_passthrough: bool,
-    /// Whether the image holds the host tool.
-    pub has_host_tool: bool,
+    /// Programs that the image holds besides the early binary.
+    pub programs: Vec<Program>,
     /// What must become of the functions that are not left to the host.
     fates: Vec<(String, Wanted)>,
     /// Who must have probed a function, in order, where it is not only those that have to.
@@ -145,8 +144,7 @@ impl Case {
             parameters: Vec::new(),
             loaded_before: Vec::new(),
             files: Archive::default(),
-            has_passthrough: false,
-            has_host_tool: false,
+            programs: Vec::new(),
             fates: Vec::new(),
             histories: Vec::new(),
             logged: Vec::new(),
@@ -218,7 +216,7 @@ impl Case {
     /// /dev/vfio; what it prints must be `transcript`.
     #[must_use]
     pub fn passthrough(mut self, places: &[&str], transcript: &str) -> Self {
-        self.has_passthrough = true;
+        self.programs.push(Program::Passthrough);
         let addresses: Vec<String> = places.iter().map(|place| full_address(place)).collect();
         let run = format!("passthrough {}", addresses.join(" "));
         self.scene(&format!("{run} | while read -r line; do tell \"$line\"; done"), transcript)
@@ -228,7 +226,7 @@ impl Case {
     /// exit status, and leaves what it printed in /screen.
     #[must_use]
     pub fn host_tool(mut self, script: &str, transcript: &str) -> Self {
-        self.has_host_tool = true;
+        self.programs.push(Program::HostTool);
         self.scene(&format!("{}{script}", include_str!("../../tests/guest/host-tool")), transcript)
     }
 

@@ -12,9 +12,9 @@ use crate::case::FaultKind::{Infrastructure, Test};
 use crate::case::{Case, Mode};
 use crate::image::EARLY;
 use crate::qemu::{
-    self, AHCI, ATI_VGA, BOCHS_DISPLAY, E1000, E1000E, FIXED_ROOT_PORT, HDA, HOST_BRIDGE, Machine,
-    Model, NVME, NVME_WITH_VFS, PCI_TESTDEV, PCIE_PCI_BRIDGE, QXL, QXL_VGA, ROOT_PORT, VGA,
-    VIRTIO_NET, VIRTIO_RNG, VIRTIO_VGA, XHCI,
+    self, AHCI, ATI_VGA, BOCHS_DISPLAY, Driver, E1000, E1000E, FIXED_ROOT_PORT, HDA, HOST_BRIDGE,
+    Machine, Model, NVME, NVME_WITH_VFS, PCI_TESTDEV, PCIE_PCI_BRIDGE, QXL, QXL_VGA, ROOT_PORT,
+    VGA, VIRTIO_NET, VIRTIO_RNG, VIRTIO_VGA, XHCI,
 };
 
 /// The rules of the demonstration: a card with its companions, and one of two network cards.
@@ -569,6 +569,12 @@ fn harness() -> Vec<Case> {
             .image(|image| image.program("init", "#!/bin/busybox sh\n/bin/busybox sleep 1000\n"))
             .must_fail(Infrastructure, "the console printed nothing")
             .patience(|patience| patience.boot = Duration::from_secs(3)),
+        // Its function would be without a driver of the host, and so never probed by one.
+        harness_sees_on(
+            "harness-sees-a-misspelt-module",
+            Model::new("e1000e", Driver::new("e1000e", "e1000_typo")),
+        )
+        .must_fail(Test, "kernel 6.1 has no module e1000_typo"),
         harness_sees_on(
             "harness-sees-that-qemu-fails",
             Model { device: "no-such-device", ..E1000E },

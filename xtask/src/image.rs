@@ -96,6 +96,10 @@ impl Drivers {
             later: machine.later_modules(),
         }
     }
+
+    pub fn all(&self) -> Vec<&'static str> {
+        [&self.first, &self.host, &self.passthrough, &self.later].map(Vec::as_slice).concat()
+    }
 }
 
 /// All that goes into every image of a kernel; reading it once serves several images.
@@ -130,12 +134,8 @@ impl Ingredients {
     /// The image with these drivers, but without the early binary.
     pub fn without_early(&self, kernel: &Kernel, drivers: &Drivers) -> Result<Archive> {
         let mut archive = self.common.clone();
-        let Drivers { first, host, passthrough, later } = drivers;
-        self.add_modules(
-            &mut archive,
-            kernel,
-            &[first, host, passthrough, later].map(Vec::as_slice).concat(),
-        )?;
+        self.add_modules(&mut archive, kernel, &drivers.all())?;
+        let Drivers { first, host, passthrough, .. } = drivers;
         for (stage, modules) in [("first", first), ("host", host), ("vfio", passthrough)] {
             archive.file(&format!("etc/drivers.{stage}"), lines(&loadable(kernel, modules)));
         }

@@ -259,8 +259,16 @@ impl Session<'_> {
 }
 
 impl Running {
-    /// Waits until the guest has switched itself off.
-    pub fn finish(mut self, interaction: Interaction) -> Result<(), Stop> {
+    /// Waits until the guest has switched itself off, and returns what is wrong in all.
+    pub fn finish(
+        self,
+        interaction: Interaction,
+        complaints: Vec<String>,
+    ) -> Result<Vec<String>, Stop> {
+        with_end(complaints, self.switch_off(interaction))
+    }
+
+    fn switch_off(mut self, interaction: Interaction) -> Result<(), Stop> {
         let patience = if interaction == Interaction::Shell { Duration::MAX } else { self.off };
         match self.console.wait_for_end(patience) {
             Wait::TimedOut => {
@@ -274,6 +282,18 @@ impl Running {
                     Err(Stop::Infrastructure(anyhow!("QEMU failed ({status})")))
                 }
             }
+        }
+    }
+}
+
+/// An end that goes wrong makes nothing undone that was found wrong before.
+fn with_end(mut complaints: Vec<String>, end: Result<(), Stop>) -> Result<Vec<String>, Stop> {
+    match end {
+        Ok(()) => Ok(complaints),
+        Err(stop) if complaints.is_empty() => Err(stop),
+        Err(Stop::Guest(error) | Stop::Infrastructure(error)) => {
+            complaints.push(format!("{error:#}"));
+            Ok(complaints)
         }
     }
 }
@@ -342,6 +362,22 @@ fn write_script(path: &Path, command: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_stays_wrong_when_qemu_fails_in_the_end() {
+        let told = |complaints: &[&str], end| {
+            let complaints = complaints.iter().map(|text| (*text).to_owned()).collect();
+            with_end(complaints, end).map_err(|stop| stop.to_string())
+        };
+        let fails = || Err(Stop::Infrastructure(anyhow!("QEMU failed")));
+        let both = vec!["probed by e1000e".to_owned(), "QEMU failed".to_owned()];
+        assert_eq!(told(&["probed by e1000e"], fails()), Ok(both));
+        assert_eq!(told(&[], Ok(())), Ok(Vec::new()));
+        assert_eq!(
+            told(&[], fails()),
+            Err("the boot did not come to the test: QEMU failed".to_owned())
+        );
+    }
 
     #[test]
     fn a_panic_is_told_however_long_its_trace() {

@@ -1,19 +1,21 @@
 //! Runs the boots of `cargo xtask test`, two at a time, and judges each.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::build::Binary;
-use crate::case::{Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
+use crate::case::{CLOUD, Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
 use crate::guest::Evidence;
 use crate::image::Ingredients;
 use crate::kernel::{self, Kernel};
-use crate::modules::Tree;
+use crate::modules::{Place, Tree};
+use crate::programs::Program;
 use crate::session::{Artefacts, Interaction, Session, Stop};
 use crate::workspace::Workspace;
-use crate::{judge, pool, probes, programs, table};
+use crate::{judge, pool, probes, progress, table};
 
 /// Each kernel with what an image needs of it, read once for all boots.
 pub struct Kernels {
@@ -106,9 +108,26 @@ pub fn run<'a>(
     kernels: &Kernels,
     binaries: &[Binary],
 ) -> Boots<'a> {
+    // Before any boot, since these are timed.
+    let programs = build_programs(workspace, cells);
     let start = Instant::now();
-    let boots = pool::each(cells, |cell| timed(workspace, *cell, kernels, binaries));
+    let boots = pool::each(cells, |cell| timed(workspace, *cell, kernels, binaries, &programs));
     Boots { boots, took: start.elapsed() }
+}
+
+/// Where each program is that guests run besides the early binary, or why it did not build.
+type Programs = BTreeMap<Program, Result<PathBuf, String>>;
+
+fn build_programs(workspace: &Workspace, cells: &[Cell]) -> Programs {
+    let mut programs = Programs::new();
+    for program in cells.iter().flat_map(|cell| &cell.case.programs) {
+        programs.entry(*program).or_insert_with(|| {
+            let title = format!("build {}, for guests", program.name());
+            progress::phase(title, || program.build(workspace))
+                .map_err(|error| format!("{} did not build: {error:#}", program.name()))
+        });
+    }
+    programs
 }
 
 /// The table of cases by kernel with a dash where a case was not booted, why some are not booted on every
@@ -191,9 +210,10 @@ fn timed<'a>(
     cell: Cell<'a>,
     kernels: &Kernels,
     binaries: &[Binary],
+    programs: &Programs,
 ) -> Boot<'a> {
     let start = Instant::now();
-    let outcome = boot(workspace, cell, kernels, binaries)
+    let outcome = boot(workspace, cell, kernels, binaries, programs)
         .unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}")));
     let outcome = match &cell.case.fault {
         None => outcome,
@@ -233,22 +253,30 @@ fn invert(fault: &Fault, outcome: &Outcome) -> Outcome {
 
 fn boot(
     workspace: &Workspace,
-    Cell { case, kernel }: Cell,
+    Cell { case, kernel: name }: Cell,
     kernels: &Kernels,
     binaries: &[Binary],
+    programs: &Programs,
 ) -> Result<Outcome> {
-    let (kernel, ingredients) = kernels.get(kernel)?;
+    let (kernel, ingredients) = kernels.get(name)?;
+    let drivers = case.drivers();
+    let is_absent = |module: &&str| kernel.modules.place(module) == Place::Absent;
+    if name != CLOUD
+        && let Some(module) = drivers.all().into_iter().find(is_absent)
+    {
+        return Ok(Outcome::Failed(format!("kernel {name} has no module {module}")));
+    }
     let binary = binaries
         .iter()
         .find(|binary| binary.target == case.target)
         .with_context(|| format!("the {} binary did not build", case.target))?;
-    let mut image = ingredients.mix(kernel, &binary.path, &case.drivers())?;
+    let mut image = ingredients.mix(kernel, &binary.path, &drivers)?;
     image.merge(&case.files);
-    if case.has_passthrough {
-        image.program_from("bin/passthrough", &programs::passthrough(workspace)?)?;
-    }
-    if case.has_host_tool {
-        image.program_from("bin/vfio-override", &programs::host_tool(workspace)?)?;
+    for program in &case.programs {
+        match &programs[program] {
+            Ok(built) => image.program_from(&format!("bin/{}", program.name()), built)?,
+            Err(error) => return Ok(Outcome::Failed(error.clone())),
+        }
     }
     let session = Session {
         name: &format!("{}-{}", case.name, kernel.release),
@@ -272,10 +300,9 @@ pub fn observe(
 ) -> Result<Outcome> {
     let artefacts = Artefacts::create(workspace, session.name)?;
     let judged = session.run(&artefacts).and_then(|running| {
-        let judged = judge(&running.evidence);
         let tally = tally(&running.evidence);
-        running.finish(Interaction::Silent)?;
-        Ok((judged, tally))
+        let complaints = judge(&running.evidence);
+        Ok((running.finish(Interaction::Silent, complaints)?, tally))
     });
     Ok(match judged {
         Ok((complaints, tally)) if complaints.is_empty() => Outcome::Passed(tally),
