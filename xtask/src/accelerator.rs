@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::kernel::Kernel;
 use crate::progress;
-use crate::qemu::{Guest, Machine};
+use crate::qemu::{Guest, Machine, Process};
 use crate::serial::{Console, Echo, Wait};
 
 /// How long a guest of the trial may be silent at first. A kernel under KVM speaks within a tenth.
@@ -98,7 +98,7 @@ fn trial(command: &mut Command, directory: &Path) -> Result<Duration> {
     let error_log = directory.join("qemu.log");
     let start = Instant::now();
     let errors = File::create(&error_log).context("cannot make a file for QEMU's errors")?;
-    let mut guest = Trial(
+    let mut guest = Process(
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -122,17 +122,6 @@ fn trial(command: &mut Command, directory: &Path) -> Result<Duration> {
         }
     }
     Ok(start.elapsed())
-}
-
-/// QEMU; killed when it goes out of scope.
-struct Trial(Child);
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        // Both fail only if it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[cfg(test)]

@@ -23,8 +23,9 @@ const PARAMETER: &str = "vfio.override=";
 /// each function, from the kernel's driver-core debug lines.
 ///
 /// Fails with status 1 if a function that a rule selects was probed by any other driver than the
-/// one it is for, and with status 3 if the guest did not come up. A failed boot keeps its logs,
-/// its image and the exact QEMU command, and says where.
+/// one it is for, and with status 3 if the guest did not come up, which with --rdinit is the early
+/// binary's fault and so status 1. A failed boot keeps its logs, its image and the exact QEMU command,
+/// and says where.
 ///
 /// What is missing on a Debian or Ubuntu machine is installed with apt-get; elsewhere the command
 /// to do so is printed.

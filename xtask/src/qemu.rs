@@ -5,7 +5,7 @@
 //! said to be `01`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -115,7 +115,7 @@ pub const PCI_TESTDEV: Model = Model::without_driver("pci-testdev");
 /// A disk with the contents of a file, which stays as it is.
 const DISK: Model = Model {
     needs: &[("drive", "if=none,id={id},file={file},format=raw,snapshot=on")],
-    ..Model::new("virtio-blk-pci,drive={id}", Driver::new("virtio-pci", "virtio_pci"))
+    ..Model::new("virtio-blk-pci,drive={id}", VIRTIO)
 };
 pub const ROOT_PORT: Model = Model::new("pcie-root-port,chassis={n}", PORT);
 /// One whose slot knows no hot-plug, which needs interrupts.
@@ -421,6 +421,17 @@ impl Guest<'_> {
             command.arg(format!("-{option}")).arg(value);
         }
         Ok(command)
+    }
+}
+
+/// A QEMU that runs; killed when it goes out of scope, so that no failure leaves one behind.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -1,7 +1,7 @@
 //! QEMU's machine protocol: plugs functions into a running guest and takes them out.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,23 +13,20 @@ use serde_json::{Value, json};
 /// The name of the socket in the directory that QEMU runs in.
 pub const SOCKET: &str = "qmp.sock";
 
-/// A guest has to let go of a function before QEMU answers.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A conversation with QEMU.
 pub struct Monitor<Stream> {
     stream: BufReader<Stream>,
 }
 
 impl Monitor<UnixStream> {
-    /// Connects to the QEMU that runs in this directory.
-    pub fn connect(directory: &Path) -> Result<Self> {
+    /// Connects to the QEMU that runs in this directory, which may be silent for so long.
+    pub fn connect(directory: &Path, patience: Duration) -> Result<Self> {
         let opened = File::open(directory)
             .with_context(|| format!("cannot open {}", directory.display()))?;
         // A socket's path has room for 107 bytes, which the directory's own may exceed.
         let socket = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
         let stream = UnixStream::connect(socket).context("cannot connect to QEMU's monitor")?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         Self::greet(stream)
     }
 }
@@ -56,13 +53,16 @@ impl<Stream: Read + Write> Monitor<Stream> {
         self.execute("device_add", &arguments.into())
     }
 
-    /// Takes a function out, and waits until it has gone.
-    pub fn unplug(&mut self, id: &str) -> Result<()> {
+    /// Takes a function out, and waits until it has gone; false if the guest does not let go of it.
+    pub fn unplug(&mut self, id: &str) -> Result<bool> {
         self.execute("device_del", &json!({ "id": id }))?;
-        self.wait(|message| {
+        let gone = self.wait(|message| {
             message["event"] == "DEVICE_DELETED" && message["data"]["device"] == *id
-        })
-        .map(drop)
+        });
+        match gone {
+            Err(error) if is_silence(&error) => Ok(false),
+            gone => gone.map(|_| true),
+        }
     }
 
     fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
@@ -95,6 +95,12 @@ impl<Stream: Read + Write> Monitor<Stream> {
     }
 }
 
+/// Whether QEMU said nothing for as long as it may.
+fn is_silence(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref().map(io::Error::kind);
+    matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -105,26 +111,31 @@ mod tests {
     struct Script {
         says: Cursor<&'static str>,
         heard: Vec<u8>,
+        /// Whether it is silent after that, instead of going away.
+        stays: bool,
     }
 
     impl Read for Script {
-        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-            self.says.read(buffer)
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.says.read(buffer)? {
+                0 if self.stays => Err(ErrorKind::WouldBlock.into()),
+                count => Ok(count),
+            }
         }
     }
 
     impl Write for Script {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.heard.write(bytes)
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
 
     fn monitor(says: &'static str) -> Result<Monitor<Script>> {
-        Monitor::greet(Script { says: Cursor::new(says), heard: Vec::new() })
+        Monitor::greet(Script { says: Cursor::new(says), heard: Vec::new(), stays: false })
     }
 
     const GREETING: &str = "{\"QMP\": {}}\n{\"return\": {}}\n";
@@ -137,7 +148,7 @@ mod tests {
              {\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"one\"}}\n",
         )?;
         monitor.plug("e1000e,id=one,addr=00.0,romfile=")?;
-        monitor.unplug("one")?;
+        assert!(monitor.unplug("one")?);
         let heard = String::from_utf8(monitor.stream.into_inner().heard)?;
         let heard: Vec<Value> =
             heard.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
@@ -160,6 +171,18 @@ mod tests {
         let told = monitor.plug("VGA,bus=x").map_err(|error| error.to_string());
         let Err(told) = told else { bail!("the refusal was not seen") };
         assert!(told.ends_with("\"Bus 'x' not found\""), "{told}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_function_that_does_not_go_is_told_apart_from_a_qemu_that_says_nothing() -> Result<()> {
+        let silent = |says| {
+            Monitor::greet(Script { says: Cursor::new(says), heard: Vec::new(), stays: true })
+        };
+        let accepts = "{\"QMP\": {}}\n{\"return\": {}}\n{\"return\": {}}\n";
+        assert!(!silent(accepts)?.unplug("one")?);
+        let told = silent(GREETING)?.unplug("one").map_err(|error| error.to_string());
+        assert_eq!(told, Err("QEMU's monitor does not answer".to_owned()));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,6 +21,10 @@ use crate::{command, probes, progress};
 
 /// How much of the console a failed boot shows.
 const SHOWN_LINES: usize = 40;
+
+/// What a boot that failed leaves besides qemu.sh.
+pub const ARTEFACTS: [&str; 5] =
+    ["serial.log", qemu::REPORT, qemu::KERNEL_LOG, qemu::INITRD, "qemu.log"];
 
 /// The longest command line of a guest.
 const MAX_COMMAND_LINE: usize = 2047;
@@ -110,9 +114,10 @@ impl Artefacts {
     pub fn keep(self) -> String {
         let directory = self.directory.keep();
         format!(
-            "artefacts: {} (serial.log, report.log, kernel.log, initrd.cpio, qemu.log)\n\
-             boot it again: sh {}",
+            "artefacts: {} ({})\n\
+             boot it again, without what is plugged in later: sh {}",
             directory.display(),
+            ARTEFACTS.join(", "),
             directory.join("qemu.sh").display()
         )
     }
@@ -159,7 +164,8 @@ impl Session<'_> {
         fs::write(&initrd, &self.image)
             .with_context(|| format!("cannot write {}", initrd.display()))?;
         let (console, mut qemu) = self.start(artefacts, accelerator)?;
-        let title = format!("boot {} to /init (QEMU, {})", self.kernel.release, accelerator.name());
+        let way = if self.tests_pid1 { "by the early binary to /init" } else { "to /init" };
+        let title = format!("boot {} {way} (QEMU, {})", self.kernel.release, accelerator.name());
         self.phase(&title, || {
             let started = qemu.expect(&console, guest::STARTED, "/init starts", patience.boot);
             match started {
@@ -168,9 +174,13 @@ impl Session<'_> {
                 other => other,
             }
         })?;
-        self.phase("early binary, in the guest", || {
-            qemu.expect(&console, guest::LOADING, "the early binary ends", patience.early)
-        })?;
+        // As PID 1 the early binary has had its turn.
+        let (title, goal) = if self.tests_pid1 {
+            ("look at what /init was given", "/init has looked around")
+        } else {
+            ("early binary, in the guest", "the early binary ends")
+        };
+        self.phase(title, || qemu.expect(&console, guest::LOADING, goal, patience.early))?;
         self.phase("load every driver, report", || {
             self.serve(&mut qemu, &console, artefacts.directory.path(), patience.drivers)
         })?;
@@ -196,14 +206,17 @@ impl Session<'_> {
             }
             let monitor = match &mut monitor {
                 Some(monitor) => monitor,
-                none => none.insert(Monitor::connect(directory)?),
+                none => none.insert(Monitor::connect(directory, patience)?),
             };
             let address = line.rsplit(' ').next().unwrap_or_default();
             let (function, device) = self.machine.to_plug(address)?;
             if line.contains(guest::PLUG) {
                 monitor.plug(&device)?;
-            } else {
-                monitor.unplug(&function.id())?;
+            } else if !monitor.unplug(&function.id())? {
+                return Err(Stop::Guest(anyhow!(
+                    "it does not let go of {address}: waited {} s",
+                    patience.as_secs()
+                )));
             }
         }
     }
@@ -243,7 +256,7 @@ impl Session<'_> {
             .spawn()
             .context("cannot start QEMU")?;
         let output = child.stdout.take();
-        let qemu = Qemu { child, errors };
+        let qemu = Qemu { process: qemu::Process(child), errors };
         let echo = if is_shell { Echo::After(guest::REPORTED) } else { Echo::Quiet };
         let console = Console::read(
             output.context("QEMU has no output")?,
@@ -275,7 +288,7 @@ impl Running {
                 Err(Stop::Guest(anyhow!("it did not switch itself off after its report")))
             }
             Wait::Matched(_) | Wait::Ended => {
-                let status = self.qemu.child.wait().context("cannot wait for QEMU")?;
+                let status = self.qemu.process.0.wait().context("cannot wait for QEMU")?;
                 if status.success() {
                     Ok(())
                 } else {
@@ -298,9 +311,8 @@ fn with_end(mut complaints: Vec<String>, end: Result<(), Stop>) -> Result<Vec<St
     }
 }
 
-/// QEMU; killed when it goes out of scope, so that no failure leaves one behind.
 struct Qemu {
-    child: Child,
+    process: qemu::Process,
     /// What it writes to standard error.
     errors: PathBuf,
 }
@@ -331,7 +343,7 @@ impl Qemu {
                 Err(Stop::Guest(anyhow!("it hangs: waited {} s until {what}", patience.as_secs())))
             }
             Wait::Ended => {
-                let status = self.child.wait().context("cannot wait for QEMU")?;
+                let status = self.process.0.wait().context("cannot wait for QEMU")?;
                 if status.success() {
                     return Err(Stop::Guest(anyhow!("it ended or panicked before {what}")));
                 }
@@ -345,16 +357,14 @@ impl Qemu {
     }
 }
 
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        // Both fail only if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
+/// The script runs QEMU in a directory of its own, since QEMU empties the logs that it writes.
 fn write_script(path: &Path, command: &str) -> Result<()> {
-    fs::write(path, format!("#!/bin/sh\ncd \"$(dirname \"$0\")\" && exec {command}\n"))
+    let script = format!(
+        "#!/bin/sh\n\
+         cd \"$(dirname \"$0\")\" && mkdir -p again && cd again && ln -sf ../{} . && exec {command}\n",
+        qemu::INITRD
+    );
+    fs::write(path, script)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
         .with_context(|| format!("cannot write {}", path.display()))
 }

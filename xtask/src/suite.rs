@@ -1,10 +1,12 @@
 //! Runs the boots of `cargo xtask test`, two at a time, and judges each.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::build::Binary;
 use crate::case::{CLOUD, Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
@@ -13,9 +15,10 @@ use crate::image::Ingredients;
 use crate::kernel::{self, Kernel};
 use crate::modules::{Place, Tree};
 use crate::programs::Program;
-use crate::session::{Artefacts, Interaction, Session, Stop};
+use crate::qemu::{self, E1000E, Machine};
+use crate::session::{ARTEFACTS, Artefacts, Interaction, Session, Stop};
 use crate::workspace::Workspace;
-use crate::{judge, pool, probes, progress, table};
+use crate::{command, judge, pool, probes, progress, table};
 
 /// Each kernel with what an image needs of it, read once for all boots.
 pub struct Kernels {
@@ -318,6 +321,36 @@ pub fn observe(
     })
 }
 
+/// Whether a boot that fails leaves what it says, and the same after it was booted again.
+pub fn check_artefacts(workspace: &Workspace, binaries: &[Binary]) -> Result<()> {
+    let case = Case::new("kept", Machine::new().with("00:03.0", E1000E))
+        .mode(Mode::Control)
+        .taken(["00:03.0"])
+        .only_on(&["6.1"], "one will do");
+    let cases = [case];
+    let cells: Vec<Cell> = Cell::all(&cases).collect();
+    let kernels = Kernels::prepare(workspace, &cells);
+    let Outcome::Failed(told) = boot(workspace, cells[0], &kernels, binaries, &Programs::new())?
+    else {
+        bail!("the boot did not fail");
+    };
+    let script = told.rsplit_once(": sh ").map(|(_, script)| PathBuf::from(script));
+    let script = script.with_context(|| format!("no script is told:\n{told}"))?;
+    let directory = script.parent().unwrap_or(Path::new("/"));
+    let artefacts = || ARTEFACTS.map(|name| fs::read(directory.join(name)).unwrap_or_default());
+    let before = artefacts();
+    command::check(Command::new("sh").arg(&script).stdin(Stdio::null()))?;
+    if artefacts() != before {
+        bail!("booting it again changed what is in {}", directory.display());
+    }
+    for directory in [directory, &directory.join("again")] {
+        let read = |name| fs::read_to_string(directory.join(name)).unwrap_or_default();
+        Evidence::read(&read(qemu::REPORT), &read(qemu::KERNEL_LOG))
+            .with_context(|| format!("in {}", directory.display()))?;
+    }
+    fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+}
+
 /// What is wrong, with the case's story, the end of the console and where the artefacts are, which are kept unless the
 /// boot was to go wrong.
 fn evidence_of(wrong: &str, case: &Case, artefacts: Artefacts) -> String {
@@ -377,7 +410,6 @@ fn judge_delay(limit: Option<Duration>, seconds: Option<f64>) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::Machine;
 
     fn case(name: &str) -> Case {
         Case::new(name, Machine::new())

@@ -30,8 +30,8 @@ use crate::{Verdict, cases, command, generators, image, progress, qemu, setup, s
 /// table stands why some cases never are.
 ///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
-/// boot that could not be tested (no kernel, no QEMU, a guest that does not reach /init) is told
-/// apart from one that failed, and is no success either: status 3 if nothing else is wrong.
+/// boot that could not be tested (no kernel, no QEMU, in hook mode a guest that does not reach /init)
+/// is told apart from one that failed, and is no success either: status 3 if nothing else is wrong.
 #[derive(Args)]
 pub struct Options {
     /// Run only the checks and boots whose name contains this text
@@ -224,6 +224,8 @@ fn check_images(both: [(&Workspace, &PathBuf); 2]) -> Result<()> {
 
 fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
     let cases: Vec<Case> = cases::all().into_iter().chain(soak::suite()).collect();
+    ledger
+        .check("boots: what one that fails leaves", || suite::check_artefacts(workspace, binaries));
     let name = |cell: suite::Cell| format!("boot {}", cell.name());
     let all = suite::Cell::all(&cases);
     let cells: Vec<suite::Cell> = all.filter(|cell| ledger.wants(&name(*cell))).collect();
