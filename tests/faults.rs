@@ -262,3 +262,23 @@ fn no_fault_makes_a_run_believe_a_guard_that_fails() {
         }
     }
 }
+
+#[test]
+fn a_list_of_variant_drivers_that_breaks_off_is_not_believed() {
+    let vague = "alias vfio_pci:v00001234d*sv*sd*bc*sc*i* vague_vfio_pci\n";
+    let exact = "alias vfio_pci:v00001234d00001111sv*sd*bc*sc*i* exact_vfio_pci\n";
+    let machine = Machine::new().with(vga("0000:07:00.0").in_group(17));
+    let machine = machine.with_aliases(format!("{vague}{exact}"));
+    let kept = |machine: &Machine| machine.kept()[&address("0000:07:00.0")].clone();
+    let mut healthy = machine.clone();
+    apply(&mut healthy, "07:00.0=auto");
+    assert_eq!(kept(&healthy), "exact_vfio_pci");
+    let at = healthy.operations.iter().position(|op| op.path == "Aliases").unwrap() + 1;
+    // In front of everything, within the first line, behind it, and before the last newline.
+    for pieces in [0, 3, vague.len() / 7 + 1, (vague.len() + exact.len()) / 7] {
+        let mut machine = machine.clone().failing_late_at(at, Errno::EIO, pieces);
+        let told = apply(&mut machine, "07:00.0=auto");
+        assert_eq!(kept(&machine), "vfio-pci", "{pieces}: {told}");
+        assert!(told.says("(EIO)"), "{pieces}: {told}");
+    }
+}

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -132,6 +132,44 @@ fn directories_that_are_missing_are_missing_again() {
             };
             assert_init_sees_no_difference(&report_of(&make(), "/early"), &make());
         }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn what_another_mounted_stays_where_ours_cannot_be_mounted() {
+    for binary in binaries() {
+        let root = root_with_machine(&binary);
+        root.script("init", "echo /dev/*\n");
+        // Nobody mounts a devtmpfs in a user namespace.
+        let script =
+            r#"mount -t tmpfs none "$0/dev" && : >"$0/dev/mine" && exec chroot "$0" /early"#;
+        let mut command = unshare(&["--user", "--map-root-user", "--pid", "--fork", "--mount"]);
+        let run =
+            Run::of(command.args(["sh", "-c", script]).arg(root.root()), Path::new("/dev/null"));
+        assert_eq!(run.stdout, "/dev/mine\n", "{}", run.story());
+        assert!(run.stderr.contains("cannot mount /dev: EPERM"), "{}", run.story());
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn an_init_gets_no_descriptor_of_ours_for_a_closed_one() {
+    for binary in binaries() {
+        let report = |program: &str| {
+            let root = root_with_machine(&binary);
+            let option = format!("--root={}", root.root().display());
+            let mut command = unshare(&["--pid", "--fork", "--kill-child", "--mount", &option]);
+            command.args([program, "quiet"]).env_clear().stdin(Stdio::null());
+            let mut closed = Command::new("sh");
+            closed.args(["-c", r#"exec "$@" 2>&-"#, "sh"]).arg(command.get_program());
+            closed.args(command.get_args());
+            let status = closed.status().unwrap();
+            assert!(status.success());
+            let report = fs::read_to_string(root.path("report")).expect("the init ran");
+            report.lines().find(|line| line.starts_with("descriptors:")).unwrap().to_owned()
+        };
+        assert_eq!(report("/early"), report("/init"));
     }
 }
 

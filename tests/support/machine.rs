@@ -292,7 +292,7 @@ impl Machine {
         Self { fault: Some(Fault { at, errno, after: 0 }), ..self }
     }
 
-    /// The same, and where the operation is a list, it hands over this many entries before.
+    /// The same, and where the operation is a list or a text, it hands over this many entries or pieces before.
     pub fn failing_late_at(self, at: usize, errno: Errno, after: usize) -> Self {
         Self { fault: Some(Fault { at, errno, after }), ..self }
     }
@@ -554,8 +554,9 @@ impl System for Machine {
             Text::Aliases => self.aliases.clone()?,
             Text::IoMemory => self.iomem.clone()?,
         };
+        let due = self.due();
         // Pieces end anywhere, not at lines.
-        whole.chunks(7).for_each(each);
-        Ok(())
+        whole.chunks(7).take(due.map_or(usize::MAX, |fault| fault.after)).for_each(each);
+        due.map_or(Ok(()), |fault| Err(fault.errno))
     }
 }
