@@ -225,6 +225,16 @@ fn suggest_prints_no_line_that_would_not_work() {
 }
 
 #[test]
+fn suggest_says_that_nothing_is_taken_while_off_stands_there() {
+    let desk = Desk::with(&["two-t400"]);
+    let suggest = || desk.screen(&["suggest --from two-t400 17:00.0"]);
+    let told = "warning: the kernel command line says vfio.override=off: take that out";
+    assert!(!suggest().contains(told), "{}", suggest());
+    fs::write(desk.path("two-t400/proc/cmdline"), "quiet vfio.override=17:00.0,off\n").unwrap();
+    assert!(suggest().contains(told), "{}", suggest());
+}
+
+#[test]
 fn suggest_lets_a_person_choose() {
     let desk = Desk::with(&["two-t400", "vmd"]);
     let mut screen = String::new();
@@ -661,6 +671,8 @@ fn what_json_holds_is_as_the_schema_says() {
     }
     let desk = Desk::with(&["b450", "one-gpu"]);
     check(&desk, "suggest --json --from b450 04:00.0");
+    check(&desk, "suggest --json --from one-gpu 01:00.0");
+    fs::write(desk.path("one-gpu/proc/cmdline"), "vfio.override=off\n").unwrap();
     check(&desk, "suggest --json --from one-gpu 01:00.0");
     let all = ["apply", "collect", "list", "plan", "release", "status", "suggest"];
     assert!(checked.iter().eq(all), "{checked:?}");

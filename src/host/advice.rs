@@ -102,6 +102,14 @@ fn translate(run: &Run<'_>, usage: &Usage, warning: &Warning<'_, '_>) -> Advice 
     }
 }
 
+/// That these rules switch all others off.
+pub fn about_off(run: &Run<'_>) -> Option<Advice> {
+    run.rules().off()?;
+    let message = "the kernel command line says vfio.override=off: take that out, since nothing is taken while it \
+                   stands there";
+    Some(Advice::warning("off", Vec::new(), &message))
+}
+
 /// What the host has in use of functions that are neither mass storage nor network, such as a disk behind a USB
 /// controller.
 fn about_other_uses(run: &Run<'_>, usage: &Usage) -> Vec<Advice> {

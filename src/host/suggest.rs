@@ -103,7 +103,9 @@ impl Report {
         let is_told = |advice: &Advice| {
             ["hook-missing", "initramfs-stale", "early-not-in-initramfs"].contains(&advice.kind)
         };
-        let advice = advice.into_iter().filter(|advice| !is_told(advice)).collect();
+        let off =
+            machine.cmdline().map(Asked::Line).ok().and_then(|line| advice::about_off(&line.run()));
+        let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off).collect();
         Self { parameter, functions: choices, advice, steps }
     }
 
