@@ -1,6 +1,7 @@
 //! What must not grow unnoticed: system calls, user instructions, memory. Times are no property of a
 //! commit.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -81,7 +82,7 @@ const CEILINGS: [Ceiling; 5] = [
         functions: 2,
         rules: Rules::Addresses,
         calls: 51,
-        instructions: 62_000,
+        instructions: 61_000,
         peak_kib: 1024,
         maps: 5,
     },
@@ -91,7 +92,7 @@ const CEILINGS: [Ceiling; 5] = [
         functions: 64,
         rules: Rules::Addresses,
         calls: 747,
-        instructions: 750_000,
+        instructions: 735_000,
         peak_kib: 1024,
         maps: 5,
     },
@@ -105,11 +106,12 @@ pub fn check(binaries: &[Binary], valgrind: &Path, scratch: &Path) -> Result<()>
             let root = tempfile::tempdir_in(scratch)?;
             let scene = Scene::build(root.path(), ceiling.kind, ceiling.functions)?;
             scene.set_rules(&ceiling.rules.text(&scene))?;
+            // Short names, the same wherever the project is: their bytes are counted too.
+            fs::copy(&binary.path, root.path().join("early"))?;
             let run = || {
-                let mut command = Command::new(&binary.path);
-                command.arg("--sysfs").arg(root.path());
-                command.arg("--cmdline").arg(scene.command_line());
-                command.arg("--kmsg").arg(scene.log()).env_clear();
+                let mut command = Command::new("./early");
+                command.args(["--sysfs", ".", "--cmdline", "cmdline", "--kmsg", "kmsg"]);
+                command.current_dir(root.path()).env_clear();
                 command
             };
             let counts = meter::count(&run())?;

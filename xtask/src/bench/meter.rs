@@ -37,6 +37,7 @@ pub fn count(command: &Command) -> Result<Counts> {
     shell.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]);
     shell.arg(command.get_program()).args(command.get_args());
     shell.env_clear().envs(variables(command));
+    shell.current_dir(directory(command));
     quiet(&mut shell);
     let child = shell.spawn().with_context(|| command::line(command))?;
     let first = Pid::from_raw(i32::try_from(child.id())?);
@@ -153,7 +154,8 @@ pub fn instructions(valgrind: &Path, scratch: &Path, command: &Command) -> Resul
         .arg(command.get_program())
         .args(command.get_args())
         .env_clear()
-        .envs(variables(command));
+        .envs(variables(command))
+        .current_dir(directory(command));
     quiet(&mut wrapped);
     let status = wrapped.status().with_context(|| command::line(&wrapped))?;
     ensure!(status.success(), "{} ended with {status}", command::line(&wrapped));
@@ -183,6 +185,11 @@ pub fn time(command: &mut Command) -> Result<Duration> {
 pub fn median<T: PartialOrd + Copy>(values: &mut [T]) -> Option<T> {
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     values.get(values.len() / 2).copied()
+}
+
+/// Where the program is to be started.
+fn directory(command: &Command) -> &Path {
+    command.get_current_dir().unwrap_or(Path::new("."))
 }
 
 /// The environment that was set for a program.
