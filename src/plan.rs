@@ -242,25 +242,16 @@ impl Decisions {
         rules: &'a RuleSet<'_>,
         inventory: &'a Inventory,
     ) -> impl Iterator<Item = Taken<'a>> {
-        self.taken_from(0, rules, inventory)
-    }
-
-    /// Those at this place of [`Inventory::functions`] and behind it.
-    pub(crate) fn taken_from<'a>(
-        &self,
-        mut index: usize,
-        rules: &'a RuleSet<'_>,
-        inventory: &'a Inventory,
-    ) -> impl Iterator<Item = Taken<'a>> {
+        let mut next = 0;
         core::iter::from_fn(move || {
-            let taken = self.next_taken(index, rules, inventory)?;
-            index = taken.index + 1;
+            let taken = self.next_taken(next, rules, inventory)?;
+            next = taken.index + 1;
             Some(taken)
         })
     }
 
-    /// The first that is taken from `index` on.
-    fn next_taken<'a>(
+    /// The first that is taken from this place of [`Inventory::functions`] on.
+    pub(crate) fn next_taken<'a>(
         &self,
         index: usize,
         rules: &'a RuleSet<'_>,

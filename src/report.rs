@@ -403,7 +403,7 @@ impl fmt::Display for Limit {
 pub struct Summary {
     /// The number of rules of each outcome, in the order of `WORDS`.
     counts: [usize; 7],
-    /// How many functions were taken.
+    /// How many functions were taken: their override is set.
     pub taken: usize,
     /// How many of them their driver has.
     pub bound: usize,

@@ -125,8 +125,8 @@ impl<'a> Run<'a> {
         self.decide(system, only);
         let mut holds = true;
         for index in (0..self.inventory.functions().count()).rev() {
-            let mut from_here = self.plan.decisions.taken_from(index, &self.rules, &self.inventory);
-            if let Some(taken) = from_here.next().filter(|taken| taken.index == index) {
+            let next = self.plan.decisions.next_taken(index, &self.rules, &self.inventory);
+            if let Some(taken) = next.filter(|taken| taken.index == index) {
                 holds &= apply::set_override(system, taken.function.address, taken.driver).is_ok();
             }
         }
@@ -146,15 +146,20 @@ impl<'a> Run<'a> {
         drivers
     }
 
-    /// How many functions are kept for this driver, and how many of them it has now.
+    /// How many functions are kept for this driver, their override set, and how many of them it has now.
     pub fn bound_to(&self, system: &mut impl System, driver: &[u8]) -> (usize, usize) {
         let (mut kept, mut bound) = (0, 0);
         let taken = self.plan.decisions.taken(&self.rules, &self.inventory);
-        for taken in taken.filter(|taken| taken.driver == driver) {
+        for taken in taken.filter(|taken| taken.driver == driver && self.holds(taken.index)) {
             kept += 1;
             bound += usize::from(apply::is_bound(system, taken.function.address, driver));
         }
         (kept, bound)
+    }
+
+    /// Whether the override of the function at this place of [`Inventory::functions`] is set.
+    fn holds(&self, index: usize) -> bool {
+        matches!(self.overrides.get(index), Some(Some(Ok(_))))
     }
 
     fn decide(&mut self, system: &mut impl System, only: Option<Address>) -> Gaps {
@@ -192,7 +197,7 @@ impl<'a> Run<'a> {
                 apply::bind(system, &mut registered, taken.function.address, taken.driver)
                     .map(|bound| (was_written, bound))
             });
-            self.summary.taken += 1;
+            self.summary.taken += usize::from(held.is_ok());
             if let Ok((_, Bound { is_bound: true, .. })) = result {
                 self.summary.bound += 1;
             }

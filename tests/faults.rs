@@ -5,9 +5,10 @@ mod support;
 use std::collections::BTreeSet;
 
 use nix::errno::Errno;
-use support::capture::{Told, apply};
+use support::capture::{Capture, Told, apply};
 use support::machine::{Asked, Machine, Operation, address, audio, bridge, function, nvme, vga};
 use vfio_override::pci::Address;
+use vfio_override::run::Run;
 
 const ERRNOS: [Errno; 8] = [
     Errno::EACCES,
@@ -186,6 +187,29 @@ fn a_function_whose_override_is_not_set_is_neither_unbound_nor_probed() {
             later.clone().find(|later| later.changes() && later.function() == operation.function());
         assert_eq!(change, None, "{told}");
         assert!(later.clone().any(Operation::changes), "the others are");
+    }
+}
+
+#[test]
+fn a_function_whose_override_is_not_set_is_not_said_to_be_taken_or_to_wait() {
+    let bare = Machine::new().with(vga("0000:01:00.0")).with(audio("0000:01:00.1"));
+    for (rules, kept) in [("01:00.*", 1), ("01:00.0", 0)] {
+        let mut healthy = bare.clone();
+        apply(&mut healthy, rules);
+        let is_meant = |operation: &Operation| operation.path.ends_with("01:00.0/driver_override");
+        let at = healthy.operations.iter().position(is_meant).unwrap() + 1;
+        let mut machine = bare.clone().failing_at(at, Errno::EACCES);
+        let log = Capture::default();
+        let mut run = Box::<Run>::default();
+        run.rules_mut().add_value(rules.as_bytes());
+        assert!(!run.apply(&mut machine, None, &log));
+        let (_, last) = log.into_lines().pop().unwrap();
+        assert!(
+            last.ends_with(&format!("functions: {kept} taken, 0 bound to their driver")),
+            "{last}"
+        );
+        // Which of them are yet to be bound decides whether a module is loaded.
+        assert_eq!(run.bound_to(&mut machine, b"vfio-pci"), (kept, 0));
     }
 }
 

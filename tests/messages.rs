@@ -163,7 +163,7 @@ fn each_failure() {
     failing("a link out of the tree", |_, path| path.ends_with("modalias"), Errno::EXDEV);
     failing("a write that fails otherwise", sets_override, Errno::EIO);
     failing("an unbind that fails", |_, path| path.ends_with("unbind"), Errno::EACCES);
-    failing("a probe that fails", |asked, _| *asked == Asked::Probe, Errno::EBUSY);
+    failing("a probe that fails", |asked, _| *asked == Asked::Probe, Errno::EINVAL);
     failing("a link that cannot be read", |_, path| path.ends_with("/driver"), Errno::EIO);
     failing(
         "a function that cannot be looked at",
