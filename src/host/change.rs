@@ -16,6 +16,7 @@ use crate::functions::{AddressStyle, Device};
 use crate::kernel_log::BY_HAND;
 use crate::machine::{Kind, Machine};
 use crate::screen::{self, BAD, GOOD, PLAIN, Screen, WARN};
+use crate::vfio_users::{self, User};
 use crate::worker::{self, End, Progress, Told};
 
 /// What was said and done.
@@ -82,13 +83,14 @@ impl Change {
         }
     }
 
-    /// What is missing of a function, where the work ended with this step.
+    /// What is missing of a function, where the work ended with this step and `user` has its group open.
     fn shortfall(
         self,
         device: &Device,
         state: State,
         was_written: bool,
         step: &str,
+        user: Option<User>,
     ) -> Option<String> {
         let overridden = self.of_override(device, was_written);
         let address = &device.address;
@@ -97,10 +99,14 @@ impl Change {
             (State::HalfWay, Some(driver))
                 if step.ends_with(&format!("{address}/driver/unbind")) =>
             {
+                let user = user.map_or_else(
+                    || "what uses it (a display server, a virtual machine)".to_owned(),
+                    |user| format!("{user}, which uses its IOMMU group"),
+                );
                 format!(
-                    "half-way: {overridden}, and {driver} does not let go of it. End what uses it (a display \
-                     server, a virtual machine); once {driver} lets go, no driver has it: run this command \
-                     again. If it never does, reboot. Nothing more is done now"
+                    "half-way: {overridden}, and {driver} does not let go of it. End {user}; once {driver} lets \
+                     go, no driver has it: run this command again. If it never does, reboot. Nothing more is \
+                     done now"
                 )
             }
             (State::HalfWay, _) if step.ends_with(&format!("{address} to drivers_probe")) => {
@@ -265,7 +271,10 @@ pub fn carry_out(
     let step = report.unfinished.as_deref().unwrap_or_default();
     for (changed, device) in report.functions.iter().zip(devices) {
         let was_written = overridden.contains(&device.address);
-        if let Some(text) = change.shortfall(device, changed.state, was_written, step) {
+        let group =
+            device.group.filter(|_| machine.kind == Kind::Live && report.unfinished.is_some());
+        let user = group.and_then(vfio_users::of_group);
+        if let Some(text) = change.shortfall(device, changed.state, was_written, step, user) {
             screen.marked(BAD, &device.address, text);
         }
     }

@@ -31,6 +31,7 @@ mod steps;
 mod suggest;
 mod tree;
 mod usage;
+mod vfio_users;
 #[expect(unsafe_code, reason = "it forks")]
 mod worker;
 

@@ -6,10 +6,13 @@ use std::fs;
 
 use anyhow::{Result, bail};
 use log::Level;
+use nix::errno::Errno;
 use vfio_override::apply::{self, DriverName, LetGo};
 use vfio_override::failure::Failure;
+use vfio_override::path;
 use vfio_override::pci::{Address, Function};
 use vfio_override::report::{Journal, LoadingResult};
+use vfio_override::system::{Fault, System};
 
 use crate::Verdict;
 use crate::apply::{Loading, modprobe};
@@ -19,6 +22,7 @@ use crate::functions::{Device, Devices};
 use crate::machine::{Kind, Machine};
 use crate::modules;
 use crate::screen::{self, PLAIN, Screen};
+use crate::vfio_users::{self, User};
 use crate::worker::Progress;
 
 pub fn run(machine: &mut Machine, options: &Release, json: bool) -> Result<Verdict> {
@@ -71,7 +75,8 @@ fn work(machine: &mut Machine, devices: &[Device], progress: Progress) -> bool {
     let mut is_done = true;
     for device in devices {
         let address = device.function.address;
-        let result = give_back(machine, &device.function, &mut steps);
+        let result = give_back(machine, &device.function, &mut steps)
+            .map_err(|failure| Halt { failure, left_as: LeftAs::is(&mut machine.tree, address) });
         let is_good = matches!(&result, Ok(Back { driver: Ok(_) | Err(Nobody::Is), .. }));
         is_done &= is_good;
         let level = match (&result, is_good) {
@@ -98,6 +103,27 @@ enum Nobody {
     Wants,
     /// It could not be loaded: this alias.
     Loads(String, LoadingResult),
+    /// It was offered to none: this process uses its IOMMU group.
+    May(User, u32),
+}
+
+/// A function that was not given back, and how far it came.
+struct Halt {
+    failure: Failure,
+    left_as: Option<LeftAs>,
+}
+
+/// What is true of a function; `None` where that cannot be told either.
+struct LeftAs {
+    kept_for: Option<DriverName>,
+    driver: Option<DriverName>,
+}
+
+impl LeftAs {
+    fn is(system: &mut impl System, address: Address) -> Option<Self> {
+        let kept_for = apply::override_of(system, address).ok()?;
+        Some(Self { kept_for, driver: apply::driver_of(system, address).ok()? })
+    }
 }
 
 fn give_back(
@@ -109,6 +135,14 @@ fn give_back(
     let let_go = apply::let_go(&mut machine.tree, address)?;
     let mut nobody = Nobody::Is;
     if machine.kind == Kind::Live && apply::driver_of(&mut machine.tree, address)?.is_none() {
+        // The kernel refuses a group that is in use to every driver of the host (iommu_device_use_default_domain),
+        // and before Linux 5.19 it stopped when one took a function of it (BUG_ON in vfio_group_nb_verify).
+        if let Some(group) = function.group {
+            steps.about_to_run(&format!("see whether IOMMU group {group} is in use"));
+            if let Some(user) = vfio_users::that_stays(group) {
+                return Ok(Back { let_go, driver: Err(Nobody::May(user, group)) });
+            }
+        }
         let file = machine.sysfs.join(format!("bus/pci/devices/{address}/modalias"));
         if let Ok(alias) = fs::read_to_string(file) {
             let alias = alias.trim().to_owned();
@@ -125,10 +159,19 @@ fn give_back(
     Ok(Back { let_go, driver: driver.ok_or(nobody) })
 }
 
+/// Whether the kernel found the function, and offered it to drivers in vain: `drivers_probe` answers EINVAL
+/// whatever went wrong (`drivers_probe_store`).
+fn is_refused_probe(failure: &Failure) -> bool {
+    matches!(
+        failure,
+        Failure::Fault(Fault { path: path::Path::DriversProbe, errno: Errno::EINVAL, .. })
+    )
+}
+
 /// The record about one function.
 struct Line<'a> {
     address: Address,
-    result: &'a Result<Back, Failure>,
+    result: &'a Result<Back, Halt>,
 }
 
 impl fmt::Display for Line<'_> {
@@ -136,7 +179,15 @@ impl fmt::Display for Line<'_> {
         write!(f, "{}: ", self.address)?;
         let Back { let_go, driver } = match self.result {
             Ok(back) => back,
-            Err(failure) => return write!(f, "not given back: {failure}"),
+            Err(Halt { failure, left_as }) => {
+                write!(f, "not given back: {failure}")?;
+                if is_refused_probe(failure) {
+                    f.write_str(
+                        " (the kernel's answer whatever the reason is; dmesg may tell it)",
+                    )?;
+                }
+                return left_as.as_ref().map_or(Ok(()), |left_as| write!(f, "; {left_as}"));
+            }
         };
         match &let_go.kept_for {
             Some(kept_for) => write!(f, "driver_override {} cleared, ", kept_for.escape_ascii())?,
@@ -154,6 +205,24 @@ impl fmt::Display for Line<'_> {
             Err(Nobody::Loads(name, result)) => {
                 write!(f, "no driver has it: {}", Loading { name, result: *result })
             }
+            Err(Nobody::May(user, group)) => write!(
+                f,
+                "no driver has it: {user} uses IOMMU group {group}, and until that ends the kernel lets no driver \
+                 of the host have a function of it. Then run this command again"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for LeftAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kept_for {
+            Some(kept_for) => write!(f, "it is kept for {}", kept_for.escape_ascii())?,
+            None => f.write_str("its override is cleared")?,
+        }
+        match &self.driver {
+            Some(driver) => write!(f, ", and {} has it", driver.escape_ascii()),
+            None => f.write_str(", and no driver has it"),
         }
     }
 }

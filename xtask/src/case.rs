@@ -226,7 +226,7 @@ impl Case {
     /// exit status, and leaves what it printed in /screen.
     #[must_use]
     pub fn host_tool(mut self, script: &str, transcript: &str) -> Self {
-        self.programs.push(Program::HostTool);
+        self.programs.extend([Program::HostTool, Program::Passthrough]);
         self.scene(&format!("{}{script}", include_str!("../../tests/guest/host-tool")), transcript)
     }
 

@@ -526,6 +526,7 @@ fn host_tool() -> Vec<Case> {
                  apply: 0\n\
                  says: driver_override is vfio-pci already",
         ),
+        host_tool_meets_faults(),
         // Without an IOMMU vfio-pci refuses, and the function is nobody's.
         some("host-tool-is-refused", qemu::demo().without_iommu())
             .mode(Mode::Control)
@@ -542,6 +543,84 @@ fn host_tool() -> Vec<Case> {
                  00:04.0 -",
             ),
     ]
+}
+
+/// What a kernel answers to the host tool: EACCES, EBUSY, a driver that does not let go, ENODEV.
+fn host_tool_meets_faults() -> Case {
+    let machine = Machine::new()
+        .bridge("00:1d.0", ROOT_PORT, "01")
+        .with("01:00.0", VGA)
+        .with("01:00.1", E1000E)
+        .bridge("00:1c.0", ROOT_PORT, "02")
+        .with("02:00.0", NVME_WITH_VFS);
+    let hosts = [("01:00.0", "bochs-drm"), ("01:00.1", "e1000e"), ("02:00.0", "nvme")];
+    let mut case = Case::new("host-tool-meets-faults", machine)
+        .only_on(&["6.1", "6.12"], "the cloud kernel has no driver for the functions")
+        .mode(Mode::Control)
+        .taken(hosts.map(|(place, _)| place));
+    for (place, host) in hosts {
+        case = case.history(place, &[host, "vfio-pci", host, "vfio-pci"], Some(host));
+    }
+    case.host_tool(
+        "nobody plan 01:00.0+slot\n\
+         nobody apply 01:00.0+slot\n\
+         says 'functions: 0 taken'\n\
+         says '01:00.1/driver_override: EACCES; it takes root and a writable sysfs'\n\
+         tell_drivers 01:00.0 01:00.1\n\
+         tool apply 01:00.0+slot,02:00.0\n\
+         nobody release 01:00.0\n\
+         says 'EACCES; it takes root and a writable sysfs; it is kept for vfio-pci, and vfio-pci has it'\n\
+         hold 01:00.0\n\
+         tool release 01:00.1\n\
+         says 'cleared, unbound from vfio-pci, no driver has it: passthrough (process [0-9]*) uses IOMMU group 5'\n\
+         tell \"$(echo 0000:01:00.1 2>&1 >/sys/bus/pci/drivers/e1000e/bind)\"\n\
+         hide_holder\n\
+         tool release 01:00.1\n\
+         says 'drivers_probe: EINVAL (the kernel.s answer whatever the reason is'\n\
+         says 'its override is cleared, and no driver has it'\n\
+         show_holder\n\
+         tool release --timeout 2 01:00.0\n\
+         says 'half-way: its override is cleared, and vfio-pci does not let go of it'\n\
+         says 'End passthrough (process [0-9]*), which uses its IOMMU group'\n\
+         let_go 01:00.0\n\
+         tool release 01:00.0 01:00.1\n\
+         tell_drivers 01:00.0 01:00.1\n\
+         echo Y >/sys/module/vfio_pci/parameters/enable_sriov\n\
+         echo 1 >/sys/bus/pci/devices/0000:02:00.0/sriov_numvfs\n\
+         tell_drivers 02:00.0 02:00.1\n\
+         tool release 02:00.0 02:00.1\n\
+         says '02:00.1/driver_override: ENODEV; the function has gone'\n\
+         tell_drivers 02:00.0\n\
+         tool apply 01:00.0+slot,02:00.0",
+        "nobody's plan: 0\n\
+         nobody's apply: 1\n\
+         says: functions: 0 taken\n\
+         says: 01:00.1/driver_override: EACCES; it takes root and a writable sysfs\n\
+         01:00.0 bochs-drm\n\
+         01:00.1 e1000e\n\
+         apply: 0\n\
+         nobody's release: 1\n\
+         says: EACCES; it takes root and a writable sysfs; it is kept for vfio-pci, and vfio-pci has it\n\
+         0000:01:00.0 verdict works\n\
+         release: 1\n\
+         says: cleared, unbound from vfio-pci, no driver has it: passthrough (process [0-9]*) uses IOMMU group 5\n\
+         sh: write error: Device or resource busy\n\
+         release: 1\n\
+         says: drivers_probe: EINVAL (the kernel.s answer whatever the reason is\n\
+         says: its override is cleared, and no driver has it\n\
+         release: 1\n\
+         says: half-way: its override is cleared, and vfio-pci does not let go of it\n\
+         says: End passthrough (process [0-9]*), which uses its IOMMU group\n\
+         release: 0\n\
+         01:00.0 bochs-drm\n\
+         01:00.1 e1000e\n\
+         02:00.0 vfio-pci\n\
+         02:00.1 vfio-pci\n\
+         release: 1\n\
+         says: 02:00.1/driver_override: ENODEV; the function has gone\n\
+         02:00.0 nvme\n\
+         apply: 0",
+    )
 }
 
 /// Faults that the harness must find, and tell those of the test from its own.

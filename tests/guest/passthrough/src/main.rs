@@ -16,6 +16,8 @@
 //! or, in the place of the step that fails, `failed OPERATION ERRNO`, and then `verdict refused`. A group
 //! that is not viable is told so and tried all the same: it is the kernel that has to refuse it.
 //!
+//! With `--hold` before it, a function that works is kept in use until this program is killed.
+//!
 //! Exit status: 0 everything works, 1 something was refused, 2 wrong use.
 
 mod vfio;
@@ -35,16 +37,24 @@ use vfio_bindings::bindings::vfio::{VFIO_API_VERSION, VFIO_PCI_CONFIG_REGION_IND
 const IOVA: u64 = 0x10_0000;
 
 fn main() -> ExitCode {
-    let addresses: Vec<String> = std::env::args().skip(1).collect();
+    let mut addresses: Vec<String> = std::env::args().skip(1).collect();
+    let is_to_hold = addresses.first().is_some_and(|first| first == "--hold");
+    if is_to_hold {
+        addresses.remove(0);
+    }
     if addresses.is_empty() {
-        eprintln!("usage: passthrough ADDRESS...");
+        eprintln!("usage: passthrough [--hold] ADDRESS...");
         return ExitCode::from(2);
     }
     let mut status = ExitCode::SUCCESS;
+    let mut held = Vec::new();
     for address in addresses {
         let function = Function { address };
         let verdict = match function.use_it() {
-            Ok(()) => "works",
+            Ok(in_use) => {
+                held.extend(is_to_hold.then_some(in_use));
+                "works"
+            }
             Err(Failure { step, operation, errno }) => {
                 function.say(step, format_args!("failed {operation} {errno:?}"));
                 status = ExitCode::FAILURE;
@@ -53,6 +63,9 @@ fn main() -> ExitCode {
         };
         function.say("verdict", verdict);
     }
+    while !held.is_empty() {
+        std::thread::park();
+    }
     status
 }
 
@@ -60,6 +73,9 @@ fn main() -> ExitCode {
 struct Function {
     address: String,
 }
+
+/// The group, the container and the device: all three are the program's while it has them open.
+type InUse = [File; 3];
 
 /// The step that failed, and why.
 struct Failure {
@@ -73,7 +89,7 @@ impl Function {
         println!("{} {step} {result}", self.address);
     }
 
-    fn use_it(&self) -> Result<(), Failure> {
+    fn use_it(&self) -> Result<InUse, Failure> {
         let link = format!("/sys/bus/pci/devices/{}/iommu_group", self.address);
         let link = attempt("group", "readlink", fs::read_link(link).map_err(errno))?;
         let number = link.file_name().unwrap_or_default().display().to_string();
@@ -103,7 +119,7 @@ impl Function {
 
         let unmapped = vfio::unmap(&container, IOVA);
         self.say("unmap", attempt("unmap", "VFIO_IOMMU_UNMAP_DMA", unmapped)?);
-        Ok(())
+        Ok([group, container, device])
     }
 }
 
