@@ -224,6 +224,87 @@ fn suggest_prints_no_line_that_would_not_work() {
     assert!(screen.contains(&format!("  root=/dev/sda1 {parameter}\n")), "{screen}");
 }
 
+/// What each boot loader reads, and which of them there is.
+#[test]
+fn suggest_writes_where_the_boot_loader_reads() {
+    const NAME: &str = "GRUB_CMDLINE_LINUX_DEFAULT";
+    const LOADER_INFO: &str =
+        "sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+    let utf16 = |text: &str| {
+        let text: String = text.chars().flat_map(|c| [c, '\0']).collect();
+        format!("\u{6}\0\0\0{text}")
+    };
+    let (grub, systemd_boot) = (utf16("GRUB 2.12"), utf16("systemd-boot 252.30"));
+    let quiet = format!("{NAME}=\"quiet vfio.override=off splash\"\n");
+    let more = format!("{NAME}=\"${{{NAME}}} nosmt\"\n");
+    let exported = format!("export {NAME}=\"nosmt\"\n");
+    let proxmox =
+        [("etc/kernel/proxmox-boot-uuids", "A-B"), ("etc/kernel/cmdline", "root=ZFS=rpool\n")];
+    let hosts: [(&str, &[(&str, &str)]); 12] = [
+        ("GRUB, where off stands", &[("etc/default/grub", &quiet)]),
+        ("GRUB, a later file decides", &[("etc/default/grub.d/50-cloud.cfg", &quiet)]),
+        ("GRUB, a later file adds", &[("etc/default/grub.d/50-cloud.cfg", &more)]),
+        ("GRUB, a later file is a script", &[("etc/default/grub.d/50-cloud.cfg", &exported)]),
+        ("GRUB, a file that is not read", &[("etc/default/grub.d/50-cloud.cfg.old", &quiet)]),
+        (
+            "GRUB, by its own word",
+            &[(LOADER_INFO, &grub), ("etc/kernel/cmdline", "root=/dev/sda1")],
+        ),
+        (
+            "systemd-boot, where GRUB was",
+            &[(LOADER_INFO, &systemd_boot), ("etc/kernel/cmdline", "root=/dev/sda1")],
+        ),
+        ("Proxmox by GRUB", &proxmox),
+        ("Proxmox by systemd-boot", &[proxmox[0], proxmox[1], (LOADER_INFO, &systemd_boot)]),
+        ("NixOS", &[("etc/NIXOS", "")]),
+        ("rpm-ostree", &[("run/ostree-booted", "")]),
+        ("grubby", &[("usr/sbin/grubby", "")]),
+    ];
+    let mut screen = String::new();
+    for (title, files) in hosts {
+        let desk = Desk::with(&["two-t400"]);
+        for (path, text) in files {
+            let file = desk.path("two-t400").join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        // A copy of the copy has all that decides.
+        assert!(desk.run("collect --from two-t400 copy.tar").status.success(), "{title}");
+        let steps = |machine: &str| {
+            let told = desk.run(&format!("suggest --from {machine} 17:00.0"));
+            let text = String::from_utf8(told.stdout).unwrap();
+            text[text.find("1. ").unwrap()..text.find("After the next boot").unwrap()].to_owned()
+        };
+        let secret = ["splash", "root=/dev/sda1", "root=ZFS=rpool"];
+        let public = |steps: String| secret.iter().fold(steps, |steps, it| steps.replace(it, "…"));
+        assert_eq!(steps("copy.tar"), public(steps("two-t400")), "{title}");
+        writeln!(screen, "{title}\n{}", steps("two-t400")).unwrap();
+    }
+    insta::assert_snapshot!(screen);
+}
+
+/// An Intel machine without groups may have its IOMMU off only because nobody asked for it.
+#[test]
+fn suggest_asks_for_intels_iommu_where_it_is_off() {
+    let asks = |machine: &str, address: &str, cmdline: &str| {
+        let desk = Desk::with(&[machine]);
+        let devices = fs::read_dir(desk.path(machine).join("sys/bus/pci/devices")).unwrap();
+        for device in devices {
+            let _ = fs::remove_file(device.unwrap().path().join("iommu_group"));
+        }
+        fs::remove_dir_all(desk.path(machine).join("sys/kernel/iommu_groups")).unwrap();
+        fs::write(desk.path(machine).join("proc/cmdline"), cmdline).unwrap();
+        let screen = desk.screen(&[&format!("suggest --from {machine} {address}")]);
+        assert!(screen.contains("warning: the IOMMU is off"), "{screen}");
+        screen.contains("intel_iommu=on vfio.override=")
+    };
+    assert!(asks("one-gpu", "01:00.0", "quiet\n"));
+    assert!(!asks("one-gpu", "01:00.0", "quiet intel_iommu=off\n"));
+    assert!(!asks("b450", "10:00.0", "quiet\n"), "an AMD");
+    let desk = Desk::with(&["one-gpu"]);
+    assert!(!desk.screen(&["suggest --from one-gpu 01:00.0"]).contains("intel_iommu"), "it is on");
+}
+
 #[test]
 fn suggest_says_that_nothing_is_taken_while_off_stands_there() {
     let desk = Desk::with(&["two-t400"]);
@@ -620,6 +701,24 @@ fn this_host_is_this_host_however_it_is_named() {
         assert!(screen.contains("modprobe vfio-pci ended with status 7"), "{named}\n{screen}");
         assert!(log.contains("]: apply on the running host\n"), "{named}\n{log}");
         assert!(log.contains("rule 1: driver_override"), "{named}\n{log}");
+    }
+}
+
+#[test]
+fn an_initramfs_that_is_for_root_only_is_said_to_be() {
+    let desk = Desk::with(&["x58"]);
+    let told = "is for root only: to see whether it holds the early binary and the drivers, run this with sudo";
+    // Root in a name space of its own that has given up what makes root read everything.
+    let mount = r#"mount --bind x58/sys /sys && mount -t tmpfs tmpfs /boot \
+        && install -m "$0" /dev/null "/boot/initrd.img-$(uname -r)" \
+        && exec setpriv --bounding-set=-all --inh-caps=-all -- "$@""#;
+    for (mode, is_told) in [("000", true), ("400", false)] {
+        let shell = unshare(&["--mount", "sh", "-c", mount, mode, TOOL]);
+        let path = format!("{PATH}:/usr/sbin:/sbin");
+        let output = desk.ready(shell, "plan 02:00.0").env("PATH", path).output().unwrap();
+        let screen = shown("plan 02:00.0", &output);
+        assert!(screen.contains("rule 1 \"02:00.0\""), "{screen}");
+        assert_eq!(screen.contains(told), is_told, "{screen}");
     }
 }
 

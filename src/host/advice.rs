@@ -174,8 +174,18 @@ fn about_drivers(machine: &Machine, run: &Run<'_>) -> Vec<Advice> {
     }
     if run.rules().count() > 0 && run.rules().off().is_none() {
         advice.extend(image.as_ref().and_then(about_hook));
+        advice.extend(image.as_ref().and_then(about_access));
     }
     advice
+}
+
+/// That what the image holds is not known.
+fn about_access(image: &Initramfs) -> Option<Advice> {
+    let file = image.image.as_deref().filter(|_| image.is_forbidden())?;
+    let message = format_args!(
+        "/{file} is for root only: to see whether it holds the early binary and the drivers, run this with sudo"
+    );
+    Some(Advice::note("initramfs-unknown", Vec::new(), &message))
 }
 
 /// Why the rules would not be applied at the next boot, if they would not.

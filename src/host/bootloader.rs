@@ -1,8 +1,8 @@
-//! What this host boots with, and how a parameter gets onto its kernel command line.
+//! What this host boots with, and how parameters get onto its kernel command line.
 
 use crate::root::Root;
 
-/// How to add a parameter.
+/// How to add parameters.
 pub struct BootLoader {
     pub name: &'static str,
     pub steps: Steps,
@@ -10,134 +10,212 @@ pub struct BootLoader {
 
 pub enum Steps {
     /// Write this line into this file, then run the command, if one is needed.
-    Edit { file: &'static str, line: String, command: Option<&'static str> },
-    /// Add the parameter to what is described so in this file.
-    Append { file: &'static str, to: &'static str },
+    Edit { file: String, line: String, command: Option<&'static str> },
+    /// Add the parameters to what is described so in this file, then run the command, if one is needed.
+    Append { file: String, to: &'static str, command: Option<&'static str> },
     /// Run this command.
     Run(String),
 }
 
-/// What boots this host and how to add `parameter` there; `None` where nothing known is found.
-pub fn find(root: &Root, parameter: &str) -> Option<BootLoader> {
+/// What boots this host and how to add `parameters` there; `None` where nothing known is found.
+pub fn find(root: &Root, parameters: &[String]) -> Option<BootLoader> {
+    let words = parameters.join(" ");
     let run = |name, command: String| Some(BootLoader { name, steps: Steps::Run(command) });
-    let edit = |name, file, line, command| {
-        Some(BootLoader { name, steps: Steps::Edit { file, line, command } })
-    };
-    let append = |name, file, to| Some(BootLoader { name, steps: Steps::Append { file, to } });
     if root.has("etc/NIXOS") {
-        let line = format!("boot.kernelParams = [ \"{parameter}\" ];");
-        return edit("NixOS", "/etc/nixos/configuration.nix", line, Some("nixos-rebuild boot"));
+        let quoted: Vec<String> = parameters.iter().map(|word| format!("\"{word}\"")).collect();
+        let steps = Steps::Edit {
+            file: "/etc/nixos/configuration.nix".to_owned(),
+            line: format!("boot.kernelParams = [ {} ];", quoted.join(" ")),
+            command: Some("nixos-rebuild boot"),
+        };
+        return Some(BootLoader { name: "NixOS", steps });
     }
     if root.has("run/ostree-booted") {
-        return run("rpm-ostree", format!("rpm-ostree kargs --append='{parameter}'"));
+        let options: Vec<String> =
+            parameters.iter().map(|word| format!("--append='{word}'")).collect();
+        return run("rpm-ostree", format!("rpm-ostree kargs {}", options.join(" ")));
     }
+    let is_systemd_boot = was_started_by_systemd_boot(root);
     if root.has("etc/kernel/proxmox-boot-uuids") {
-        let line = command_line(root, parameter);
-        return edit("Proxmox", "/etc/kernel/cmdline", line, Some("proxmox-boot-tool refresh"));
+        let command = "proxmox-boot-tool refresh";
+        // It serves either, and both files are there.
+        return Some(if is_systemd_boot || !root.has(GRUB_FILE) {
+            kernel_install(root, parameters, "Proxmox, systemd-boot", command)
+        } else {
+            grub(root, parameters, "Proxmox, GRUB", command)
+        });
     }
     if root.has("etc/kernelstub/configuration") {
-        return run("kernelstub", format!("kernelstub --add-options '{parameter}'"));
+        return run("kernelstub", format!("kernelstub --add-options '{words}'"));
     }
     if root.first(&["usr/sbin/grubby", "usr/bin/grubby"]).is_some() {
-        return run("grubby", format!("grubby --update-kernel=ALL --args='{parameter}'"));
+        return run("grubby", format!("grubby --update-kernel=ALL --args='{words}'"));
     }
-    if root.has(GRUB_FILE) {
+    // One that was there before may have left its files.
+    if root.has(GRUB_FILE) && !is_systemd_boot {
         let command = GRUB_COMMANDS
             .iter()
             .find(|(program, _)| root.has(program))
             .map_or("grub-mkconfig -o /boot/grub/grub.cfg", |(_, command)| command);
-        return match grub_line(root, parameter) {
-            Some(line) => edit("GRUB", "/etc/default/grub", line, Some(command)),
-            None => append("GRUB", "/etc/default/grub", "the value of GRUB_CMDLINE_LINUX_DEFAULT"),
-        };
+        return Some(grub(root, parameters, "GRUB", command));
     }
     if root.has(KERNEL_INSTALL_FILE) {
-        let line = command_line(root, parameter);
-        let command = root.has("usr/bin/reinstall-kernels").then_some("reinstall-kernels");
-        return edit(
+        let has_all = root.has("usr/bin/reinstall-kernels");
+        let command = if has_all { "reinstall-kernels" } else { "kernel-install add-all" };
+        return Some(kernel_install(root, parameters, "systemd-boot", command));
+    }
+    by_hand(root)
+}
+
+/// Boot loaders whose own files have the command line.
+fn by_hand(root: &Root) -> Option<BootLoader> {
+    const FILES: [(&str, &str, &str, &str); 4] = [
+        (
+            "boot/loader/entries",
             "systemd-boot",
-            "/etc/kernel/cmdline",
-            line,
-            command.or(Some("kernel-install add-all")),
-        );
-    }
-    for (directory, file) in [
-        ("boot/loader/entries", "/boot/loader/entries/*.conf"),
-        ("efi/loader/entries", "/efi/loader/entries/*.conf"),
-    ] {
-        if root.has(directory) {
-            return append("systemd-boot", file, "the line that begins with options");
-        }
-    }
-    if root.has("boot/refind_linux.conf") {
-        return append(
+            "/boot/loader/entries/*.conf",
+            "the line that begins with options",
+        ),
+        (
+            "efi/loader/entries",
+            "systemd-boot",
+            "/efi/loader/entries/*.conf",
+            "the line that begins with options",
+        ),
+        (
+            "boot/refind_linux.conf",
             "rEFInd",
             "/boot/refind_linux.conf",
             "the second text in quotes of the first line",
-        );
-    }
-    if root.has("boot/extlinux/extlinux.conf") {
-        return append(
+        ),
+        (
+            "boot/extlinux/extlinux.conf",
             "extlinux",
             "/boot/extlinux/extlinux.conf",
             "the line that begins with append",
-        );
-    }
-    None
+        ),
+    ];
+    let (_, name, file, to) = FILES.into_iter().find(|(path, ..)| root.has(path))?;
+    let steps = Steps::Append { file: file.to_owned(), to, command: None };
+    Some(BootLoader { name, steps })
+}
+
+/// Whether the boot loader has told the firmware so (`LoaderInfo` of the Boot Loader Interface).
+fn was_started_by_systemd_boot(root: &Root) -> bool {
+    const LOADER_INFO: &str =
+        "sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+    // The variable is in UTF-16.
+    let keep = |line: &str| {
+        let name = "systemd-boot";
+        line.replace('\0', "").contains(name).then(|| name.to_owned())
+    };
+    root.lines(LOADER_INFO, keep).is_ok_and(|lines| !lines.is_empty())
 }
 
 /// Where GRUB's defaults are, below the root.
 pub const GRUB_FILE: &str = "etc/default/grub";
-/// The variable with the command line, and its `=`.
+/// Where Debian's GRUB has more of them, in files that end so.
+const GRUB_MORE: (&str, &str) = ("etc/default/grub.d", ".cfg");
+/// The variable with the command line, and its `=`: the one that the recovery entries do not use, so that they
+/// stay a way out.
 pub const GRUB_NAME: &str = "GRUB_CMDLINE_LINUX_DEFAULT=";
 /// Where kernel-install has the command line, below the root.
 pub const KERNEL_INSTALL_FILE: &str = "etc/kernel/cmdline";
 
+const UPDATE_GRUB: &str = "usr/sbin/update-grub";
 const GRUB_COMMANDS: [(&str, &str); 3] = [
-    ("usr/sbin/update-grub", "update-grub"),
+    (UPDATE_GRUB, "update-grub"),
     ("usr/sbin/grub2-mkconfig", "grub2-mkconfig -o /boot/grub2/grub.cfg"),
     ("usr/bin/grub-mkconfig", "grub-mkconfig -o /boot/grub/grub.cfg"),
 ];
 
-/// The line of GRUB's defaults with the parameter added: the one that the recovery entries do not use,
-/// so that they stay a way out. `None` where the shell that reads it would find more in it than a text in quotes.
-fn grub_line(root: &Root, parameter: &str) -> Option<String> {
+/// Whether GRUB's defaults are in this file, which has no leading slash.
+pub fn is_grub_file(path: &str) -> bool {
+    let (directory, end) = GRUB_MORE;
+    path == GRUB_FILE || path.starts_with(directory) && path.ends_with(end)
+}
+
+fn grub(
+    root: &Root,
+    parameters: &[String],
+    name: &'static str,
+    command: &'static str,
+) -> BootLoader {
+    let command = Some(command);
+    let (path, assignment) = grub_assignment(root);
+    let file = format!("/{path}");
+    let steps = match assignment.as_deref().map_or(Some(""), plain_value) {
+        Some(value) => {
+            let line = format!("{GRUB_NAME}\"{}\"", with(value, parameters));
+            Steps::Edit { file, line, command }
+        }
+        None => Steps::Append { file, to: "the value of GRUB_CMDLINE_LINUX_DEFAULT", command },
+    };
+    BootLoader { name, steps }
+}
+
+/// The file whose assignment to the variable counts, and its line if there is one: the last, but for those that
+/// only add to what was there before.
+fn grub_assignment(root: &Root) -> (String, Option<String>) {
     let keep = |line: &str| {
         let is_it = line.contains(GRUB_NAME) && !line.trim_start().starts_with('#');
         is_it.then(|| line.to_owned())
     };
-    let lines = root.lines(GRUB_FILE, keep).unwrap_or_default();
-    let value = match lines.last() {
-        Some(line) if line.trim_start().starts_with(GRUB_NAME) => grub_value(line),
-        Some(_) => return None,
-        None => "",
-    };
-    let is_plain = !value.contains(['"', '\'', '$', '`', '\\', ';']);
-    is_plain.then(|| format!("{GRUB_NAME}\"{}\"", with(value, parameter)))
-}
-
-/// A command line with the parameter, which may be there already.
-fn with(line: &str, parameter: &str) -> String {
-    if line.is_empty() {
-        parameter.to_owned()
-    } else if line.split_whitespace().any(|word| word == parameter) {
-        line.to_owned()
-    } else {
-        format!("{line} {parameter}")
+    let (directory, end) = GRUB_MORE;
+    let mut files = vec![GRUB_FILE.to_owned()];
+    if root.has(UPDATE_GRUB) {
+        let names = root.names(directory).into_iter().filter(|name| name.ends_with(end));
+        files.extend(names.map(|name| format!("{directory}/{name}")));
     }
+    let lines = files.into_iter().flat_map(|file| {
+        let lines = root.lines(&file, keep).unwrap_or_default();
+        lines.into_iter().map(move |line| (file.clone(), Some(line)))
+    });
+    let last = lines.filter(|(_, line)| !line.as_deref().is_some_and(only_adds)).last();
+    last.unwrap_or_else(|| (GRUB_FILE.to_owned(), None))
 }
 
-/// The value of a line of GRUB's defaults, without its quotes.
-pub fn grub_value(line: &str) -> &str {
-    let value = line.trim_start().strip_prefix(GRUB_NAME).unwrap_or_default();
-    let value = value.split(" #").next().unwrap_or_default().trim();
+/// Whether an assignment keeps what the variable had.
+pub fn only_adds(line: &str) -> bool {
+    let name = GRUB_NAME.trim_end_matches('=');
+    line.contains(&format!("${name}")) || line.contains(&format!("${{{name}}}"))
+}
+
+/// The value of an assignment; `None` where the shell that reads it would find more in it than a text in quotes.
+pub fn plain_value(line: &str) -> Option<&str> {
+    let value = line.trim_start().strip_prefix(GRUB_NAME)?;
+    let value = value.split(" #").next()?.trim();
     let inner = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
-    inner('"').or_else(|| inner('\'')).unwrap_or(value)
+    let value = inner('"').or_else(|| inner('\'')).unwrap_or(value);
+    (!value.contains(['"', '\'', '$', '`', '\\', ';'])).then_some(value)
 }
 
-/// A whole command line with the parameter added.
-fn command_line(root: &Root, parameter: &str) -> String {
+/// What kernel-install, or Proxmox in its place, makes boot entries of.
+fn kernel_install(
+    root: &Root,
+    parameters: &[String],
+    name: &'static str,
+    command: &'static str,
+) -> BootLoader {
     let keep = |line: &str| (!line.trim_start().starts_with('#')).then(|| line.trim().to_owned());
     let lines = root.lines(KERNEL_INSTALL_FILE, keep).unwrap_or_default();
-    with(&lines.join(" "), parameter)
+    let steps = Steps::Edit {
+        file: format!("/{KERNEL_INSTALL_FILE}"),
+        line: with(&lines.join(" "), parameters),
+        command: Some(command),
+    };
+    BootLoader { name, steps }
+}
+
+/// A command line with the parameters, which may be there already, and without what would switch them off.
+fn with(line: &str, parameters: &[String]) -> String {
+    let old = line.split_whitespace().filter(|word| *word != "vfio.override=off");
+    let new = parameters.iter().map(String::as_str);
+    let mut words: Vec<&str> = old.collect();
+    for word in new {
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words.join(" ")
 }

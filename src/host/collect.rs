@@ -14,7 +14,7 @@ use tar::{Builder, EntryType, Header};
 use vfio_override::cmdline::{self, Parameter};
 
 use crate::Verdict;
-use crate::bootloader::{self, GRUB_FILE, GRUB_NAME, KERNEL_INSTALL_FILE};
+use crate::bootloader::{self, GRUB_NAME, KERNEL_INSTALL_FILE};
 use crate::functions::Devices;
 use crate::generator::Initramfs;
 use crate::kernel_log::{self, KernelLog};
@@ -214,7 +214,7 @@ impl Copy {
         }
         let modules = machine.modules_directory();
         let Some(root) = &machine.root else { return Ok(()) };
-        let _ = bootloader::find(root, "vfio.override=");
+        let _ = bootloader::find(root, &[]);
         let _ = Initramfs::of(machine, &machine.cmdline()?);
         if let Some(modules) = modules {
             let is_variant = |line: &str| line.contains("vfio_pci:").then(|| line.to_owned());
@@ -222,7 +222,7 @@ impl Copy {
         }
         for (path, text) in root.seen() {
             let text = match path.as_str() {
-                GRUB_FILE => public_grub(&text),
+                path if bootloader::is_grub_file(path) => public_grub(&text),
                 KERNEL_INSTALL_FILE => public_parameters(&text),
                 _ => text,
             };
@@ -335,11 +335,16 @@ fn public_parameters(line: &[u8]) -> Vec<u8> {
     kept.join(&b' ')
 }
 
+/// The assignment that counts. Of one that is more than a text in quotes no more is told than that.
 fn public_grub(lines: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(lines);
-    let value = text.lines().last().map(bootloader::grub_value).unwrap_or_default();
-    let value = public_parameters(value.as_bytes());
-    [GRUB_NAME.as_bytes(), b"\"", &value, b"\"\n"].concat()
+    let line = text.lines().rfind(|line| !bootloader::only_adds(line));
+    let line = line.map(|line| {
+        let value = bootloader::plain_value(line)
+            .map_or_else(|| "$…".into(), |value| public_parameters(value.as_bytes()));
+        [GRUB_NAME.as_bytes(), b"\"", &value, b"\"\n"].concat()
+    });
+    line.unwrap_or_default()
 }
 
 /// The lines about functions and framebuffers.

@@ -1,5 +1,7 @@
 //! What makes this host's initramfs, and whether the hook is in it.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
 use vfio_override::cmdline;
@@ -68,10 +70,18 @@ pub struct Initramfs {
     pub image: Option<String>,
     /// Whether the early binary or the hook was installed after the image was made.
     pub is_older_than_hook: bool,
-    /// The files of ours in it, and the modules; `None` where it could not be listed.
-    listing: Option<Vec<String>>,
+    /// The files of ours in it, and the modules.
+    listing: Result<Vec<String>, Unlisted>,
     /// Whether the kernel starts the early binary itself, so that no hook is needed.
     pub is_strict: bool,
+}
+
+/// Why it is not known what an image holds.
+enum Unlisted {
+    /// It takes somebody else to read it.
+    Forbidden,
+    /// There is no image, or nothing here that could list it.
+    Unknown,
 }
 
 impl Initramfs {
@@ -92,7 +102,11 @@ impl Initramfs {
                 (Some(image), Some(hook)) => image < hook,
                 _ => false,
             };
-        let listing = image.as_deref().and_then(|image| list(root, generator, image));
+        let listing = match &image {
+            Some(image) if is_forbidden(root, image) => Err(Unlisted::Forbidden),
+            Some(image) => list(root, generator, image).ok_or(Unlisted::Unknown),
+            None => Err(Unlisted::Unknown),
+        };
         let is_strict = cmdline::parameters(line).any(|parameter| {
             matches!(parameter.name, b"rdinit" | b"init")
                 && parameter.value.is_some_and(|value| value.ends_with(b"/vfio-override-early"))
@@ -100,15 +114,20 @@ impl Initramfs {
         Some(Self { generator, has_hook, image, is_older_than_hook, listing, is_strict })
     }
 
+    /// Whether it takes somebody else to see what is in the image.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self.listing, Err(Unlisted::Forbidden))
+    }
+
     /// Whether the early binary is in the image; `None` where the image cannot be read.
     pub fn has_early(&self) -> Option<bool> {
-        let listing = self.listing.as_ref()?;
+        let listing = self.listing.as_ref().ok()?;
         Some(listing.iter().any(|path| path.ends_with("/vfio-override-early")))
     }
 
     /// Whether the module of this driver is in the image; `None` where the image cannot be read.
     pub fn has_module(&self, driver: &str) -> Option<bool> {
-        let listing = self.listing.as_ref()?;
+        let listing = self.listing.as_ref().ok()?;
         Some(listing.iter().any(|path| is_module_file(path, driver)))
     }
 }
@@ -143,6 +162,11 @@ fn image_of(root: &Root, release: &str) -> Option<String> {
     ];
     names.extend(package.first().map(|package| format!("boot/initramfs-{package}.img")));
     names.into_iter().find(|name| root.has(name))
+}
+
+fn is_forbidden(root: &Root, image: &str) -> bool {
+    let opened = File::open(root.path(image));
+    opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 /// What the image holds of ours, and its modules for VFIO, by the generator's own program.

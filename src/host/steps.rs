@@ -1,9 +1,9 @@
-//! What to do before the next boot: where the parameter goes, and what the initramfs needs.
+//! What to do before the next boot: where the parameters go, and what the initramfs needs.
 
 use serde::Serialize;
 
 use crate::advice;
-use crate::bootloader::{self, Steps};
+use crate::bootloader::{self, BootLoader, Steps};
 use crate::generator::Initramfs;
 use crate::machine::Machine;
 
@@ -19,39 +19,35 @@ pub struct Step {
     pub command: Option<String>,
 }
 
-/// Where to write the parameter, and what else to do before the next boot.
-pub fn before_boot(machine: &Machine, parameter: &str) -> Vec<Step> {
+/// Where to write the parameters, and what else to do before the next boot.
+pub fn before_boot(machine: &Machine, parameters: &[String]) -> Vec<Step> {
     let step = |what: String| Step { what, file: None, line: None, command: None };
     let Some(root) = &machine.root else { return Vec::new() };
+    let words = parameters.join(" ");
     let mut steps = Vec::new();
-    match bootloader::find(root, parameter) {
-        Some(loader) => match loader.steps {
-            Steps::Edit { file, line, command } => {
-                steps.push(Step {
-                    file: Some(file.to_owned()),
-                    line: Some(line),
-                    ..step(format!("{}: in {file}, make the line", loader.name))
-                });
-                if let Some(command) = command {
-                    steps.push(Step {
-                        command: Some(command.to_owned()),
-                        ..step("Then".to_owned())
-                    });
-                }
-            }
-            Steps::Append { file, to } => steps.push(Step {
-                file: Some(file.to_owned()),
-                line: Some(parameter.to_owned()),
-                ..step(format!("{}: in {file}, add to {to}", loader.name))
-            }),
-            Steps::Run(command) => {
-                steps.push(Step { command: Some(command), ..step(format!("{}:", loader.name)) });
-            }
-        },
-        None => steps.push(Step {
-            line: Some(parameter.to_owned()),
-            ..step("No boot loader is known here: add to the kernel command line".to_owned())
-        }),
+    let command = match bootloader::find(root, parameters) {
+        Some(BootLoader { name, steps: Steps::Edit { file, line, command } }) => {
+            let what = format!("{name}: in {file}, make the line");
+            steps.push(Step { file: Some(file), line: Some(line), ..step(what) });
+            command
+        }
+        Some(BootLoader { name, steps: Steps::Append { file, to, command } }) => {
+            let what = format!("{name}: in {file}, add to {to}");
+            steps.push(Step { file: Some(file), line: Some(words), ..step(what) });
+            command
+        }
+        Some(BootLoader { name, steps: Steps::Run(command) }) => {
+            steps.push(Step { command: Some(command), ..step(format!("{name}:")) });
+            None
+        }
+        None => {
+            let what = "No boot loader is known here: add to the kernel command line".to_owned();
+            steps.push(Step { line: Some(words), ..step(what) });
+            None
+        }
+    };
+    if let Some(command) = command {
+        steps.push(Step { command: Some(command.to_owned()), ..step("Then".to_owned()) });
     }
     if let Some(image) = machine.cmdline().ok().and_then(|line| Initramfs::of(machine, &line)) {
         steps.extend(image_step(&image));

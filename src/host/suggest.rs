@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Write as _};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
+use vfio_override::cmdline;
 use vfio_override::pci::Address;
 
 use crate::Verdict;
@@ -90,6 +91,20 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
     }
 }
 
+/// Whether the IOMMU of an Intel machine is off, perhaps only because nothing asked for it.
+fn needs_intel_iommu(machine: &Machine, devices: &Devices) -> bool {
+    const INTEL: u16 = 0x8086;
+    /// Class 06, subclass 00: a host bridge.
+    const HOST_BRIDGE: u32 = 0x06_00;
+    let is_intel =
+        devices.all.iter().map(|device| &device.function).any(|function| {
+            function.id.vendor == INTEL && function.class.code() >> 8 == HOST_BRIDGE
+        });
+    let line = machine.cmdline().unwrap_or_default();
+    let is_said = cmdline::parameters(&line).any(|parameter| parameter.name == b"intel_iommu");
+    is_intel && !is_said && !devices.has_groups()
+}
+
 impl Report {
     fn of(machine: &mut Machine, devices: &Devices, addresses: &[Address]) -> Self {
         let usage = Usage::of(machine);
@@ -98,7 +113,10 @@ impl Report {
         let asked = Asked::Given(vec![parameter.clone()]);
         let (run, gaps) = asked.preview(machine);
         let advice = advice::about(machine, &run, gaps);
-        let steps = steps::before_boot(machine, &format!("vfio.override={parameter}"));
+        let iommu = needs_intel_iommu(machine, devices).then(|| "intel_iommu=on".to_owned());
+        let parameters: Vec<String> =
+            iommu.into_iter().chain([format!("vfio.override={parameter}")]).collect();
+        let steps = steps::before_boot(machine, &parameters);
         // The steps below say it better.
         let is_told = |advice: &Advice| {
             ["hook-missing", "initramfs-stale", "early-not-in-initramfs"].contains(&advice.kind)
