@@ -375,11 +375,13 @@ fn what_is_suggested_does_what_it_says() {
 fn wrong_use_is_told_with_what_would_be_right() {
     let desk = Desk::with(&["vmd"]);
     fs::write(desk.path("no.tar"), "nothing").unwrap();
+    fs::write(desk.path("empty.tar"), [0; 1024]).unwrap();
     insta::assert_snapshot!(desk.screen(&[
         "",
         "lst",
         "suggest --from vmd 1:2",
         "list --from no.tar",
+        "list --from empty.tar",
         "list --from nowhere",
         "list --sysfs nowhere",
         "list --from vmd --sysfs /sys",
@@ -687,6 +689,24 @@ fn a_driver_that_cannot_be_loaded_is_no_success() {
         .map(|line| live(&desk, "x58", "exit 7", line).0)
         .collect();
     insta::assert_snapshot!(screen);
+}
+
+#[test]
+fn a_kernel_log_that_cannot_be_written_is_told() {
+    let desk = Desk::with(&["x58"]);
+    fs::write(desk.path("records"), "").unwrap();
+    fs::set_permissions(desk.path("records"), Permissions::from_mode(0o000)).unwrap();
+    let mount = r#"mount --bind x58/sys /sys && mount --bind records /dev/kmsg \
+        && exec setpriv --bounding-set=-all --inh-caps=-all -- "$@""#;
+    let shell = unshare(&["--mount", "sh", "-c", mount, "sh", TOOL]);
+    let path = format!("{PATH}:/usr/sbin:/sbin");
+    let output = desk.ready(shell, "apply 02:00.0").env("PATH", path).output().unwrap();
+    let screen = shown("apply", &output);
+    assert!(
+        screen.contains("not recorded in the kernel log, /dev/kmsg: Permission denied"),
+        "{screen}"
+    );
+    assert!(screen.contains("driver_override set to vfio-pci"), "{screen}");
 }
 
 #[test]

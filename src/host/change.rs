@@ -133,8 +133,16 @@ pub struct Recorder {
 
 impl Recorder {
     /// Records go to the kernel log only where this machine itself is changed.
-    pub fn new(change: Change, kind: Kind, progress: Progress) -> Self {
-        let kernel = (kind == Kind::Live).then(kernlog::KernelLog::new).and_then(Result::ok);
+    pub fn new(change: Change, kind: Kind, mut progress: Progress) -> Self {
+        let kernel = match (kind == Kind::Live).then(kernlog::KernelLog::new).transpose() {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                let level = priority(Level::Warn);
+                progress
+                    .say(&format!("{level} not recorded in the kernel log, /dev/kmsg: {error}"));
+                None
+            }
+        };
         if let Some(kernel) = &kernel {
             // Whoever reads them is to know that they are not of the boot.
             let by_hand = format_args!("{}{BY_HAND}", change.command());

@@ -13,6 +13,9 @@ use crate::names::Names;
 use crate::root::Root;
 use crate::tree::Tree;
 
+/// Where the functions are, below sysfs.
+const BUS: &str = "bus/pci/devices";
+
 /// A machine, and what is known of it.
 pub struct Machine {
     pub tree: Tree,
@@ -70,6 +73,9 @@ impl Machine {
         inside::check_links(&directory)
             .with_context(|| format!("cannot take {} for a copy of a machine", file.display()))?;
         let (sysfs, proc) = (directory.join("sys"), directory.join("proc"));
+        if !sysfs.join(BUS).is_dir() {
+            bail!("{} holds no sys/{BUS}: it is no copy of a machine", file.display());
+        }
         let cmdline = proc.join("cmdline");
         let (proc, root) = (Some(proc), Some(Root::new(&directory)));
         let tree = Tree::default();
@@ -78,7 +84,7 @@ impl Machine {
     }
 
     fn ready(mut self) -> Result<Self> {
-        let bus = self.sysfs.join("bus/pci/devices");
+        let bus = self.sysfs.join(BUS);
         fs::read_dir(&bus).with_context(|| {
             format!("cannot open {}: there is no PCI bus to look at", bus.display())
         })?;
@@ -119,7 +125,7 @@ impl Machine {
     /// The functions on the way to this one, from the root bus down to itself, as the kernel nests their
     /// directories.
     pub fn way_to(&self, address: Address) -> Vec<Address> {
-        let link = self.sysfs.join("bus/pci/devices").join(address.to_string());
+        let link = self.sysfs.join(BUS).join(address.to_string());
         let Ok(directory) = fs::canonicalize(link) else { return vec![address] };
         addresses_in(&directory)
     }
