@@ -226,8 +226,25 @@ impl Case {
     /// exit status, and leaves what it printed in /screen.
     #[must_use]
     pub fn host_tool(mut self, script: &str, transcript: &str) -> Self {
-        self.programs.extend([Program::HostTool, Program::Passthrough]);
-        self.scene(&format!("{}{script}", include_str!("../../tests/guest/host-tool")), transcript)
+        self.programs.push(Program::Passthrough);
+        self.with_host_tool().scene(script, transcript)
+    }
+
+    fn with_host_tool(mut self) -> Self {
+        self.programs.push(Program::HostTool);
+        self.files.file("etc/host-tool", include_str!("../../tests/guest/host-tool"));
+        self
+    }
+
+    /// The report must hold what the host tool's plan says before the early binary runs, or after it if that is
+    /// PID 1, and what its status says in the end.
+    #[must_use]
+    pub fn plan_and_status(mut self) -> Self {
+        // The host tool asks the kernel's own list, of which the image's is an extract.
+        let prologue = "cat /usr/lib/vfio-override/variants >>\"/lib/modules/$(uname -r)/modules.alias\"\n\
+                        report_tool plan\n";
+        self.files.file("etc/prologue", prologue);
+        self.with_host_tool().scene("report_tool status\n", "")
     }
 
     /// These functions must be vfio-pci's, and no other driver may have probed them.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// Lines on the guest's console that tell how far it came.
 pub const STARTED: &str = "@guest start";
@@ -102,6 +103,15 @@ pub struct Report {
     pub failed_modules: Vec<String>,
     /// What the scene told.
     pub told: Vec<String>,
+    /// What the host tool said, by its command.
+    pub tool: BTreeMap<String, Tool>,
+}
+
+/// What a command of the host tool said to programs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tool {
+    pub status: i32,
+    pub json: Value,
 }
 
 /// What /init found when it was started.
@@ -142,6 +152,10 @@ impl Report {
                 "device" => report.devices.push(Device::parse(rest)?),
                 "module" => report.failed_modules.push(rest.to_owned()),
                 "tell" => report.told.push(rest.to_owned()),
+                "tool" => {
+                    let (command, said) = rest.split_once(' ').unwrap_or((rest, ""));
+                    report.tool.insert(command.to_owned(), Tool::parse(said)?);
+                }
                 "end" => return Ok(report),
                 _ => bail!("the guest reported something unknown: {line}"),
             }
@@ -188,6 +202,17 @@ impl Device {
     }
 }
 
+impl Tool {
+    fn parse(text: &str) -> Result<Self> {
+        let (status, json) = text.split_once(' ').unwrap_or((text, ""));
+        let unknown = || format!("the guest reported something unknown of the host tool: {text}");
+        Ok(Self {
+            status: status.parse().with_context(unknown)?,
+            json: serde_json::from_str(json).with_context(unknown)?,
+        })
+    }
+}
+
 fn early_status(text: &str) -> Result<i32> {
     text.strip_prefix("status ")
         .and_then(|status| status.parse().ok())
@@ -212,6 +237,7 @@ mod tests {
         @guest entry uptime 3.05\r\n\
         @guest early status 0\r\n\
         @guest tell 0000:01:00.0 nobody\r\n\
+        @guest tool plan 1 { \"taken\": 3 }\r\n\
         @guest device 0000:00:1f.0 8086:2918 1af4:1100 060100 - 7 - (null)\r\n\
         @guest device 0000:01:00.0 1234:1111 1af4:1100 030000 1 8 vfio-pci vfio-pci\r\n\
         @guest end\r\n";
@@ -225,6 +251,8 @@ mod tests {
         assert_eq!(report.entry.mounts, ["/"]);
         assert_eq!(report.early_status, Some(0));
         assert_eq!(report.told, ["0000:01:00.0 nobody"]);
+        assert_eq!(report.tool["plan"].status, 1);
+        assert_eq!(report.tool["plan"].json["taken"], 3);
         let [bridge, display] = &report.devices[..] else {
             bail!("expected two devices: {report:?}");
         };

@@ -18,12 +18,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use serde_json::Value;
 use topology::{Numbering, Sketch};
 use vfio_override::pci::Address;
 
 use crate::build::{self, MuslOptions, Target};
 use crate::case::{Case, Mode};
-use crate::guest::Evidence;
+use crate::guest::{Evidence, Tool};
 use crate::image::VARIANTS;
 use crate::suite::{self, Boots, Cell, Kernels, Outcome};
 use crate::workspace::Workspace;
@@ -59,7 +60,7 @@ fn variant(device: &Device) -> Option<&'static str> {
 /// Each boot has its own root ports, switches, bridges and multifunction cards, and rules that mostly
 /// hit them. The model predicts the guest's table of functions, which rule takes which of them for
 /// which driver, what comes of each rule, the warnings, and the exit status; the guest's driver-core
-/// debug log, its sysfs and the early binary's log must agree.
+/// debug log, its sysfs, the early binary's log and the host tool's plan and status must agree.
 ///
 /// A boot depends on its seed only. A failure tells the machine, the rules and the command that
 /// repeats this one boot.
@@ -180,6 +181,7 @@ fn case(seed: u64) -> Case {
         .parameter(&parameters)
         .status(i32::from(!decided.is_applied))
         .image(|image| image.file(VARIANTS, ALIASES))
+        .plan_and_status()
         .told_as(story(seed, &parameters, &devices, &decided));
     if numbering == Numbering::Rising {
         case = case.parameter("pci=assign-busses");
@@ -235,10 +237,14 @@ fn story(seed: u64, parameters: &str, devices: &[Device], decided: &oracle::Verd
     ];
     lines.extend(predicted(devices));
     lines.push("the model's decisions:".to_owned());
-    lines.extend(decided.taken.iter().map(|(address, Taken { rule, driver })| {
-        format!("{address}: rule {rule} takes it for {driver}")
-    }));
+    lines.extend(decisions(decided));
     lines.join("\n")
+}
+
+fn decisions(decided: &oracle::Verdict) -> impl Iterator<Item = String> {
+    decided.taken.iter().map(|(address, Taken { rule, driver })| {
+        format!("{address}: rule {rule} takes it for {driver}")
+    })
 }
 
 /// What the model says, to be compared with a boot. The fates of the functions are the case's.
@@ -255,7 +261,71 @@ impl Agreement {
         complaints.extend(self.outcomes(evidence));
         complaints.extend(self.warnings(evidence));
         complaints.extend(self.summary(evidence));
+        complaints.extend(self.plan(evidence));
+        complaints.extend(self.status(evidence));
         complaints
+    }
+
+    /// The host tool's plan is what the model says.
+    fn plan(&self, evidence: &Evidence) -> Vec<String> {
+        let Some(Tool { status, json }) = evidence.report.tool.get("plan") else {
+            return vec!["the host tool made no plan".to_owned()];
+        };
+        let mut found = BTreeSet::from([format!("exit status {status}")]);
+        let mut decisions = BTreeSet::new();
+        for rule in list(json, "rules") {
+            let (number, outcome) = (&rule["number"], text(rule, "outcome"));
+            found.insert(format!("rule {number}: {outcome}"));
+            for function in list(rule, "functions") {
+                let (address, driver) = (text(function, "address"), text(function, "kept_for"));
+                if !driver.is_empty() {
+                    decisions.insert(format!("{address}: rule {number} takes it for {driver}"));
+                }
+            }
+        }
+        let mut predicted = BTreeSet::from([self.exit_status()]);
+        for (number, outcome) in (1..).zip(&self.decided.outcomes) {
+            let word = match outcome {
+                oracle::Outcome::InForce | oracle::Outcome::Off => "setting",
+                oracle::Outcome::Idle => "off",
+                outcome => outcome.word().unwrap_or_default(),
+            };
+            predicted.insert(format!("rule {number}: {word}"));
+        }
+        let mut complaints = differences("of plan, a word", &predicted, &found);
+        complaints.extend(differences("of plan, a decision", &self.decisions(), &decisions));
+        complaints
+    }
+
+    /// The host tool's status finds all that was decided, and what became of it.
+    fn status(&self, evidence: &Evidence) -> Vec<String> {
+        let Some(Tool { status, json }) = evidence.report.tool.get("status") else {
+            return vec!["the host tool told no status".to_owned()];
+        };
+        let mut decisions = BTreeSet::new();
+        let mut states = BTreeSet::from([format!("exit status {status}")]);
+        for function in list(json, "functions") {
+            let (address, rule) = (text(function, "address"), &function["rule"]);
+            let driver = text(function, "asked");
+            decisions.insert(format!("{address}: rule {rule} takes it for {driver}"));
+            states.insert(format!("{address}: {}", text(function, "state")));
+        }
+        let mut predicted = BTreeSet::from([self.exit_status()]);
+        predicted.extend(self.decided.taken.iter().map(|(address, taken)| {
+            let is_there = matches!(&*taken.driver, "vfio-pci" | "pci-stub" | "none");
+            format!("{address}: {}", if is_there { "as-asked" } else { "waiting" })
+        }));
+        let mut complaints = differences("of status, a state", &predicted, &states);
+        complaints.extend(differences("of status, a decision", &self.decisions(), &decisions));
+        complaints
+    }
+
+    fn exit_status(&self) -> String {
+        format!("exit status {}", i32::from(!self.decided.is_applied))
+    }
+
+    fn decisions(&self) -> BTreeSet<String> {
+        decisions(&self.decided).collect()
     }
 
     /// The guest's functions are those that were predicted, in the same groups.
@@ -346,6 +416,16 @@ impl Agreement {
         let is_told = evidence.early_records().any(|record| record.starts_with(&predicted));
         (!is_told).then(|| format!("no record begins with \"{predicted}\""))
     }
+}
+
+/// A list in what the host tool said.
+fn list<'v>(json: &'v Value, field: &str) -> impl Iterator<Item = &'v Value> {
+    json[field].as_array().into_iter().flatten()
+}
+
+/// A text in it; empty where there is none.
+fn text<'v>(json: &'v Value, field: &str) -> &'v str {
+    json[field].as_str().unwrap_or_default()
 }
 
 /// The table of functions that the guest must have.
