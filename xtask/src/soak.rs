@@ -36,6 +36,16 @@ const SUITE: std::ops::RangeInclusive<u64> = 1..=25;
 /// The kernel's limit is 2,048 bytes (`COMMAND_LINE_SIZE`), and every guest gets some 300 of its own.
 const MAX_RULES_LENGTH: usize = 1_500;
 
+/// The outcomes that the last line of the log counts, in its order.
+const COUNTED: [oracle::Outcome; 6] = [
+    oracle::Outcome::Applied,
+    oracle::Outcome::Excluded,
+    oracle::Outcome::Overruled,
+    oracle::Outcome::Unmatched,
+    oracle::Outcome::Refused,
+    oracle::Outcome::Invalid,
+];
+
 /// Variant drivers for `auto`. Debian's kernels have none; pci-stub can stand for one.
 const ALIASES: &str = "\
 alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci
@@ -398,19 +408,11 @@ impl Agreement {
         if self.decided.outcomes.contains(&oracle::Outcome::Off) {
             return None;
         }
-        let counted = [
-            oracle::Outcome::Applied,
-            oracle::Outcome::Excluded,
-            oracle::Outcome::Overruled,
-            oracle::Outcome::Unmatched,
-            oracle::Outcome::Refused,
-            oracle::Outcome::Invalid,
-        ];
         let count = |outcome: oracle::Outcome| {
             let count = self.decided.outcomes.iter().filter(|other| **other == outcome).count();
             Some(format!("{count} {}", outcome.word()?)).filter(|_| count > 0)
         };
-        let counts: Vec<String> = counted.into_iter().filter_map(count).collect();
+        let counts: Vec<String> = COUNTED.into_iter().filter_map(count).collect();
         let functions = self.decided.taken.len();
         let predicted = format!("rules: {}; functions: {functions} taken", counts.join(", "));
         let is_told = evidence.early_records().any(|record| record.starts_with(&predicted));
@@ -542,14 +544,7 @@ mod tests {
                 + share(oracle::Outcome::Overruled)
                 > 40
         );
-        for outcome in [
-            oracle::Outcome::Applied,
-            oracle::Outcome::Excluded,
-            oracle::Outcome::Overruled,
-            oracle::Outcome::Unmatched,
-            oracle::Outcome::Refused,
-            oracle::Outcome::Invalid,
-        ] {
+        for outcome in COUNTED {
             assert!(share(outcome) > 0, "{outcome:?}");
         }
     }

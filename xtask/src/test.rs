@@ -299,10 +299,11 @@ fn check_shell_files(workspace: &Workspace) -> Result<()> {
 
 fn is_shell(bytes: &[u8]) -> bool {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    line.starts_with(b"#!")
-        && line
-            .split(|byte| matches!(byte, b'/' | b' '))
-            .any(|word| matches!(word, b"sh" | b"ash" | b"bash" | b"dash"))
+    line.starts_with(b"# shellcheck shell=")
+        || line.starts_with(b"#!")
+            && line
+                .split(|byte| matches!(byte, b'/' | b' '))
+                .any(|word| matches!(word, b"sh" | b"ash" | b"bash" | b"dash"))
 }
 
 /// What passed, what failed, and what could not be tested.
@@ -433,9 +434,13 @@ mod tests {
 
     #[test]
     fn shell_files_are_known_by_their_first_line() {
-        for line in
-            ["#!/bin/sh\n", "#!/usr/bin/env bash", "#!/bin/busybox sh\n#", "#!/bin/dash -e\n"]
-        {
+        for line in [
+            "#!/bin/sh\n",
+            "#!/usr/bin/env bash",
+            "#!/bin/busybox sh\n#",
+            "#!/bin/dash -e\n",
+            "# shellcheck shell=sh\n",
+        ] {
             assert!(is_shell(line.as_bytes()), "{line}");
         }
         for line in ["#!/usr/bin/python3\n", "fn main() {}", "# sh", ""] {
