@@ -168,6 +168,27 @@ fn status_compares_what_was_asked_with_what_is() {
     ]));
 }
 
+/// What the early binary's exit status says, `plan` and `status` say too.
+#[test]
+fn what_is_not_applied_is_not_as_asked_with_off_and_beyond_the_limits() {
+    let desk = Desk::with(&["two-t400"]);
+    let many = ["!17:00.0"; 513].join(",");
+    for (rules, status, told) in [
+        ("off,17:00.0", 0, "rule 1 \"off\": nothing is touched"),
+        ("17:00.0+Slot,off", 1, "not applied: rule 1 \"17:00.0+Slot\": invalid at column"),
+        (&many, 1, "not done: more than 512 rules: the last 1 are not applied"),
+        (&format!("{many},off"), 0, "nothing is touched"),
+    ] {
+        let cmdline = desk.path("two-t400/proc/cmdline");
+        fs::write(cmdline, format!("quiet vfio.override={rules}\n")).unwrap();
+        assert_eq!(desk.run("plan --from two-t400").status.code(), Some(status), "{rules}");
+        let output = desk.run("status --from two-t400");
+        let screen = shown("status", &output);
+        assert!(screen.contains(told), "{screen}");
+        assert_eq!(output.status.code(), Some(status), "{screen}");
+    }
+}
+
 #[test]
 fn status_shows_both_ends_of_a_long_log() {
     let desk = Desk::with(&["two-t400"]);

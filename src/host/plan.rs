@@ -2,10 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use vfio_override::grammar::SyntaxError;
-use vfio_override::plan::Outcome;
 use vfio_override::report::{Off, RuleLine};
-use vfio_override::rule::Statement;
 use vfio_override::ruleset::RuleNumber;
 use vfio_override::run::Run;
 
@@ -68,7 +65,7 @@ impl Report {
     pub fn of(machine: &mut Machine, devices: &Devices, asked: &Asked) -> Self {
         let (run, gaps) = asked.preview(machine);
         let advice = advice::about(machine, &run, gaps);
-        let rules: Vec<Rule> = outcomes(&run)
+        let rules: Vec<Rule> = preview::outcomes(&run)
             .into_iter()
             .zip(run.rules().entries())
             .map(|((number, outcome), (_, entry))| {
@@ -89,8 +86,7 @@ impl Report {
             })
             .collect();
         let taken = run.plan().decisions.taken(run.rules(), run.inventory()).count();
-        let mut is_complete = run.rules().surplus() == 0;
-        run.each_omission(gaps, &mut |_| is_complete = false);
+        let is_complete = preview::omissions(&run, gaps).is_empty();
         let applied = is_complete && rules.iter().all(|rule| !rule.is_bad);
         Self { parameter: asked.values(), off: run.rules().off(), rules, advice, taken, applied }
     }
@@ -162,24 +158,6 @@ impl Report {
             format_args!("{} {functions} taken; {verdict}", self.taken),
         );
     }
-}
-
-/// The outcome of every rule; with `off`, only settings and invalid rules have one.
-fn outcomes(run: &Run<'_>) -> Vec<(RuleNumber, Option<Outcome>)> {
-    if run.rules().off().is_none() {
-        return run
-            .plan()
-            .outcomes
-            .iter()
-            .map(|(number, outcome)| (number, Some(outcome)))
-            .collect();
-    }
-    let outcome = |parsed: &Result<Statement<'_>, SyntaxError>| match parsed {
-        Err(error) => Some(Outcome::Invalid(*error)),
-        Ok(Statement::Rule(_)) => None,
-        Ok(Statement::Off | Statement::Debug) => Some(Outcome::Setting),
-    };
-    run.rules().entries().map(|(number, entry)| (number, outcome(&entry.parsed))).collect()
 }
 
 /// What becomes of each function that the rule of this number decides on.

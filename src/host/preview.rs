@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use vfio_override::cmdline;
+use vfio_override::grammar::SyntaxError;
 use vfio_override::plan::Outcome;
+use vfio_override::rule::Statement;
+use vfio_override::ruleset::RuleNumber;
 use vfio_override::run::Run;
 use vfio_override::survey::Gaps;
 
@@ -62,6 +65,33 @@ impl Asked {
 /// The rules without what people copy along from the kernel command line.
 fn value(rule: &str) -> &str {
     rule.strip_prefix("vfio.override=").unwrap_or(rule)
+}
+
+/// The outcome of every rule; with `off`, only settings and invalid rules have one.
+pub fn outcomes(run: &Run<'_>) -> Vec<(RuleNumber, Option<Outcome>)> {
+    if run.rules().off().is_none() {
+        return run
+            .plan()
+            .outcomes
+            .iter()
+            .map(|(number, outcome)| (number, Some(outcome)))
+            .collect();
+    }
+    let outcome = |parsed: &Result<Statement<'_>, SyntaxError>| match parsed {
+        Err(error) => Some(Outcome::Invalid(*error)),
+        Ok(Statement::Rule(_)) => None,
+        Ok(Statement::Off | Statement::Debug) => Some(Outcome::Setting),
+    };
+    run.rules().entries().map(|(number, entry)| (number, outcome(&entry.parsed))).collect()
+}
+
+/// What the rules ask for and no run does, beyond what came of each rule. With `off` they ask for nothing.
+pub fn omissions(run: &Run<'_>, gaps: Gaps) -> Vec<String> {
+    let mut omissions = Vec::new();
+    if run.rules().off().is_none() {
+        run.each_omission(gaps, &mut |omission| omissions.push(omission.to_string()));
+    }
+    omissions
 }
 
 /// The word for an outcome, as the log and the JSON have it.

@@ -26,6 +26,8 @@ struct Report {
     functions: Vec<Comparison>,
     /// Rules that are not applied.
     rules: Vec<Unapplied>,
+    /// What else is not done.
+    omissions: Vec<String>,
     /// Functions with an override that no rule asks for.
     unasked: Vec<Device>,
     log: KernelLog,
@@ -81,7 +83,7 @@ pub fn run(machine: &mut Machine, json: bool) -> Result<Verdict> {
 
 impl Report {
     fn of(machine: &mut Machine, asked: &Asked, line: &[u8]) -> Self {
-        let (run, _) = asked.preview(machine);
+        let (run, gaps) = asked.preview(machine);
         let log = KernelLog::of(machine);
         let image = Initramfs::of(machine, line);
         let devices = Devices::of(machine);
@@ -94,6 +96,7 @@ impl Report {
             }
         }
         let rules = unapplied(&run);
+        let omissions = preview::omissions(&run, gaps);
         let is_asked = |device: &&Device| {
             functions.iter().any(|comparison| comparison.device.address == device.address)
         };
@@ -104,12 +107,14 @@ impl Report {
             .cloned()
             .collect();
         let as_asked = rules.is_empty()
+            && omissions.is_empty()
             && functions.iter().all(|comparison| comparison.state != State::Different);
         Self {
             parameter: asked.values(),
             off: run.rules().off(),
             functions,
             rules,
+            omissions,
             unasked,
             log,
             as_asked,
@@ -168,6 +173,9 @@ impl Report {
         for rule in &self.rules {
             screen.marked(BAD, "not applied", &rule.message);
         }
+        for omission in &self.omissions {
+            screen.marked(BAD, "not done", omission);
+        }
         for device in &self.unasked {
             let kept_for = device.kept_for.as_deref().unwrap_or_default();
             screen.marked(
@@ -218,10 +226,11 @@ impl Report {
 }
 
 fn unapplied(run: &Run<'_>) -> Vec<Unapplied> {
-    let outcomes: Vec<_> = run.plan().outcomes.iter().collect();
-    let outcomes = outcomes.into_iter().zip(run.rules().entries());
-    outcomes
+    preview::outcomes(run)
+        .into_iter()
+        .zip(run.rules().entries())
         .filter_map(|((number, outcome), (_, entry))| {
+            let outcome = outcome?;
             let line = RuleLine { number, entry, outcome };
             (line.level() == Level::Warn).then(|| Unapplied {
                 number,

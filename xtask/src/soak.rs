@@ -294,9 +294,9 @@ impl Agreement {
             }
         }
         let mut predicted = BTreeSet::from([self.exit_status()]);
-        for (number, outcome) in (1..).zip(&self.decided.outcomes) {
+        for ((number, item), outcome) in (1..).zip(&self.items).zip(&self.decided.outcomes) {
             let word = match outcome {
-                oracle::Outcome::InForce | oracle::Outcome::Off => "setting",
+                _ if matches!(item.meaning, Meaning::Debug | Meaning::Off) => "setting",
                 oracle::Outcome::Idle => "off",
                 outcome => outcome.word().unwrap_or_default(),
             };
