@@ -209,12 +209,11 @@ fn kernel_install(
 
 /// A command line with the parameters, which may be there already, and without what would switch them off.
 fn with(line: &str, parameters: &[String]) -> String {
-    let old = line.split_whitespace().filter(|word| *word != "vfio.override=off");
-    let new = parameters.iter().map(String::as_str);
-    let mut words: Vec<&str> = old.collect();
-    for word in new {
-        if !words.contains(&word) {
-            words.push(word);
+    let mut words: Vec<&str> =
+        line.split_whitespace().filter(|word| *word != "vfio.override=off").collect();
+    for parameter in parameters {
+        if !words.contains(&parameter.as_str()) {
+            words.push(parameter);
         }
     }
     words.join(" ")
