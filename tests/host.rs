@@ -696,10 +696,15 @@ fn live(desk: &Desk, machine: &str, modprobe: &str, line: &str) -> (String, Stri
     fs::write(desk.path("records"), "").unwrap();
     let mount = r#"mount --bind "$0/sys" /sys && mount --bind "$0/proc/cmdline" /proc/cmdline \
         && mount --bind records /dev/kmsg && exec "$@""#;
-    let shell = unshare(&["--mount", "sh", "-c", mount, machine, TOOL]);
+    let screen = within(desk, mount, machine, line);
+    (screen, fs::read_to_string(desk.path("records")).unwrap())
+}
+
+/// What the tool says in a mount name space of its own, where this shell script starts it; `argument` is its `$0`.
+fn within(desk: &Desk, script: &str, argument: &str, line: &str) -> String {
+    let shell = unshare(&["--mount", "sh", "-c", script, argument, TOOL]);
     let path = format!("{}:{PATH}:/usr/sbin:/sbin", desk.path("bin").display());
-    let output = desk.ready(shell, line).env("PATH", path).output().unwrap();
-    (shown(line, &output), fs::read_to_string(desk.path("records")).unwrap())
+    shown(line, &desk.ready(shell, line).env("PATH", path).output().unwrap())
 }
 
 #[test]
@@ -719,10 +724,7 @@ fn a_kernel_log_that_cannot_be_written_is_told() {
     fs::set_permissions(desk.path("records"), Permissions::from_mode(0o000)).unwrap();
     let mount = r#"mount --bind x58/sys /sys && mount --bind records /dev/kmsg \
         && exec setpriv --bounding-set=-all --inh-caps=-all -- "$@""#;
-    let shell = unshare(&["--mount", "sh", "-c", mount, "sh", TOOL]);
-    let path = format!("{PATH}:/usr/sbin:/sbin");
-    let output = desk.ready(shell, "apply 02:00.0").env("PATH", path).output().unwrap();
-    let screen = shown("apply", &output);
+    let screen = within(&desk, mount, "sh", "apply 02:00.0");
     assert!(
         screen.contains("not recorded in the kernel log, /dev/kmsg: Permission denied"),
         "{screen}"
@@ -754,10 +756,7 @@ fn an_initramfs_that_is_for_root_only_is_said_to_be() {
         && install -m "$0" /dev/null "/boot/initrd.img-$(uname -r)" \
         && exec setpriv --bounding-set=-all --inh-caps=-all -- "$@""#;
     for (mode, is_told) in [("000", true), ("400", false)] {
-        let shell = unshare(&["--mount", "sh", "-c", mount, mode, TOOL]);
-        let path = format!("{PATH}:/usr/sbin:/sbin");
-        let output = desk.ready(shell, "plan 02:00.0").env("PATH", path).output().unwrap();
-        let screen = shown("plan 02:00.0", &output);
+        let screen = within(&desk, mount, mode, "plan 02:00.0");
         assert!(screen.contains("rule 1 \"02:00.0\""), "{screen}");
         assert_eq!(screen.contains(told), is_told, "{screen}");
     }
@@ -769,9 +768,7 @@ fn a_directory_is_not_judged_by_this_host() {
     let command = "--sysfs two-t400/sys plan 04:00.0 b3:00.0";
     // In the namespace this host's procfs has the mounts and routes of that very machine.
     let mount = r#"mount --bind two-t400/proc /proc && exec "$@""#;
-    let shell = unshare(&["--mount", "sh", "-c", mount, "sh", TOOL]);
-    let output = desk.ready(shell, command).env("PATH", format!("{PATH}:/usr/sbin:/sbin")).output();
-    let screen = shown(command, &output.unwrap());
+    let screen = within(&desk, mount, "sh", command);
     assert!(screen.contains("the host loses its disks\n"), "{screen}");
     assert!(screen.contains("the host loses its links\n"), "{screen}");
 }

@@ -142,9 +142,10 @@ fn grub(
     command: &'static str,
 ) -> BootLoader {
     let command = Some(command);
-    let (path, assignment) = grub_assignment(root);
-    let file = format!("/{path}");
-    let steps = match assignment.as_deref().map_or(Some(""), plain_value) {
+    let assignment = grub_assignment(root);
+    let file = assignment.as_ref().map_or(GRUB_FILE, |(file, _)| file);
+    let file = format!("/{file}");
+    let steps = match assignment.as_ref().map_or(Some(""), |(_, line)| plain_value(line)) {
         Some(value) => {
             let line = format!("{GRUB_NAME}\"{}\"", with(value, parameters));
             Steps::Edit { file, line, command }
@@ -154,9 +155,9 @@ fn grub(
     BootLoader { name, steps }
 }
 
-/// The file whose assignment to the variable counts, and its line if there is one: the last, but for those that
-/// only add to what was there before.
-fn grub_assignment(root: &Root) -> (String, Option<String>) {
+/// The assignment to the variable that counts, and the file that it is in: the last, but for those that only add to
+/// what was there before.
+fn grub_assignment(root: &Root) -> Option<(String, String)> {
     let keep = |line: &str| {
         let is_it = line.contains(GRUB_NAME) && !line.trim_start().starts_with('#');
         is_it.then(|| line.to_owned())
@@ -169,10 +170,9 @@ fn grub_assignment(root: &Root) -> (String, Option<String>) {
     }
     let lines = files.into_iter().flat_map(|file| {
         let lines = root.lines(&file, keep).unwrap_or_default();
-        lines.into_iter().map(move |line| (file.clone(), Some(line)))
+        lines.into_iter().map(move |line| (file.clone(), line))
     });
-    let last = lines.filter(|(_, line)| !line.as_deref().is_some_and(only_adds)).last();
-    last.unwrap_or_else(|| (GRUB_FILE.to_owned(), None))
+    lines.filter(|(_, line)| !only_adds(line)).last()
 }
 
 /// Whether an assignment keeps what the variable had.

@@ -83,14 +83,14 @@ impl Change {
         }
     }
 
-    /// What is missing of a function, where the work ended with this step and `user` has its group open.
+    /// What is missing of a function, where the work ended with this step; `user` finds who has its group open.
     fn shortfall(
         self,
         device: &Device,
         state: State,
         was_written: bool,
         step: &str,
-        user: Option<User>,
+        user: impl FnOnce() -> Option<User>,
     ) -> Option<String> {
         let overridden = self.of_override(device, was_written);
         let address = &device.address;
@@ -99,7 +99,7 @@ impl Change {
             (State::HalfWay, Some(driver))
                 if step.ends_with(&format!("{address}/driver/unbind")) =>
             {
-                let user = user.map_or_else(
+                let user = user().map_or_else(
                     || "what uses it (a display server, a virtual machine)".to_owned(),
                     |user| format!("{user}, which uses its IOMMU group"),
                 );
@@ -279,9 +279,8 @@ pub fn carry_out(
     let step = report.unfinished.as_deref().unwrap_or_default();
     for (changed, device) in report.functions.iter().zip(devices) {
         let was_written = overridden.contains(&device.address);
-        let group =
-            device.group.filter(|_| machine.kind == Kind::Live && report.unfinished.is_some());
-        let user = group.and_then(vfio_users::of_group);
+        let group = device.group.filter(|_| machine.kind == Kind::Live);
+        let user = || group.and_then(vfio_users::of_group);
         if let Some(text) = change.shortfall(device, changed.state, was_written, step, user) {
             screen.marked(BAD, &device.address, text);
         }

@@ -92,7 +92,7 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
 }
 
 /// Whether the IOMMU of an Intel machine is off, perhaps only because nothing asked for it.
-fn needs_intel_iommu(machine: &Machine, devices: &Devices) -> bool {
+fn needs_intel_iommu(devices: &Devices, line: &[u8]) -> bool {
     const INTEL: u16 = 0x8086;
     /// Class 06, subclass 00: a host bridge.
     const HOST_BRIDGE: u32 = 0x06_00;
@@ -100,8 +100,7 @@ fn needs_intel_iommu(machine: &Machine, devices: &Devices) -> bool {
         devices.all.iter().map(|device| &device.function).any(|function| {
             function.id.vendor == INTEL && function.class.code() >> 8 == HOST_BRIDGE
         });
-    let line = machine.cmdline().unwrap_or_default();
-    let is_said = cmdline::parameters(&line).any(|parameter| parameter.name == b"intel_iommu");
+    let is_said = cmdline::parameters(line).any(|parameter| parameter.name == b"intel_iommu");
     is_intel && !is_said && !devices.has_groups()
 }
 
@@ -113,7 +112,8 @@ impl Report {
         let asked = Asked::Given(vec![parameter.clone()]);
         let (run, gaps) = asked.preview(machine);
         let advice = advice::about(machine, &run, gaps);
-        let iommu = needs_intel_iommu(machine, devices).then(|| "intel_iommu=on".to_owned());
+        let line = machine.cmdline().unwrap_or_default();
+        let iommu = needs_intel_iommu(devices, &line).then(|| "intel_iommu=on".to_owned());
         let parameters: Vec<String> =
             iommu.into_iter().chain([format!("vfio.override={parameter}")]).collect();
         let steps = steps::before_boot(machine, &parameters);
@@ -121,8 +121,7 @@ impl Report {
         let is_told = |advice: &Advice| {
             ["hook-missing", "initramfs-stale", "early-not-in-initramfs"].contains(&advice.kind)
         };
-        let off =
-            machine.cmdline().map(Asked::Line).ok().and_then(|line| advice::about_off(&line.run()));
+        let off = advice::about_off(&Asked::Line(line).run());
         let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off).collect();
         Self { parameter, functions: choices, advice, steps }
     }
