@@ -1,4 +1,4 @@
-//! How the early binary is linked, besides being static: see `xtask/src/build.rs` for that.
+//! How the early binary is linked, besides being static: see `xtask/src/build` for that.
 
 use std::env;
 

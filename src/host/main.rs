@@ -4,58 +4,23 @@
 
 #![deny(unsafe_code)]
 
-mod advice;
-mod apply;
 mod args;
-mod bootloader;
 mod change;
-mod collect;
-mod companions;
-mod functions;
-mod generator;
-mod inside;
-mod kernel_log;
-mod list;
+mod commands;
 mod machine;
-mod manual;
-mod modules;
-mod names;
-mod parameter;
-mod plan;
-mod preview;
-mod release;
-mod root;
+mod rules;
 mod screen;
-mod status;
-mod steps;
-mod suggest;
-mod tree;
-mod usage;
-mod vfio_users;
-#[expect(unsafe_code, reason = "it forks")]
-mod worker;
+mod systems;
+mod verdict;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use args::{Arguments, Command};
 use clap::Parser;
+use commands::{apply, collect, list, manual, plan, release, status, suggest};
 use machine::Machine;
-
-/// What the exit status tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Everything is as asked: 0.
-    Good,
-    /// Something differs, or a rule is not applied: 1.
-    Bad,
-}
-
-impl Verdict {
-    fn of(is_good: bool) -> Self {
-        if is_good { Self::Good } else { Self::Bad }
-    }
-}
+use verdict::Verdict;
 
 fn main() -> ExitCode {
     let verdict = run(&Arguments::parse()).and_then(|verdict| match screen::failure() {

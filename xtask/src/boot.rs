@@ -4,13 +4,18 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::build::{self, MuslOptions, Target};
-use crate::case::{Case, Mode};
+use crate::cases::case::{Case, Mode};
+use crate::cases::judge;
+use crate::cases::suite;
 use crate::cases::{self, DEMO_RULES};
-use crate::image::Ingredients;
-use crate::kernel::{self, Choice};
-use crate::session::{Artefacts, Interaction, Session, Stop};
-use crate::workspace::Workspace;
-use crate::{Verdict, judge, progress, qemu, setup, suite};
+use crate::ground::progress;
+use crate::ground::setup;
+use crate::ground::verdict::Verdict;
+use crate::ground::workspace::Workspace;
+use crate::guest::image::Ingredients;
+use crate::guest::kernel::{self, Choice};
+use crate::guest::qemu;
+use crate::guest::session::{Artefacts, Interaction, Session, Stop};
 
 const PARAMETER: &str = "vfio.override=";
 

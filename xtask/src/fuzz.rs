@@ -8,8 +8,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::workspace::{Workspace, cargo};
-use crate::{Verdict, command, progress, setup};
+use crate::ground::command;
+use crate::ground::progress;
+use crate::ground::setup;
+use crate::ground::verdict::Verdict;
+use crate::ground::workspace::{Workspace, cargo};
 
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 /// The longest input: the kernel's buffer for a module's parameter.

@@ -2,47 +2,22 @@
 
 #![forbid(unsafe_code)]
 
-mod accelerator;
-mod acpi;
-mod archive;
-mod audit;
 mod bench;
 mod boot;
 mod build;
-mod bzimage;
-mod case;
 mod cases;
-mod command;
+mod deliver;
 mod fuzz;
 mod generators;
+mod ground;
 mod guest;
-mod image;
-mod install;
-mod judge;
-mod kernel;
-mod link;
-mod modules;
-mod musl;
-mod mutants;
-mod pool;
-mod probes;
-mod programs;
-mod progress;
-mod provenance;
-mod qemu;
-mod qmp;
-mod serial;
-mod session;
-mod setup;
 mod soak;
-mod suite;
-mod table;
 mod test;
-mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ground::verdict::Verdict;
 
 /// Builds, audits and boots vfio-override.
 ///
@@ -58,35 +33,26 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     Build(build::Options),
-    Image(image::Options),
+    Image(guest::image::Options),
     Boot(boot::Options),
     Test(test::Options),
     Fuzz(fuzz::Options),
     Soak(soak::Options),
-    Install(install::InstallOptions),
-    Uninstall(install::UninstallOptions),
+    Install(deliver::install::InstallOptions),
+    Uninstall(deliver::install::UninstallOptions),
     Bench(bench::Options),
-}
-
-/// What a task that ran to its end found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Good,
-    Bad,
-    /// Nothing is wrong as far as it could be checked.
-    Open,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Build(options) => build::run(&options),
-        Task::Image(options) => image::run(&options),
+        Task::Image(options) => guest::image::run(&options),
         Task::Boot(options) => boot::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Soak(options) => soak::run(&options),
-        Task::Install(options) => install::install(&options),
-        Task::Uninstall(options) => install::uninstall(&options),
+        Task::Install(options) => deliver::install::install(&options),
+        Task::Uninstall(options) => deliver::install::uninstall(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -9,16 +9,24 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::bench::counts;
+use crate::build::mutants::{MUTANTS, Mutant, Replica};
 use crate::build::{self, Binary, MuslOptions, Target};
-use crate::case::Case;
+use crate::cases;
+use crate::cases::case::Case;
+use crate::cases::suite::{self, Kernels, Outcome};
 use crate::fuzz::{self, Fuzzer};
+use crate::generators;
 use crate::generators::{Cell, Workshop};
-use crate::image::{Drivers, Ingredients};
-use crate::kernel::{self, Choice};
-use crate::mutants::{MUTANTS, Mutant, Replica};
-use crate::suite::{self, Kernels, Outcome};
-use crate::workspace::{Workspace, cargo};
-use crate::{Verdict, cases, command, generators, image, progress, qemu, setup, soak};
+use crate::ground::command;
+use crate::ground::progress;
+use crate::ground::setup;
+use crate::ground::verdict::Verdict;
+use crate::ground::workspace::{Workspace, cargo};
+use crate::guest::image;
+use crate::guest::image::{Drivers, Ingredients};
+use crate::guest::kernel::{self, Choice};
+use crate::guest::qemu;
+use crate::soak;
 
 /// Run every check and every boot
 ///
@@ -430,7 +438,7 @@ impl<'a> Ledger<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::Tally;
+    use crate::cases::suite::Tally;
 
     #[test]
     fn shell_files_are_known_by_their_first_line() {

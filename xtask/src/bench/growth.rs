@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::meter;
 use super::scene::{Kind, MARKED};
 use super::stage::Stage;
-use crate::progress;
+use crate::ground::progress;
 
 /// How many functions are on the bus.
 pub const FUNCTIONS: [u32; 7] = [16, 64, 256, 1024, 4096, 16_384, 65_536];

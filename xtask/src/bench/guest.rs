@@ -12,13 +12,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::accelerator::Accelerator;
-use crate::archive::Archive;
-use crate::kernel::{self, Choice, Kernel};
-use crate::qemu::{self, BOCHS_DISPLAY, Guest, HDA, Machine, ROOT_PORT, VIRTIO_RNG, full_address};
-use crate::serial::{Console, Echo, Wait};
-use crate::workspace::Workspace;
-use crate::{command, image, progress, setup};
+use crate::ground::command;
+use crate::ground::progress;
+use crate::ground::setup;
+use crate::ground::workspace::Workspace;
+use crate::guest::accelerator::Accelerator;
+use crate::guest::archive::Archive;
+use crate::guest::image;
+use crate::guest::kernel::{self, Choice, Kernel};
+use crate::guest::qemu::{
+    self, BOCHS_DISPLAY, Guest, HDA, Machine, ROOT_PORT, VIRTIO_RNG, full_address,
+};
+use crate::guest::serial::{Console, Echo, Wait};
 
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
 const RULES: &str = "01:00.0+slot,00:04.0";

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::command;
+use crate::ground::command;
 
 /// What can be counted, and is the same on every run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::growth::{self, Curve, FUNCTIONS, Point};
 use super::guest::{self, Boots, Sysfs};
 use super::peers::{self, Comparison, Cost};
 use crate::build::Binary;
-use crate::command;
+use crate::ground::command;
 
 /// A table in Markdown.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {

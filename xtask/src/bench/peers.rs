@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use super::meter::{self, Counts};
 use super::scene::{Kind, Scene};
 use super::stage::Stage;
-use crate::{progress, setup};
+use crate::ground::progress;
+use crate::ground::setup;
 
 /// How many functions are kept for vfio-pci.
 pub const SIZES: [usize; 5] = [1, 2, 8, 64, 256];

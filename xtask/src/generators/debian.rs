@@ -9,9 +9,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::kernel::Kernel;
-use crate::workspace::Workspace;
-use crate::{command, progress, setup};
+use crate::ground::command;
+use crate::ground::progress;
+use crate::ground::setup;
+use crate::ground::workspace::Workspace;
+use crate::guest::kernel::Kernel;
 
 /// What is asked of apt; it adds what these depend on. Neither generator's own package is here: those
 /// exclude each other, and only say which one a kernel's installation calls.

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::debian::Debian;
 use super::{FORCED, ROOT_DRIVERS};
-use crate::kernel::Kernel;
+use crate::guest::kernel::Kernel;
 
 /// What an image is for.
 #[derive(Clone, Copy)]

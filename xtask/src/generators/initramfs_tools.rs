@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::FORCED;
 use super::debian::Debian;
-use crate::kernel::Kernel;
+use crate::guest::kernel::Kernel;
 
 /// Makes an image that loads the host's drivers by name.
 pub fn make(debian: &Debian, kernel: &Kernel, image: &str) -> Result<String> {

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::RULE;
 use super::debian::Debian;
-use crate::command;
-use crate::image::{EARLY, LINK, VARIANTS};
-use crate::kernel::Kernel;
-use crate::workspace::Workspace;
+use crate::ground::command;
+use crate::ground::workspace::Workspace;
+use crate::guest::image::{EARLY, LINK, VARIANTS};
+use crate::guest::kernel::Kernel;
 
 const UNIT: &str = "usr/lib/systemd/system/vfio-override-initrd.service";
 const WANTS: &str = "usr/lib/systemd/system/sysinit.target.wants/vfio-override-initrd.service";

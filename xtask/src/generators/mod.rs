@@ -15,18 +15,25 @@ use anyhow::{Context, Result, bail, ensure};
 
 use self::debian::Debian;
 use self::dracut::Scope;
-use crate::archive::Archive;
-use crate::case::{Case, Mode};
-use crate::guest::Evidence;
-use crate::image::{self, Drivers, EARLY, Ingredients};
-use crate::install::{self, Profile, Tree};
-use crate::kernel::{self, Choice, Kernel};
-use crate::modules::Place;
-use crate::qemu::Machine;
-use crate::session::{Interaction, Session};
-use crate::suite::Outcome;
-use crate::workspace::Workspace;
-use crate::{cases, guest, pool, probes, progress, qemu, suite, table};
+use crate::cases;
+use crate::cases::case::{Case, Mode};
+use crate::cases::suite;
+use crate::cases::suite::Outcome;
+use crate::deliver::install::{self, Profile, Tree};
+use crate::ground::pool;
+use crate::ground::progress;
+use crate::ground::table;
+use crate::ground::workspace::Workspace;
+use crate::guest::archive::Archive;
+use crate::guest::evidence;
+use crate::guest::evidence::Evidence;
+use crate::guest::image::{self, Drivers, EARLY, Ingredients};
+use crate::guest::kernel::{self, Choice, Kernel};
+use crate::guest::modules::Place;
+use crate::guest::probes;
+use crate::guest::qemu;
+use crate::guest::qemu::Machine;
+use crate::guest::session::{Interaction, Session};
 
 /// Debian's stable kernel and its newest.
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -234,7 +241,7 @@ impl Cell {
 /// What is wrong where an image leaves a driver to the root file system: none of its boots would show a late hook.
 fn judge_time(evidence: &Evidence, driver: &str) -> Option<String> {
     let is_probe = |line: &&str| probes::probes(line).any(|probe| probe.driver == driver);
-    let first = evidence.log.lines().find(is_probe).and_then(guest::stamp);
+    let first = evidence.log.lines().find(is_probe).and_then(evidence::stamp);
     let root = evidence.uptime_of_init();
     let is_early = first.zip(root).is_some_and(|(first, root)| first < root);
     (!is_early).then(|| {

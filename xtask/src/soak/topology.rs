@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use vfio_override::pci::{Address, Class, Id};
 
-use crate::qemu::{
+use crate::guest::qemu::{
     BOCHS_DISPLAY, E1000E, EDU, HDA, ICH9_HDA, Machine, Model, NEC_XHCI, NVME, PCI_BRIDGE,
     PCI_TESTDEV, PCIE_PCI_BRIDGE, ROOT_PORT, SECONDARY_VGA, SWITCH_PORT, SWITCH_UPLINK, VGA,
     VIRTIO_BLK, VIRTIO_GPU, VIRTIO_NET_MODERN, VIRTIO_RNG_MODERN, VIRTIO_VGA, XHCI,

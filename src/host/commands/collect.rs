@@ -1,0 +1,432 @@
+//! `collect`: what this tool looks at, in a small tar, for a bug report.
+//!
+//! Nothing goes in that is not asked for here, and no file whole but those of sysfs that hold IDs and
+//! drivers. Serial numbers are in none of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tar::{Builder, EntryType, Header};
+use vfio_override::cmdline::{self, Parameter};
+
+use crate::machine::functions::Devices;
+use crate::machine::kernel_log::{self, KernelLog};
+use crate::machine::modules;
+use crate::machine::usage::{self, Disks, Mount};
+use crate::machine::{self, Machine};
+use crate::rules::preview::Asked;
+use crate::screen::{self, PLAIN, Screen};
+use crate::systems::bootloader::{self, GRUB_NAME, KERNEL_INSTALL_FILE};
+use crate::systems::generator::Initramfs;
+use crate::verdict::Verdict;
+
+#[derive(Serialize)]
+struct Report {
+    file: PathBuf,
+    bytes: u64,
+    functions: usize,
+}
+
+pub fn run(machine: &mut Machine, file: &Path, json: bool) -> Result<Verdict> {
+    let cannot = || format!("cannot write {}", file.display());
+    let out = fs::File::create_new(file).with_context(cannot)?;
+    let functions = Devices::of(machine).all.len();
+    let mut copy = Copy { archive: Builder::new(out), made: BTreeSet::new() };
+    let written = copy.machine(machine).and_then(|()| Ok(copy.archive.finish()?));
+    if written.is_err() {
+        // A part of a copy is of no use, and would be in the way of the next.
+        let _ = fs::remove_file(file);
+    }
+    written.with_context(cannot)?;
+    let bytes = fs::metadata(file).with_context(cannot)?.len();
+    let report = Report { file: file.to_owned(), bytes, functions };
+    if json {
+        screen::json("collect", &report)?;
+    } else {
+        let mut screen = Screen::new();
+        let (shown, kib) = (file.display(), bytes.div_ceil(1024));
+        screen.line(PLAIN, format_args!("{shown}: {functions} functions, {kib} KiB"));
+        screen.line(PLAIN, format_args!("look at it with: tar -xOf {shown} proc/cmdline"));
+        screen.line(PLAIN, format_args!("and with: vfio-override --from {shown} list"));
+    }
+    Ok(Verdict::Good)
+}
+
+/// Parameters that a bug report may be about, as the beginnings of their names. All others may hold a
+/// secret, such as the name of a disk's key.
+const PARAMETERS: [&[u8]; 24] = [
+    b"vfio",
+    b"kvm",
+    b"iommu",
+    b"intel_iommu",
+    b"amd_iommu",
+    b"pci",
+    b"pcie_",
+    b"rd.driver.",
+    b"modprobe.blacklist",
+    b"module_blacklist",
+    b"initcall_blacklist",
+    b"video",
+    b"nomodeset",
+    b"nouveau.",
+    b"nvidia",
+    b"amdgpu.",
+    b"radeon.",
+    b"i915.",
+    b"xe.",
+    b"efifb",
+    b"rdinit",
+    b"quiet",
+    b"sriov",
+    b"vga",
+];
+
+/// Attributes of a function that are copied whole.
+const ATTRIBUTES: [&str; 3] = ["modalias", "driver_override", "boot_vga"];
+
+struct Copy {
+    archive: Builder<fs::File>,
+    made: BTreeSet<PathBuf>,
+}
+
+impl Copy {
+    fn machine(&mut self, machine: &mut Machine) -> Result<()> {
+        self.functions(&machine.sysfs)?;
+        self.disks(&machine.sysfs)?;
+        self.interfaces(machine)?;
+        self.file("sys/bus/pci/drivers_probe", b"")?;
+        self.proc(machine)?;
+        self.root(machine)
+    }
+
+    fn functions(&mut self, sysfs: &Path) -> Result<()> {
+        for name in names(&sysfs.join("bus/pci/devices")) {
+            let link = format!("bus/pci/devices/{name}");
+            self.link(sysfs, &link)?;
+            let Ok(directory) = fs::canonicalize(sysfs.join(&link)) else { continue };
+            let Some(inside) = below(sysfs, &directory) else { continue };
+            for attribute in ATTRIBUTES {
+                self.copy(sysfs, &format!("{inside}/{attribute}"))?;
+            }
+            for link in ["driver", "iommu_group"] {
+                self.link(sysfs, &format!("{inside}/{link}"))?;
+            }
+        }
+        for driver in names(&sysfs.join("bus/pci/drivers")) {
+            self.directory(&format!("sys/bus/pci/drivers/{driver}"))?;
+        }
+        for group in names(&sysfs.join("kernel/iommu_groups")) {
+            for member in names(&sysfs.join(format!("kernel/iommu_groups/{group}/devices"))) {
+                self.link(sysfs, &format!("kernel/iommu_groups/{group}/devices/{member}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What tells which function a mounted disk belongs to.
+    fn disks(&mut self, sysfs: &Path) -> Result<()> {
+        for name in names(&sysfs.join("class/block")) {
+            let link = format!("class/block/{name}");
+            self.link(sysfs, &link)?;
+            let Ok(directory) = fs::canonicalize(sysfs.join(&link)) else { continue };
+            let Some(inside) = below(sysfs, &directory) else { continue };
+            self.copy(sysfs, &format!("{inside}/dev"))?;
+            for slave in names(&directory.join("slaves")) {
+                self.link(sysfs, &format!("{inside}/slaves/{slave}"))?;
+            }
+            for controller in (Disks { sysfs }).controllers_beside(&directory) {
+                let place = fs::canonicalize(&controller).ok();
+                if let Some(place) = place.and_then(|place| below(sysfs, &place)) {
+                    self.directory(&format!("sys/{place}"))?;
+                }
+                if let Some(link) = below(sysfs, &controller) {
+                    self.link(sysfs, &link)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The network interfaces of functions and the default route, under names that nobody gave: theirs may
+    /// hold a hardware address, or what a person calls it.
+    fn interfaces(&mut self, machine: &Machine) -> Result<()> {
+        let sysfs = &machine.sysfs;
+        let routes = machine.proc("net/route");
+        let mut kept = vec!["Iface Destination".to_owned()];
+        let places = names(&sysfs.join("class/net")).into_iter().filter_map(|name| {
+            let directory = fs::canonicalize(sysfs.join("class/net").join(&name)).ok()?;
+            let is_of_function = !machine::addresses_in(&directory).is_empty();
+            Some((name, below(sysfs, &directory).filter(|_| is_of_function)?))
+        });
+        for (number, (name, place)) in places.enumerate() {
+            let public = format!("net{number}");
+            let new_place = Path::new(&place).with_file_name(&public);
+            let new_place = new_place.display();
+            self.link_to(
+                &format!("sys/class/net/{public}"),
+                Path::new(&format!("../../{new_place}")),
+            )?;
+            if let Ok(state) = fs::read(sysfs.join(&place).join("operstate")) {
+                self.file(&format!("sys/{new_place}/operstate"), &state)?;
+            }
+            if routes.as_ref().is_some_and(|routes| usage::has_default_route(routes, &name)) {
+                kept.push(format!("{public} 00000000"));
+            }
+        }
+        match routes {
+            Some(_) => self.file("proc/net/route", lines(kept.iter()).as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    fn proc(&mut self, machine: &Machine) -> Result<()> {
+        self.file("proc/cmdline", &public_parameters(&machine.cmdline()?))?;
+        if let Some(text) = machine.proc("iomem") {
+            self.file("proc/iomem", public_memory(&text).as_bytes())?;
+        }
+        let disks = Disks { sysfs: &machine.sysfs };
+        if let Some(text) = machine.proc("self/mountinfo") {
+            self.file("proc/self/mountinfo", public_mounts(&disks, &text).as_bytes())?;
+        }
+        if let Some(text) = machine.proc("swaps") {
+            self.file("proc/swaps", public_swaps(&disks, &text).as_bytes())?;
+        }
+        if let Some(release) = machine.release() {
+            self.file("proc/sys/kernel/osrelease", format!("{release}\n").as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// What the other commands look at of the host's files, because they look at it here.
+    fn root(&mut self, machine: &mut Machine) -> Result<()> {
+        let asked = Asked::Line(machine.cmdline()?);
+        let drivers: Vec<String> = {
+            let (run, _) = asked.preview(machine);
+            run.drivers().iter().map(|driver| driver.escape_ascii().to_string()).collect()
+        };
+        let common = ["vfio-pci", "pci-stub"].map(str::to_owned);
+        for driver in drivers.iter().chain(&common) {
+            let _ = modules::find(machine, driver);
+        }
+        let modules = machine.modules_directory();
+        let Some(root) = &machine.root else { return Ok(()) };
+        let _ = bootloader::find(root, &[]);
+        let _ = Initramfs::of(machine, &machine.cmdline()?);
+        if let Some(modules) = modules {
+            let is_variant = |line: &str| line.contains("vfio_pci:").then(|| line.to_owned());
+            let _ = root.lines(&format!("{modules}/modules.alias"), is_variant);
+        }
+        for (path, text) in root.seen() {
+            let text = match path.as_str() {
+                path if bootloader::is_grub_file(path) => public_grub(&text),
+                KERNEL_INSTALL_FILE => public_parameters(&text),
+                _ => text,
+            };
+            self.file_of(&path, &text, root.modified(&path))?;
+        }
+        let log = KernelLog::of(machine);
+        let records = if log.source == "journal" {
+            Some(kernel_log::records_of(&log))
+        } else {
+            let records = kernel_log::records(&root.path(kernel_log::FILE)).ok();
+            records.map(|records| kernel_log::records_to_keep(&records))
+        };
+        if let Some(records) = records {
+            self.file(kernel_log::FILE, records.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &str, text: &[u8]) -> Result<()> {
+        self.file_of(path, text, None)
+    }
+
+    fn file_of(&mut self, path: &str, text: &[u8], modified: Option<SystemTime>) -> Result<()> {
+        if !self.made.insert(path.into()) {
+            return Ok(());
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        let since = modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        header.set_mtime(since.map_or(0, |since| since.as_secs()));
+        Ok(self.archive.append_data(&mut header, path, text)?)
+    }
+
+    fn directory(&mut self, path: &str) -> Result<()> {
+        if !self.made.insert(path.into()) {
+            return Ok(());
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(0o755);
+        header.set_size(0);
+        Ok(self.archive.append_data(&mut header, path, &[][..])?)
+    }
+
+    /// Copies an attribute that is there and can be read.
+    fn copy(&mut self, sysfs: &Path, path: &str) -> Result<()> {
+        match fs::read(sysfs.join(path)) {
+            Ok(text) => self.file(&format!("sys/{path}"), &text),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Copies a link within sysfs.
+    fn link(&mut self, sysfs: &Path, path: &str) -> Result<()> {
+        match fs::read_link(sysfs.join(path)) {
+            Ok(target) if target.is_relative() => self.link_to(&format!("sys/{path}"), &target),
+            _ => Ok(()),
+        }
+    }
+
+    fn link_to(&mut self, path: &str, target: &Path) -> Result<()> {
+        if !self.made.insert(path.into()) {
+            return Ok(());
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        Ok(self.archive.append_link(&mut header, path, target)?)
+    }
+}
+
+/// The names in a directory, in order; none where there is no such directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Where a directory is below sysfs.
+fn below(sysfs: &Path, directory: &Path) -> Option<String> {
+    let sysfs = fs::canonicalize(sysfs).ok()?;
+    Some(directory.strip_prefix(sysfs).ok()?.to_str()?.to_owned())
+}
+
+/// The parameters of a command line that concern drivers, PCI and the IOMMU; `…` stands for the others.
+fn public_parameters(line: &[u8]) -> Vec<u8> {
+    let is_public = |parameter: &Parameter<'_>| {
+        // Not initrd, whose file may be named after the machine.
+        parameter.name == b"init"
+            || PARAMETERS.iter().any(|start| parameter.name.starts_with(start))
+    };
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    for parameter in cmdline::parameters(line) {
+        if is_public(&parameter) {
+            let value = parameter.value.map(|value| {
+                let has_blank = value.iter().any(|&byte| cmdline::is_space(byte));
+                let quote: &[u8] = if has_blank { b"\"" } else { b"" };
+                [b"=", quote, value, quote].concat()
+            });
+            kept.push([parameter.name, &value.unwrap_or_default()].concat());
+        } else if kept.last().is_none_or(|last| last != "…".as_bytes()) {
+            kept.push("…".as_bytes().to_vec());
+        }
+    }
+    kept.join(&b' ')
+}
+
+/// The assignment that counts. Of one that is more than a text in quotes no more is told than that.
+fn public_grub(lines: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(lines);
+    let line = text.lines().rfind(|line| !bootloader::only_adds(line));
+    let line = line.map(|line| {
+        let value = bootloader::plain_value(line)
+            .map_or_else(|| "$…".into(), |value| public_parameters(value.as_bytes()));
+        [GRUB_NAME.as_bytes(), b"\"", &value, b"\"\n"].concat()
+    });
+    line.unwrap_or_default()
+}
+
+/// The lines about functions and framebuffers.
+fn public_memory(text: &str) -> String {
+    let is_told = |line: &&str| {
+        let name = line.split(" : ").nth(1).unwrap_or_default();
+        vfio_override::pci::Address::from_sysfs(name.as_bytes()).is_some()
+            || ["fb", "framebuffer", "drm", "BOOTFB"].iter().any(|part| name.contains(part))
+    };
+    lines(text.lines().filter(is_told))
+}
+
+/// Stands for a block device that could not be found in sysfs.
+const UNKNOWN: &str = "…";
+
+/// Mounts of what is on disks, under the kernel's names for these; where, only for the places that every
+/// system has.
+fn public_mounts(disks: &Disks<'_>, text: &str) -> String {
+    const PLACES: [&str; 10] =
+        ["/", "/boot", "/boot/efi", "/efi", "/home", "/opt", "/srv", "/tmp", "/usr", "/var"];
+    lines(text.lines().filter_map(Mount::parse).filter_map(|mount| {
+        let unknown = || mount.may_be_on_disks().then(|| UNKNOWN.to_owned());
+        let disk = disks.of(&mount).or_else(unknown)?;
+        let Mount { number, place, kind, .. } = mount;
+        let place = if PLACES.contains(&place) { place } else { "…" };
+        Some(format!("0 0 {number} / {place} rw - {kind} /dev/{disk} rw"))
+    }))
+}
+
+/// Swap space on block devices: the file system that a file is on is mounted.
+fn public_swaps(disks: &Disks<'_>, text: &str) -> String {
+    let devices = text.lines().skip(1).filter_map(|line| line.strip_prefix("/dev/"));
+    let public = devices.map(|device| {
+        let device = device.split_whitespace().next().unwrap_or_default();
+        format!("/dev/{}", disks.named(device).unwrap_or_else(|| UNKNOWN.to_owned()))
+    });
+    lines(["Filename".to_owned()].into_iter().chain(public))
+}
+
+fn lines(lines: impl Iterator<Item: AsRef<str>>) -> String {
+    lines.fold(String::new(), |text, line| text + line.as_ref() + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_the_command_line_stay_out() {
+        let line =
+            b"init=/x initrd=/1234 BOOT_IMAGE=/vmlinuz root=UUID=1234 quiet cryptdevice=/dev/sda2:key intel_iommu=on \
+            vfio.override=\"01:00.0, 02:00.0\" ip=10.0.0.1 password=hunter2 pci=nommconf";
+        assert_eq!(
+            String::from_utf8(public_parameters(line)).unwrap(),
+            "init=/x … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
+        );
+        let grub = b"GRUB_CMDLINE_LINUX_DEFAULT='quiet luks.key=secret'\n";
+        assert_eq!(
+            String::from_utf8(public_grub(grub)).unwrap(),
+            "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet …\"\n"
+        );
+    }
+
+    #[test]
+    fn names_of_people_stay_out_of_mounts() {
+        let text = "\
+36 35 259:2 / / rw,noatime shared:1 - ext4 /dev/nvme0n1p2 rw
+37 36 8:17 / /media/alice/Secret\\040Plans rw - vfat /dev/sdb1 rw
+38 36 0:25 / /proc rw - proc proc rw
+39 36 0:44 / /mnt rw - cifs //server/alice rw
+40 36 0:45 / /home rw - btrfs /dev/mapper/alicebox rw
+";
+        let sysfs = tempfile::tempdir().unwrap();
+        for (name, number) in [("nvme0n1p2", "259:2"), ("sdb1", "8:17")] {
+            let block = sysfs.path().join("class/block").join(name);
+            fs::create_dir_all(&block).unwrap();
+            fs::write(block.join("dev"), number).unwrap();
+        }
+        assert_eq!(
+            public_mounts(&Disks { sysfs: sysfs.path() }, text),
+            "0 0 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n0 0 8:17 / … rw - vfat /dev/sdb1 rw\n\
+             0 0 0:45 / /home rw - btrfs /dev/… rw\n"
+        );
+    }
+}

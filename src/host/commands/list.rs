@@ -1,0 +1,118 @@
+//! `list`: every function at a glance.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::args::List;
+use crate::machine::Machine;
+use crate::machine::functions::{Device, Devices};
+use crate::rules::preview::Asked;
+use crate::screen::{self, PLAIN, QUIET, Screen, TAKEN, WARN};
+use crate::verdict::Verdict;
+
+#[derive(Serialize)]
+struct Report {
+    functions: Vec<Row>,
+    /// What could not be looked at.
+    troubles: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    device: Device,
+    /// The number of the rule of the kernel command line that takes it.
+    rule: Option<u16>,
+}
+
+pub fn run(machine: &mut Machine, options: &List, json: bool) -> Result<Verdict> {
+    let devices = Devices::of(machine);
+    let takers = takers(machine)?;
+    let has_groups = devices.has_groups();
+    let style = devices.style();
+    let mut functions: Vec<Row> = devices
+        .all
+        .into_iter()
+        .filter(|device| is_wanted(device, options))
+        .map(|device| Row { rule: takers.get(&device.address).copied(), device })
+        .collect();
+    // Without a group behind all that have one.
+    functions.sort_by_key(|row| {
+        (row.device.group.is_none(), row.device.group, row.device.function.address)
+    });
+    let report = Report { functions, troubles: devices.troubles };
+    if json {
+        screen::json("list", &report)?;
+        return Ok(Verdict::of(report.troubles.is_empty()));
+    }
+
+    let mut screen = Screen::new();
+    let has_override = report.functions.iter().any(|row| row.device.kept_for.is_some());
+    let has_rule = !takers.is_empty();
+    let mut head = vec!["GROUP", "ADDRESS", "ID", "DRIVER"];
+    head.extend(has_override.then_some("OVERRIDE"));
+    head.extend(has_rule.then_some("RULE"));
+    head.push("DEVICE");
+    let dash = || "-".to_owned();
+    let rows = report.functions.iter().map(|row| {
+        let device = &row.device;
+        let mut cells = vec![
+            format!("{:>5}", device.group_text()),
+            style.text(device.function.address),
+            device.id.clone(),
+            device.driver.clone().unwrap_or_else(dash),
+        ];
+        cells.extend(has_override.then(|| device.kept_for.clone().unwrap_or_else(dash)));
+        cells.extend(has_rule.then(|| row.rule.map_or_else(dash, |rule| rule.to_string())));
+        cells.push(device.title());
+        let colour = match row.rule {
+            Some(_) => TAKEN,
+            None if device.kept_for.is_some() => TAKEN,
+            None if device.function.class.is_bridge() => QUIET,
+            None => PLAIN,
+        };
+        (colour, cells)
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        screen.line(PLAIN, "no such function");
+    } else {
+        screen.table(0, &head, rows);
+    }
+    for trouble in &report.troubles {
+        screen.marked(WARN, "warning", trouble);
+    }
+    if !has_groups {
+        screen.marked(
+            WARN,
+            "warning",
+            "no IOMMU groups: the IOMMU is off; enable it in the firmware (VT-d, AMD-Vi), and on Intel add intel_iommu=on",
+        );
+    }
+    Ok(Verdict::of(report.troubles.is_empty()))
+}
+
+/// The number of the rule of the kernel command line that takes each function.
+fn takers(machine: &mut Machine) -> Result<BTreeMap<String, u16>> {
+    let asked = Asked::Line(machine.cmdline()?);
+    let (run, _) = asked.preview(machine);
+    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
+    Ok(taken.map(|taken| (taken.function.address.to_string(), taken.rule)).collect())
+}
+
+fn is_wanted(device: &Device, options: &List) -> bool {
+    let is_class = options.class.as_ref().is_none_or(|class| {
+        let class = class.to_lowercase();
+        let is_code = class.len() >= 2 && class.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (is_code && device.class.starts_with(&class))
+            || device.class_name.to_lowercase().contains(&class)
+    });
+    let is_group = options.group.is_none_or(|group| device.group == Some(group));
+    let is_driver = options
+        .driver
+        .as_ref()
+        .is_none_or(|driver| device.driver.as_deref().unwrap_or("none") == driver);
+    is_class && is_group && is_driver
+}

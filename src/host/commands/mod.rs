@@ -1,0 +1,10 @@
+//! One command a file.
+
+pub mod apply;
+pub mod collect;
+pub mod list;
+pub mod manual;
+pub mod plan;
+pub mod release;
+pub mod status;
+pub mod suggest;

@@ -1,0 +1,344 @@
+//! `status`: what the kernel command line asked for, against what is true now.
+
+use anyhow::Result;
+use log::Level;
+use serde::Serialize;
+use vfio_override::report::{Off, RuleLine};
+use vfio_override::rule::NOBODY;
+use vfio_override::ruleset::RuleNumber;
+use vfio_override::run::Run;
+
+use crate::machine::Machine;
+use crate::machine::functions::{Device, Devices};
+use crate::machine::kernel_log::KernelLog;
+use crate::rules::preview::{self, Asked};
+use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, WARN};
+use crate::systems::advice;
+use crate::systems::generator::Initramfs;
+use crate::verdict::Verdict;
+
+#[derive(Serialize)]
+struct Report {
+    /// The values of `vfio.override=`.
+    parameter: Vec<String>,
+    /// The number of the rule `off`, if there is one.
+    off: Option<RuleNumber>,
+    functions: Vec<Comparison>,
+    /// Rules that are not applied.
+    rules: Vec<Unapplied>,
+    /// What else is not done.
+    omissions: Vec<String>,
+    /// Functions with an override that no rule asks for.
+    unasked: Vec<Device>,
+    log: KernelLog,
+    /// Whether everything is as asked.
+    as_asked: bool,
+}
+
+#[derive(Serialize)]
+struct Comparison {
+    #[serde(flatten)]
+    device: Device,
+    rule: RuleNumber,
+    /// The driver that it is kept for.
+    asked: String,
+    state: State,
+    /// Why it is not as asked, or what is worth knowing though it is.
+    reason: Option<String>,
+    /// The driver that had it before; `null` where none did, or nothing tells.
+    first_driver: Option<String>,
+}
+
+/// How what is there compares with what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// The driver has it, or nobody, as was asked.
+    AsAsked,
+    /// Kept for the driver, which is not loaded.
+    Waiting,
+    /// Anything else.
+    Different,
+}
+
+#[derive(Serialize)]
+struct Unapplied {
+    number: RuleNumber,
+    text: String,
+    outcome: &'static str,
+    message: String,
+}
+
+pub fn run(machine: &mut Machine, json: bool) -> Result<Verdict> {
+    let line = machine.cmdline()?;
+    let asked = Asked::Line(line.clone());
+    let report = Report::of(machine, &asked, &line);
+    if json {
+        screen::json("status", &report)?;
+    } else {
+        report.show(&Devices::of(machine), &mut Screen::new());
+    }
+    Ok(Verdict::of(report.as_asked))
+}
+
+impl Report {
+    fn of(machine: &mut Machine, asked: &Asked, line: &[u8]) -> Self {
+        let (run, gaps) = asked.preview(machine);
+        let log = KernelLog::of(machine);
+        let image = Initramfs::of(machine, line);
+        let devices = Devices::of(machine);
+        let mut functions = Vec::new();
+        for taken in run.plan().decisions.taken(run.rules(), run.inventory()) {
+            if let Some(device) = devices.get(taken.function.address) {
+                let asked = taken.driver.escape_ascii().to_string();
+                let judge = Judge { machine, log: &log, image: image.as_ref() };
+                functions.push(judge.compare(device.clone(), taken.rule, asked));
+            }
+        }
+        let rules = unapplied(&run);
+        let omissions = preview::omissions(&run, gaps);
+        let is_asked = |device: &&Device| {
+            functions.iter().any(|comparison| comparison.device.address == device.address)
+        };
+        let unasked: Vec<Device> = devices
+            .all
+            .iter()
+            .filter(|device| device.kept_for.is_some() && !is_asked(device))
+            .cloned()
+            .collect();
+        let as_asked = rules.is_empty()
+            && omissions.is_empty()
+            && functions.iter().all(|comparison| comparison.state != State::Different);
+        Self {
+            parameter: asked.values(),
+            off: run.rules().off(),
+            functions,
+            rules,
+            omissions,
+            unasked,
+            log,
+            as_asked,
+        }
+    }
+
+    fn show(&self, devices: &Devices, screen: &mut Screen) {
+        let style = devices.style();
+        if self.parameter.is_empty() {
+            screen.line(PLAIN, "no vfio.override= on the kernel command line: nothing was asked");
+        }
+        for value in &self.parameter {
+            screen.line(PLAIN, format_args!("vfio.override={value}"));
+        }
+        if let Some(number) = self.off {
+            screen.line(WARN, Off(number));
+        }
+        if !self.functions.is_empty() {
+            screen.blank();
+            let rows = self.functions.iter().map(|comparison| {
+                let dash = || "-".to_owned();
+                let device = &comparison.device;
+                let (colour, state) = match comparison.state {
+                    State::AsAsked => (GOOD, "as asked"),
+                    State::Waiting => (WARN, "waiting"),
+                    State::Different => (BAD, "different"),
+                };
+                let cells = vec![
+                    style.text(device.function.address),
+                    comparison.rule.to_string(),
+                    comparison.asked.clone(),
+                    device.kept_for.clone().unwrap_or_else(dash),
+                    device.driver.clone().unwrap_or_else(dash),
+                    state.to_owned(),
+                    device.title(),
+                ];
+                (colour, cells)
+            });
+            let rows = rows.collect();
+            let head = ["ADDRESS", "RULE", "ASKED", "OVERRIDE", "DRIVER", "STATE", "DEVICE"];
+            screen.table(0, &head, rows);
+            screen.blank();
+        }
+        let mut told = Vec::new();
+        for Comparison { reason, state, .. } in &self.functions {
+            let Some(reason) = reason.as_ref().filter(|reason| !told.contains(reason)) else {
+                continue;
+            };
+            told.push(reason);
+            let same = self.functions.iter().filter(|other| other.reason.as_ref() == Some(reason));
+            let who: Vec<String> =
+                same.map(|comparison| style.text(comparison.device.function.address)).collect();
+            let colour = if *state == State::Different { BAD } else { WARN };
+            screen.marked(colour, &who.join(", "), reason);
+        }
+        for rule in &self.rules {
+            screen.marked(BAD, "not applied", &rule.message);
+        }
+        for omission in &self.omissions {
+            screen.marked(BAD, "not done", omission);
+        }
+        for device in &self.unasked {
+            let kept_for = device.kept_for.as_deref().unwrap_or_default();
+            screen.marked(
+                WARN,
+                &style.text(device.function.address),
+                format_args!(
+                    "kept for {kept_for}, which no rule of the kernel command line asks for (apply, driverctl, \
+                     libvirt?); vfio-override release gives it back"
+                ),
+            );
+        }
+        self.show_log(screen);
+        if let Some(trouble) = &self.log.trouble {
+            screen.marked(WARN, "note", trouble);
+        }
+        if !self.parameter.is_empty() {
+            screen.blank();
+            let (colour, verdict) = if self.as_asked {
+                (GOOD, "everything is as asked")
+            } else {
+                (BAD, "not everything is as asked")
+            };
+            screen.line(colour, verdict);
+        }
+    }
+}
+
+impl Report {
+    /// The boot's own lines are the first, the newest the last; a long day of changes lies between.
+    fn show_log(&self, screen: &mut Screen) {
+        const EACH_END: usize = 32;
+        let lines = &self.log.lines;
+        if !lines.is_empty() {
+            screen.line(PLAIN, "the log of this boot:");
+        }
+        let hidden = EACH_END..lines.len().saturating_sub(EACH_END);
+        for (index, line) in lines.iter().enumerate() {
+            if index == hidden.start && !hidden.is_empty() {
+                let count = hidden.len();
+                screen.line(QUIET, format_args!("  … {count} more, which --json has"));
+            }
+            if !hidden.contains(&index) {
+                let time = line.seconds.map_or_else(String::new, |time| format!("[{time:12.6}] "));
+                screen.line(QUIET, format_args!("  {time}{}", line.text));
+            }
+        }
+    }
+}
+
+fn unapplied(run: &Run<'_>) -> Vec<Unapplied> {
+    preview::outcomes(run)
+        .into_iter()
+        .zip(run.rules().entries())
+        .filter_map(|((number, outcome), (_, entry))| {
+            let outcome = outcome?;
+            let line = RuleLine { number, entry, outcome };
+            (line.level() == Level::Warn).then(|| Unapplied {
+                number,
+                text: entry.text.escape_ascii().to_string(),
+                outcome: preview::word(outcome),
+                message: line.to_string(),
+            })
+        })
+        .collect()
+}
+
+/// What a comparison depends on.
+struct Judge<'a> {
+    machine: &'a Machine,
+    log: &'a KernelLog,
+    image: Option<&'a Initramfs>,
+}
+
+impl Judge<'_> {
+    fn compare(&self, device: Device, rule: RuleNumber, asked: String) -> Comparison {
+        let first_driver = self.first_driver(&device.address);
+        let is_kept = device.kept_for.as_ref() == Some(&asked);
+        let wants_nobody = asked.as_bytes() == NOBODY;
+        let is_good = match &device.driver {
+            Some(driver) => is_kept && *driver == asked,
+            None => is_kept && wants_nobody,
+        };
+        let is_loaded = self.machine.sysfs.join("bus/pci/drivers").join(&asked).exists();
+        let state = if is_good {
+            State::AsAsked
+        } else if is_kept && device.driver.is_none() && !is_loaded {
+            State::Waiting
+        } else {
+            State::Different
+        };
+        let reason = match state {
+            State::AsAsked => first_driver.as_ref().map(|driver| {
+                format!(
+                    "{driver} had it first, and was unbound: it is built into the kernel, or was loaded before \
+                     vfio-override ran"
+                )
+            }),
+            State::Waiting => Some(format!(
+                "no driver has it until {asked} loads: sudo modprobe {asked}; to have that done at boot, add \
+                 {asked} to /etc/modules-load.d/vfio.conf"
+            )),
+            State::Different => Some(self.difference(&device, &asked, is_kept, is_loaded)),
+        };
+        Comparison { device, rule, asked, state, reason, first_driver }
+    }
+
+    /// `unbound from X` in the line of the early binary's.
+    fn first_driver(&self, address: &str) -> Option<String> {
+        let says = "unbound from ";
+        let line = self.log.of_boot().find_map(|line| line.about(address, says))?;
+        let (_, rest) = line.split_once(says)?;
+        Some(rest.split(',').next()?.to_owned())
+    }
+
+    fn difference(&self, device: &Device, asked: &str, is_kept: bool, is_loaded: bool) -> String {
+        let address = &device.address;
+        let mut newest_first = self.log.of_boot().rev();
+        if let Some(failed) = newest_first.find_map(|line| line.about(address, ": failed: ")) {
+            let failure = failed.split_once(": failed: ").map_or(failed, |(_, failure)| failure);
+            return format!("setting it up failed at boot: {failure}");
+        }
+        if is_kept {
+            return match (&device.driver, is_loaded) {
+                (Some(driver), _) => format!(
+                    "{driver} has it still, though it is kept for {asked}: vfio-override apply takes it away, \
+                     if {driver} lets go"
+                ),
+                (None, _) if device.group.is_none() => format!(
+                    "{asked} is loaded and did not take it: there are no IOMMU groups; enable it in the firmware \
+                     (VT-d, AMD-Vi), and on Intel add intel_iommu=on"
+                ),
+                (None, _) => format!(
+                    "{asked} is loaded and did not take it: dmesg | grep {address} tells why, in {asked}'s own words"
+                ),
+            };
+        }
+        if let Some(other) = &device.kept_for {
+            return format!(
+                "its override is {other}: something set it after boot (driverctl, libvirt, a script)"
+            );
+        }
+        self.missing_override(device)
+    }
+
+    /// Why a function has no override though a rule asks for one.
+    fn missing_override(&self, device: &Device) -> String {
+        let mut of_boot = self.log.of_boot();
+        if of_boot.any(|line| line.about(&device.address, "driver_override").is_some()) {
+            return "it was set at boot and is unset now: the function was removed and found again, or \
+                    released"
+                .to_owned();
+        }
+        if self.log.of_boot().next().is_some() {
+            return "vfio-override ran at boot, and the function was not there then, or has another rule now: \
+                    vfio-override apply sets it"
+                .to_owned();
+        }
+        let hook = self.image.and_then(advice::about_hook);
+        let hook = hook.map_or_else(String::new, |advice| format!("; {}", advice.message));
+        if self.log.complete {
+            format!("vfio-override did not run at this boot{hook}")
+        } else {
+            format!("no override was set, and the log does not tell why{hook}")
+        }
+    }
+}

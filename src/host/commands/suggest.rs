@@ -1,0 +1,164 @@
+//! `suggest`: the sturdiest parameter for functions, and where to write it.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, Write as _};
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use vfio_override::cmdline;
+use vfio_override::pci::Address;
+
+use crate::machine::Machine;
+use crate::machine::functions::{AddressStyle, Device, Devices};
+use crate::machine::usage::Usage;
+use crate::rules::companions::{self, Choice};
+use crate::rules::parameter;
+use crate::rules::preview::Asked;
+use crate::screen::{self, BAD, PLAIN, QUIET, Screen, TAKEN};
+use crate::systems::advice::{self, Advice};
+use crate::systems::steps::{self, Step};
+use crate::verdict::Verdict;
+
+#[derive(Serialize)]
+struct Report {
+    /// The value of `vfio.override=`.
+    parameter: String,
+    functions: Vec<Choice>,
+    advice: Vec<Advice>,
+    /// What to do, in order.
+    steps: Vec<Step>,
+}
+
+pub fn run(machine: &mut Machine, addresses: &[Address], json: bool) -> Result<Verdict> {
+    let devices = Devices::of(machine);
+    let addresses = if addresses.is_empty() { ask(&devices)? } else { addresses.to_vec() };
+    for address in &addresses {
+        let Some(device) = devices.get(*address) else {
+            bail!("there is no function at {address}; vfio-override list shows what there is");
+        };
+        if device.function.class.is_bridge() {
+            bail!(
+                "{address} is a bridge, which cannot be passed through; name the functions behind it"
+            );
+        }
+    }
+    let report = Report::of(machine, &devices, &addresses);
+    if json {
+        screen::json("suggest", &report)?;
+    } else {
+        report.show(devices.style(), &mut Screen::new());
+    }
+    Ok(Verdict::Good)
+}
+
+/// Lets a person choose among the displays.
+fn ask(devices: &Devices) -> Result<Vec<Address>> {
+    let displays: Vec<&Device> =
+        devices.all.iter().filter(|device| device.function.class.is_display()).collect();
+    if displays.is_empty() {
+        bail!("there is no display here: name the functions, which vfio-override list shows");
+    }
+    let style = devices.style();
+    let mut text = "Which displays are to be passed through?\n".to_owned();
+    for (number, device) in (1..).zip(&displays) {
+        let address = style.text(device.function.address);
+        let driver = device.driver.as_deref().unwrap_or("no driver");
+        let title = device.title();
+        let title = screen::printable(&title);
+        writeln!(text, "  {number}  {address}  {title} [{}]  {driver}", device.id)?;
+    }
+    // Not to standard output: that is for the answer.
+    eprint!("{text}Number, or several with commas: ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    eprintln!();
+    let chosen: Option<Vec<Address>> = answer
+        .split([',', ' '])
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let number: usize = word.parse().ok()?;
+            Some(displays.get(number.checked_sub(1)?)?.function.address)
+        })
+        .collect();
+    match chosen {
+        Some(chosen) if !chosen.is_empty() => Ok(chosen),
+        _ => bail!(
+            "nothing chosen: answer with numbers from 1 to {}, or name addresses",
+            displays.len()
+        ),
+    }
+}
+
+/// Whether the IOMMU of an Intel machine is off, perhaps only because nothing asked for it.
+fn needs_intel_iommu(devices: &Devices, line: &[u8]) -> bool {
+    const INTEL: u16 = 0x8086;
+    /// Class 06, subclass 00: a host bridge.
+    const HOST_BRIDGE: u32 = 0x06_00;
+    let is_intel =
+        devices.all.iter().map(|device| &device.function).any(|function| {
+            function.id.vendor == INTEL && function.class.code() >> 8 == HOST_BRIDGE
+        });
+    let is_said = cmdline::parameters(line).any(|parameter| parameter.name == b"intel_iommu");
+    is_intel && !is_said && !devices.has_groups()
+}
+
+impl Report {
+    fn of(machine: &mut Machine, devices: &Devices, addresses: &[Address]) -> Self {
+        let usage = Usage::of(machine);
+        let choices = companions::choose(machine, devices, &usage, addresses);
+        let parameter = parameter::parameter(machine, devices, &choices, addresses);
+        let asked = Asked::Given(vec![parameter.clone()]);
+        let (run, gaps) = asked.preview(machine);
+        let advice = advice::about(machine, &run, gaps);
+        let line = machine.cmdline().unwrap_or_default();
+        let iommu = needs_intel_iommu(devices, &line).then(|| "intel_iommu=on".to_owned());
+        let parameters: Vec<String> =
+            iommu.into_iter().chain([format!("vfio.override={parameter}")]).collect();
+        let steps = steps::before_boot(machine, &parameters);
+        // The steps below say it better.
+        let is_told = |advice: &Advice| {
+            ["hook-missing", "initramfs-stale", "early-not-in-initramfs"].contains(&advice.kind)
+        };
+        let off = advice::about_off(&Asked::Line(line).run());
+        let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off).collect();
+        Self { parameter, functions: choices, advice, steps }
+    }
+
+    fn show(&self, style: AddressStyle, screen: &mut Screen) {
+        screen.line(TAKEN, format_args!("vfio.override={}", self.parameter));
+        screen.blank();
+        let rows = self.functions.iter().map(|choice| {
+            let verb = if choice.taken { "takes" } else { "leaves" };
+            let cells = vec![
+                verb.to_owned(),
+                style.text(choice.device.function.address),
+                choice.device.id.clone(),
+                choice.reason.clone(),
+                choice.device.title(),
+            ];
+            (if choice.taken { PLAIN } else { QUIET }, cells)
+        });
+        screen.table(2, &[], rows.collect());
+        screen.blank();
+        for advice in &self.advice {
+            advice.show(screen);
+        }
+        if !self.advice.is_empty() {
+            screen.blank();
+        }
+        for (number, step) in (1..).zip(&self.steps) {
+            screen.line(PLAIN, format_args!("{number}. {}", step.what));
+            if let Some(line) = &step.line {
+                screen.line(TAKEN, format_args!("       {line}"));
+            }
+            if let Some(command) = &step.command {
+                screen.line(TAKEN, format_args!("       sudo {command}"));
+            }
+        }
+        if self.steps.is_empty() {
+            screen.line(BAD, "add it to the kernel command line of that machine");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Every function of a machine, as all commands show it.
+
+use serde::Serialize;
+use vfio_override::apply;
+use vfio_override::pci::{Address, Function};
+use vfio_override::ruleset::RuleSet;
+use vfio_override::survey::{self, Inventory};
+use vfio_override::system::System;
+
+use crate::machine::Machine;
+use crate::machine::names::Names;
+
+/// One function, as it is now.
+#[derive(Clone, Serialize)]
+pub struct Device {
+    pub address: String,
+    pub id: String,
+    pub subsystem: String,
+    pub class: String,
+    pub class_name: String,
+    pub name: Option<String>,
+    pub group: Option<u32>,
+    pub driver: Option<String>,
+    #[serde(rename = "override")]
+    pub kept_for: Option<String>,
+    pub boot_display: bool,
+    pub framebuffer: bool,
+    #[serde(skip)]
+    pub function: Function,
+}
+
+impl Device {
+    pub fn new(
+        system: &mut impl System,
+        names: &Names,
+        function: &Function,
+        framebuffer: bool,
+    ) -> Self {
+        let text = |name: apply::DriverName| name.escape_ascii().to_string();
+        let address = function.address;
+        Self {
+            address: address.to_string(),
+            id: function.id.to_string(),
+            subsystem: function.subsystem.to_string(),
+            class: function.class.to_string(),
+            class_name: names.class(function.class),
+            name: names.device(function),
+            group: function.group,
+            driver: apply::driver_of(system, address).ok().flatten().map(text),
+            kept_for: apply::override_of(system, address).ok().flatten().map(text),
+            boot_display: function.boot_vga,
+            framebuffer,
+            function: *function,
+        }
+    }
+
+    /// Class and name, as lspci puts them together.
+    pub fn title(&self) -> String {
+        let mark = if self.boot_display { "(boot) " } else { "" };
+        match &self.name {
+            Some(name) => format!("{mark}{}: {name}", self.class_name),
+            None => format!("{mark}{}", self.class_name),
+        }
+    }
+
+    pub fn group_text(&self) -> String {
+        self.group.map_or_else(|| "-".to_owned(), |group| group.to_string())
+    }
+}
+
+/// All functions, by address.
+pub struct Devices {
+    pub all: Vec<Device>,
+    /// What could not be looked at.
+    pub troubles: Vec<String>,
+}
+
+impl Devices {
+    pub fn of(machine: &mut Machine) -> Self {
+        // The rule that matches all is the way to make the early binary's own survey look at all.
+        let mut rules = RuleSet::new();
+        rules.add_value(b"*:*");
+        let mut inventory = Box::<Inventory>::default();
+        let Machine { tree, names, .. } = machine;
+        survey::survey(tree, &rules, None, &mut inventory);
+        survey::surroundings(tree, &mut inventory, |_| true);
+        let all = inventory
+            .functions()
+            .enumerate()
+            .map(|(index, function)| {
+                Device::new(tree, names, function, inventory.has_framebuffer(index))
+            })
+            .collect();
+        let troubles = inventory.obstacles().map(|(_, failure)| failure.to_string()).collect();
+        Self { all, troubles }
+    }
+
+    pub fn get(&self, address: Address) -> Option<&Device> {
+        self.all.iter().find(|device| device.function.address == address)
+    }
+
+    /// How addresses are written here: as lspci does, without the domain where there is but one.
+    pub fn style(&self) -> AddressStyle {
+        AddressStyle { short: self.all.iter().all(|device| device.function.address.domain() == 0) }
+    }
+
+    pub fn has_groups(&self) -> bool {
+        self.all.iter().any(|device| device.group.is_some())
+    }
+}
+
+/// Whether addresses are written with their domain.
+#[derive(Clone, Copy)]
+pub struct AddressStyle {
+    short: bool,
+}
+
+impl AddressStyle {
+    pub fn text(self, address: Address) -> String {
+        let whole = address.to_string();
+        match whole.strip_prefix("0000:") {
+            Some(rest) if self.short => rest.to_owned(),
+            _ => whole,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! From functions to rules, and from rules to what they would do.
+
+pub mod companions;
+pub mod parameter;
+pub mod preview;

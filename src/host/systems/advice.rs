@@ -1,0 +1,240 @@
+//! What an operator should know before rules are applied: what the early binary will warn of, with what
+//! only the running host can tell.
+
+use std::fmt::Display;
+
+use serde::Serialize;
+use vfio_override::report::{Doubt, Warning};
+use vfio_override::run::Run;
+use vfio_override::survey::Gaps;
+
+use crate::machine::Machine;
+use crate::machine::modules::{self, Driver};
+use crate::machine::usage::{Usage, Use};
+use crate::screen::{PLAIN, Screen, WARN};
+use crate::systems::generator::Initramfs;
+
+/// One piece of advice.
+#[derive(Serialize)]
+pub struct Advice {
+    /// `warning`, or `note` where nothing needs to be done.
+    pub severity: &'static str,
+    /// What it is about, in one of the words that the schema lists.
+    pub kind: &'static str,
+    /// The functions that it is about.
+    pub functions: Vec<String>,
+    pub message: String,
+}
+
+impl Advice {
+    fn warning(kind: &'static str, functions: Vec<String>, message: &dyn Display) -> Self {
+        Self { severity: "warning", kind, functions, message: message.to_string() }
+    }
+
+    fn note(kind: &'static str, functions: Vec<String>, message: &dyn Display) -> Self {
+        Self { severity: "note", kind, functions, message: message.to_string() }
+    }
+
+    pub fn show(&self, screen: &mut Screen) {
+        let style = if self.severity == "warning" { WARN } else { PLAIN };
+        screen.marked(style, self.severity, &self.message);
+    }
+}
+
+/// All advice about a run.
+pub fn about(machine: &Machine, run: &Run<'_>, gaps: Gaps) -> Vec<Advice> {
+    let usage = Usage::of(machine);
+    let mut advice = Vec::new();
+    for (number, entry) in run.rules().entries() {
+        if let Some(doubt) = entry.rule().and_then(Doubt::about) {
+            advice.push(Advice::warning(
+                "doubtful-rule",
+                Vec::new(),
+                &Warning::Doubtful(number, entry, doubt),
+            ));
+        }
+    }
+    run.each_omission(gaps, &mut |omission| {
+        advice.push(Advice::warning("omission", Vec::new(), omission));
+    });
+    run.each_warning(gaps, &mut |warning| advice.push(translate(run, &usage, warning)));
+    advice.extend(about_other_uses(run, &usage));
+    advice.extend(about_drivers(machine, run));
+    advice
+}
+
+/// A warning of the early binary's, with what the host has in use of the function.
+fn translate(run: &Run<'_>, usage: &Usage, warning: &Warning<'_, '_>) -> Advice {
+    let one = |address: &vfio_override::pci::Address| vec![address.to_string()];
+    match warning {
+        Warning::NoIommu => {
+            let taken = run.plan().decisions.taken(run.rules(), run.inventory());
+            let without = taken.filter(|taken| taken.function.group.is_none());
+            let without = without.map(|taken| taken.function.address.to_string()).collect();
+            Advice::warning("iommu-off", without, warning)
+        }
+        Warning::NoGroup(address) => Advice::warning("no-iommu-group", one(address), warning),
+        Warning::NotViable(group, _) => {
+            let left = run.plan().decisions.left(run.inventory(), run.rules());
+            let left = left.filter(|function| function.group == Some(*group));
+            let left = left.map(|function| function.address.to_string()).collect();
+            Advice::warning("group-not-viable", left, warning)
+        }
+        Warning::BootDisplay(address) => Advice::warning("boot-display", one(address), warning),
+        Warning::Framebuffer(address) => Advice::warning("framebuffer", one(address), warning),
+        Warning::NoAliases(_) => Advice::warning("no-aliases", Vec::new(), warning),
+        Warning::Doubtful(..) => Advice::warning("doubtful-rule", Vec::new(), warning),
+        Warning::Storage(function) | Warning::Network(function) => {
+            let kind = if function.class.is_storage() { "storage" } else { "network" };
+            let functions = one(&function.address);
+            match usage.of_function(function) {
+                None => Advice::warning(kind, functions, warning),
+                Some([]) => Advice::note(
+                    kind,
+                    functions,
+                    &format_args!("{warning}; nothing of it is in use now"),
+                ),
+                Some(uses) => {
+                    Advice::warning(kind, functions, &format_args!("{warning}: {}", join(uses)))
+                }
+            }
+        }
+    }
+}
+
+/// That these rules switch all others off.
+pub fn about_off(run: &Run<'_>) -> Option<Advice> {
+    run.rules().off()?;
+    let message = "the kernel command line says vfio.override=off: take that out, since nothing is taken while it \
+                   stands there";
+    Some(Advice::warning("off", Vec::new(), &message))
+}
+
+/// What the host has in use of functions that are neither mass storage nor network, such as a disk behind a USB
+/// controller.
+fn about_other_uses(run: &Run<'_>, usage: &Usage) -> Vec<Advice> {
+    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
+    let others = taken.map(|taken| taken.function).filter(|function| {
+        let class = function.class;
+        !class.is_storage() && !class.is_network()
+    });
+    others
+        .filter_map(|function| {
+            let uses = usage.of_function(function).filter(|uses| !uses.is_empty())?;
+            let address = function.address;
+            Some(Advice::warning(
+                "in-use",
+                vec![address.to_string()],
+                &format_args!("the host loses what is behind {address}: {}", join(uses)),
+            ))
+        })
+        .collect()
+}
+
+/// The first few of what is in use, in words.
+pub fn join(uses: &[Use]) -> String {
+    const MOST: usize = 3;
+    let mut text: Vec<String> = uses.iter().take(MOST).map(ToString::to_string).collect();
+    if let Some(more) = uses.len().checked_sub(MOST).filter(|&more| more > 0) {
+        text.push(format!("and {more} more"));
+    }
+    text.join(", ")
+}
+
+/// Drivers that this kernel has not, and images that lack something.
+fn about_drivers(machine: &Machine, run: &Run<'_>) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    let image = machine.cmdline().ok().and_then(|line| Initramfs::of(machine, &line));
+    let drivers = run.drivers();
+    for driver in &drivers {
+        let driver = driver.escape_ascii().to_string();
+        match modules::find(machine, &driver) {
+            Some(Driver::Missing) => advice.push(Advice::warning(
+                "driver-missing",
+                Vec::new(),
+                &format_args!(
+                    "this kernel has no driver {driver}, built in or as a module: what is kept for it \
+                     stays without a driver"
+                ),
+            )),
+            Some(Driver::Module)
+                if image.as_ref().and_then(|image| image.has_module(&driver)) == Some(false) =>
+            {
+                advice.push(Advice::note(
+                    "driver-not-in-initramfs",
+                    Vec::new(),
+                    &format_args!(
+                        "{driver} is not in the initramfs: what is kept for it waits, untouched by other \
+                         drivers, until {driver} is loaded"
+                    ),
+                ));
+            }
+            _ => {}
+        }
+    }
+    if run.rules().count() > 0 && run.rules().off().is_none() {
+        advice.extend(image.as_ref().and_then(about_hook));
+        advice.extend(image.as_ref().and_then(about_access));
+    }
+    advice
+}
+
+/// That what the image holds is not known.
+fn about_access(image: &Initramfs) -> Option<Advice> {
+    let file = image.image.as_deref().filter(|_| image.is_forbidden())?;
+    let message = format_args!(
+        "/{file} is for root only: to see whether it holds the early binary and the drivers, run this with sudo"
+    );
+    Some(Advice::note("initramfs-unknown", Vec::new(), &message))
+}
+
+/// Why the rules would not be applied at the next boot, if they would not.
+pub fn about_hook(image: &Initramfs) -> Option<Advice> {
+    let warn = |kind, message: String| Some(Advice::warning(kind, Vec::new(), &message));
+    let file = image
+        .image
+        .as_deref()
+        .map_or_else(|| "the initramfs".to_owned(), |image| format!("/{image}"));
+    if image.is_strict {
+        return match image.has_early() {
+            Some(false) => warn(
+                "early-not-in-initramfs",
+                format!(
+                    "{file} does not hold vfio-override-early, which the kernel command line starts"
+                ),
+            ),
+            _ => None,
+        };
+    }
+    let Some(generator) = image.generator else {
+        return warn(
+            "no-generator",
+            "no initramfs generator is known here (mkinitcpio, initramfs-tools, dracut): start the early \
+             binary with rdinit=/vfio-override-early"
+                .to_owned(),
+        );
+    };
+    let (name, rebuild) = (generator.name, generator.rebuild);
+    if !image.has_hook {
+        return warn(
+            "hook-missing",
+            format!(
+                "the hook for {name} is not installed: nothing applies the rules at boot; install it and run \
+                 {rebuild}, or boot with rdinit=/vfio-override-early"
+            ),
+        );
+    }
+    if image.has_early() == Some(false) {
+        return warn(
+            "early-not-in-initramfs",
+            format!("{file} does not hold the early binary: run {rebuild}"),
+        );
+    }
+    if image.is_older_than_hook {
+        return warn(
+            "initramfs-stale",
+            format!("{file} is older than the installed hook: run {rebuild}"),
+        );
+    }
+    None
+}

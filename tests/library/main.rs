@@ -1,0 +1,13 @@
+//! The library: the grammar, what is decided and done, and every message, against the model and fakes.
+
+mod corpus;
+mod faults;
+mod grammar;
+mod interleave;
+mod let_go;
+mod limits;
+mod messages;
+mod oracle;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,439 @@
+//! `cargo xtask build`: the early binary for each target, audited.
+
+pub mod audit;
+pub mod link;
+pub mod musl;
+pub mod mutants;
+pub mod provenance;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::ground::command;
+use crate::ground::progress;
+use crate::ground::verdict::Verdict;
+use crate::ground::workspace::{Workspace, cargo};
+use audit::{Finding, Unwinder};
+use musl::{Source, Toolchain};
+
+const BINARY: &str = "vfio-override-early";
+const PROFILE: &str = "early";
+const FEATURE: &str = "early";
+
+/// How many symbols without a known caller a report names.
+const SHOWN_SYMBOLS: usize = 8;
+
+/// Build the early binary for each target and audit the files that ship
+///
+/// Each is linked with its symbol table, which must hold no panic, unwinding or allocation of
+/// Rust's; what is found is named together with the functions that call it. The file that ships is
+/// the same program without that table: checked byte for byte, and checked to be a static ELF
+/// executable without interpreter and dynamic section, below its size ceiling. It says what it was made
+/// of: `cargo audit bin` reads that.
+///
+/// Sizes go to standard error; the paths of the binaries go to standard output, one a line.
+#[derive(Args)]
+pub struct Options {
+    /// Build only this target; may be repeated (default: both)
+    #[arg(long, value_name = "TARGET")]
+    target: Vec<Target>,
+
+    #[command(flatten)]
+    musl: MuslOptions,
+}
+
+/// Shared by every task that builds the musl binary.
+#[derive(Args, Clone, Copy)]
+pub struct MuslOptions {
+    /// Where the musl target comes from
+    #[arg(long = "musl", value_name = "SOURCE", default_value = "auto")]
+    pub source: Source,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    /// Static, with musl: 64 KiB at most
+    Musl,
+    /// Static, with glibc: 780 KiB at most
+    Glibc,
+}
+
+impl Target {
+    pub const ALL: [Self; 2] = [Self::Musl, Self::Glibc];
+
+    fn triple(self) -> &'static str {
+        match self {
+            Self::Musl => musl::TARGET,
+            Self::Glibc => "x86_64-unknown-linux-gnu",
+        }
+    }
+
+    /// The most bytes that the file which ships may have.
+    pub fn ceiling(self) -> u64 {
+        match self {
+            Self::Musl => 64 * 1024,
+            Self::Glibc => 780 * 1024,
+        }
+    }
+
+    fn unwinder(self) -> Unwinder {
+        match self {
+            Self::Musl => Unwinder::Forbidden,
+            Self::Glibc => Unwinder::FromLibc,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Musl => "musl",
+            Self::Glibc => "glibc",
+        })
+    }
+}
+
+pub fn run(options: &Options) -> Result<Verdict> {
+    let workspace = Workspace::locate()?;
+    let targets = if options.target.is_empty() { &Target::ALL[..] } else { &options.target };
+    let mut verdict = Verdict::Good;
+    let mut paths = Vec::new();
+    for &target in targets {
+        match build(&workspace, target, options.musl)? {
+            Build::Passed(binary) => {
+                progress::note(&binary);
+                paths.push(binary.path);
+            }
+            Build::Failed(reasons) => {
+                verdict = Verdict::Bad;
+                eprintln!("{reasons}");
+            }
+        }
+    }
+    for path in paths {
+        println!("{}", path.display());
+    }
+    Ok(verdict)
+}
+
+/// An early binary that passed its audit.
+pub struct Binary {
+    pub path: PathBuf,
+    pub target: Target,
+    bytes: u64,
+}
+
+impl fmt::Display for Binary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let ceiling = self.target.ceiling();
+        write!(
+            f,
+            "{} {}: {} bytes, {} below the ceiling of {ceiling}; audit passed",
+            BINARY,
+            self.target,
+            self.bytes,
+            ceiling - self.bytes
+        )
+    }
+}
+
+/// How a build ended that could be carried out.
+pub enum Build {
+    Passed(Binary),
+    /// What is wrong with the code, ready to print.
+    Failed(String),
+}
+
+/// All that the early binary may depend on: the host tool has far more, in the same package.
+const DEPENDENCIES: [&str; 3] = ["heapless", "log", "nix"];
+
+/// What the early binary depends on and should not, or the other way round.
+fn check_dependencies(workspace: &Workspace) -> Result<Option<String>> {
+    let mut command = Command::new(cargo());
+    command
+        .args(["tree", "--locked", "--package", "vfio-override"])
+        .args(["--no-default-features", "--features", FEATURE, "--target", "all"])
+        .args(["--edges", "normal,build", "--depth", "1", "--prefix", "none", "--format", "{lib}"])
+        .current_dir(&workspace.root);
+    let text = command::stdout(&mut command)?;
+    // The first line is the package itself.
+    let mut found: Vec<&str> = text.lines().skip(1).collect();
+    found.sort_unstable();
+    Ok((found != DEPENDENCIES).then(|| {
+        format!("{BINARY} must depend on {}, not on {}", DEPENDENCIES.join(", "), found.join(", "))
+    }))
+}
+
+/// Builds and audits the early binary of `workspace` for one target.
+pub fn build(workspace: &Workspace, target: Target, musl: MuslOptions) -> Result<Build> {
+    if let Some(reason) = check_dependencies(workspace)? {
+        return Ok(Build::Failed(reason));
+    }
+    let toolchain = match target {
+        Target::Musl => musl.source.prepare(&workspace.scratch("musl")?)?,
+        Target::Glibc => Toolchain::Native,
+    };
+    let job = Job { workspace, target, toolchain, program: EARLY };
+    let title = format!("build {BINARY} ({target})");
+    match progress::phase(title, || job.compile())? {
+        Compiled::Linked(path) => job.judge(&path),
+        Compiled::Allocates(functions) => {
+            let title = format!("find what allocates ({target})");
+            let findings = progress::phase(title, || job.diagnose())?;
+            Ok(Build::Failed(allocation_report(target, &functions, &findings)))
+        }
+    }
+}
+
+/// The early binary that must be good, for tasks that go on with it.
+pub fn build_or_stop(workspace: &Workspace, target: Target, musl: MuslOptions) -> Result<Binary> {
+    match build(workspace, target, musl)? {
+        Build::Passed(binary) => {
+            progress::note(&binary);
+            Ok(binary)
+        }
+        Build::Failed(reasons) => bail!("{reasons}"),
+    }
+}
+
+/// The early binary for a task that takes any: musl's where that target can be had.
+pub fn preferred(
+    workspace: &Workspace,
+    target: Option<Target>,
+    musl: MuslOptions,
+) -> Result<Binary> {
+    let target = match target {
+        Some(target) => target,
+        None => match musl.source.prepare(&workspace.scratch("musl")?) {
+            Ok(_) => Target::Musl,
+            Err(error) => {
+                progress::note(format_args!("{error:#}; using static glibc"));
+                Target::Glibc
+            }
+        },
+    };
+    build_or_stop(workspace, target, musl)
+}
+
+/// The yardstick of `cargo xtask bench`, linked as the early binary is.
+pub fn floor(workspace: &Workspace, musl: MuslOptions) -> Result<PathBuf> {
+    let toolchain = musl.source.prepare(&workspace.scratch("musl")?)?;
+    let program = Program { binary: "floor", selection: &["--package", "floor"] };
+    let job = Job { workspace, target: Target::Musl, toolchain, program };
+    match progress::phase("build floor (musl)", || job.compile())? {
+        Compiled::Linked(path) => Ok(path),
+        Compiled::Allocates(_) => bail!("floor was linked without its allocator"),
+    }
+}
+
+/// What a job builds.
+struct Program {
+    binary: &'static str,
+    /// What tells it to cargo, besides its name.
+    selection: &'static [&'static str],
+}
+
+const EARLY: Program =
+    Program { binary: BINARY, selection: &["--no-default-features", "--features", FEATURE] };
+
+struct Job<'a> {
+    workspace: &'a Workspace,
+    target: Target,
+    toolchain: Toolchain,
+    program: Program,
+}
+
+enum Compiled {
+    Linked(PathBuf),
+    Allocates(Vec<String>),
+}
+
+impl Job<'_> {
+    fn compile(&self) -> Result<Compiled> {
+        let directory = self.target_directory();
+        let output = command::output(&mut self.cargo(&directory, None))?;
+        if output.status.success() {
+            return Ok(Compiled::Linked(self.product(&directory)));
+        }
+        let messages = command::text_of(&output);
+        match link::allocating_functions(&messages) {
+            Some(functions) => Ok(Compiled::Allocates(functions)),
+            None => bail!("the {} build failed:\n{}", self.target, messages.trim_end()),
+        }
+    }
+
+    /// Links against a stand-in for the missing function, in a directory from which nothing
+    /// ships, so that the audit can tell the callers.
+    fn diagnose(&self) -> Result<Vec<Finding>> {
+        let directory = self.workspace.scratch("diagnosis")?;
+        let stand_in = format!("-Clink-arg=-Wl,--defsym={}=0", link::MISSING);
+        command::check(&mut self.cargo(&directory, Some(stand_in)))?;
+        audit::prove(&self.product(&directory), self.target.unwinder())
+    }
+
+    fn judge(&self, linked: &Path) -> Result<Build> {
+        let findings = audit::prove(linked, self.target.unwinder())?;
+        if !findings.is_empty() {
+            return Ok(Build::Failed(audit_report(linked, &findings)));
+        }
+        let path = self.strip(linked)?;
+        let made_of = provenance::of(self.workspace, FEATURE, self.target.triple())?;
+        provenance::embed(&made_of, &path)?;
+        let findings = audit::compare(&path, linked, self.target.ceiling())?;
+        if !findings.is_empty() {
+            return Ok(Build::Failed(audit_report(&path, &findings)));
+        }
+        let bytes =
+            fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?.len();
+        Ok(Build::Passed(Binary { path, target: self.target, bytes }))
+    }
+
+    /// Makes the file that ships: what was linked, without the symbol table that it was proven with.
+    fn strip(&self, linked: &Path) -> Result<PathBuf> {
+        let directory = self.workspace.target.join("ship").join(self.target.to_string());
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let path = directory.join(BINARY);
+        command::check(
+            Command::new("strip")
+                .args(["--strip-all", "--remove-section=.comment"])
+                .arg("-o")
+                .arg(&path)
+                .arg(linked),
+        )?;
+        Ok(path)
+    }
+
+    fn cargo(&self, directory: &Path, more_flags: Option<String>) -> Command {
+        let stub = match &self.toolchain {
+            // A link that is to show what panics has use for the unwinder.
+            Toolchain::Rustup { stub } if more_flags.is_none() => {
+                Some(format!("-Lnative={}", stub.display()))
+            }
+            _ => None,
+        };
+        let flags: Vec<String> = self.flags().into_iter().chain(stub).chain(more_flags).collect();
+        let mut command = match &self.toolchain {
+            Toolchain::Native | Toolchain::Rustup { .. } => Command::new(cargo()),
+            Toolchain::Debian { .. } => debian_cargo(),
+        };
+        command
+            .args(["build", "--locked", "--quiet", "--profile", PROFILE])
+            .args(["--bin", self.program.binary])
+            .args(self.program.selection)
+            .args(["--target", self.target.triple()])
+            .arg("--target-dir")
+            .arg(directory)
+            // Unlike RUSTFLAGS, this survives blanks in a path.
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .current_dir(&self.workspace.root);
+        command
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let own = match &self.toolchain {
+            // With lld, `.eh_frame` keeps the personality routine alive, and with it all panic
+            // code. musl's default is GNU ld already, and the option is not stable there.
+            Toolchain::Native => vec!["-Clinker-features=-lld".to_owned()],
+            Toolchain::Rustup { .. } => Vec::new(),
+            Toolchain::Debian { stub } => vec![
+                "-Clinker=musl-gcc".to_owned(),
+                "-Clink-self-contained=no".to_owned(),
+                format!("-Lnative={}", stub.display()),
+            ],
+        };
+        ["-Crelocation-model=static", "-Ctarget-feature=+crt-static"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(own)
+            .collect()
+    }
+
+    /// Debian's compiler gets its own directory: its artefacts would push out the others'.
+    fn target_directory(&self) -> PathBuf {
+        match self.toolchain {
+            Toolchain::Native | Toolchain::Rustup { .. } => self.workspace.target.clone(),
+            Toolchain::Debian { .. } => self.workspace.target.join("xtask/debian-rust"),
+        }
+    }
+
+    fn product(&self, directory: &Path) -> PathBuf {
+        directory.join(self.target.triple()).join(PROFILE).join(self.program.binary)
+    }
+}
+
+/// Debian's stable cargo, building the standard library from Debian's source.
+fn debian_cargo() -> Command {
+    let mut command = Command::new("/usr/bin/cargo");
+    command
+        .arg("-Zbuild-std=std,panic_abort")
+        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTC_BOOTSTRAP", "1")
+        // Set by the rustup shim that runs us, and meant for its own cargo only.
+        .env_remove("RUSTUP_TOOLCHAIN");
+    command
+}
+
+fn allocation_report(target: Target, functions: &[String], findings: &[Finding]) -> String {
+    let verb = if functions.len() == 1 { "refers" } else { "refer" };
+    let headline = format!(
+        "{BINARY} ({target}) can allocate or panic, which allocates too: the link failed, because \
+         {} {verb} to {}, which exists nowhere",
+        functions.join(", "),
+        link::MISSING
+    );
+    report(headline, findings)
+}
+
+fn audit_report(path: &Path, findings: &[Finding]) -> String {
+    report(format!("{} must not ship:", path.display()), findings)
+}
+
+/// Panic machinery comes in a hundred symbols: the roots get a line each, the rest share one.
+fn report(headline: String, findings: &[Finding]) -> String {
+    let mut lines = vec![headline];
+    let mut rest = Vec::new();
+    for finding in findings {
+        match finding {
+            Finding::Forbidden { symbol, callers } if callers.is_empty() => rest.push(&**symbol),
+            _ => lines.push(finding.to_string()),
+        }
+    }
+    if !rest.is_empty() {
+        let more = rest.len().saturating_sub(SHOWN_SYMBOLS);
+        rest.truncate(SHOWN_SYMBOLS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        lines.push(format!("contains {}{more}", rest.join(", ")));
+    }
+    lines.join("\n  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allocation_is_reported_with_its_root() {
+        let findings = [
+            Finding::Forbidden {
+                symbol: "alloc::fmt::format".to_owned(),
+                callers: vec!["vfio_override_early::work".to_owned()],
+            },
+            Finding::Forbidden { symbol: "core::panicking::panic".to_owned(), callers: Vec::new() },
+            Finding::Forbidden { symbol: "rust_eh_personality".to_owned(), callers: Vec::new() },
+        ];
+        let report = allocation_report(Target::Musl, &["__rust_alloc".to_owned()], &findings);
+        assert_eq!(
+            report,
+            "vfio-override-early (musl) can allocate or panic, which allocates too: the link \
+             failed, because __rust_alloc refers to vfio_override_early_must_not_allocate, which exists nowhere\n  \
+             contains alloc::fmt::format, called by vfio_override_early::work\n  \
+             contains core::panicking::panic, rust_eh_personality"
+        );
+    }
+}

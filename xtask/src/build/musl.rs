@@ -1,0 +1,137 @@
+//! Where the musl target's standard library comes from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::ground::command;
+use crate::ground::progress;
+use crate::ground::setup;
+
+pub const TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// How long `rustup target add` may take before the next way is tried.
+const RUSTUP_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Debian's compiler, cargo, the standard library's source and the C library with its linker.
+const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "musl-tools"];
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Source {
+    /// Rustup's if it is installed or can be fetched, else Debian's
+    #[default]
+    Auto,
+    /// The target of the running toolchain, added with rustup
+    Rustup,
+    /// Debian's rust-web-src, built with Debian's compiler against musl-tools (2 minutes once)
+    Debian,
+}
+
+/// What builds a binary.
+pub enum Toolchain {
+    /// The running toolchain, for the machine's own C library.
+    Native,
+    /// The running toolchain, for musl; links with the stub unwinder in here.
+    Rustup { stub: PathBuf },
+    /// Debian's, which builds the standard library too.
+    Debian { stub: PathBuf },
+}
+
+impl Source {
+    /// Makes a toolchain ready for the musl target.
+    pub fn prepare(self, scratch: &Path) -> Result<Toolchain> {
+        match self {
+            Self::Debian => debian(scratch),
+            Self::Rustup => rustup(scratch).context("rustup has no musl target for this toolchain"),
+            Self::Auto => match rustup(scratch) {
+                Ok(toolchain) => Ok(toolchain),
+                Err(error) => {
+                    progress::note(format_args!("{error:#}; using Debian's Rust instead"));
+                    debian(scratch)
+                }
+            },
+        }
+    }
+}
+
+fn rustup(scratch: &Path) -> Result<Toolchain> {
+    if !is_installed()? {
+        progress::phase(format!("rustup target add {TARGET}"), add_target)?;
+    }
+    Ok(Toolchain::Rustup { stub: stub_unwinder(scratch)? })
+}
+
+fn is_installed() -> Result<bool> {
+    let directory = command::stdout(Command::new("rustc").args([
+        "--print",
+        "target-libdir",
+        "--target",
+        TARGET,
+    ]))?;
+    Ok(fs::read_dir(directory.trim()).is_ok_and(|mut entries| {
+        entries.any(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+        })
+    }))
+}
+
+fn add_target() -> Result<()> {
+    let mut child = Command::new("rustup")
+        .args(["target", "add", TARGET])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .context("cannot start rustup")?;
+    let deadline = Instant::now() + RUSTUP_PATIENCE;
+    loop {
+        match child.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => bail!("`rustup target add {TARGET}` failed ({status})"),
+            None if Instant::now() > deadline => {
+                child.kill()?;
+                child.wait()?;
+                bail!(
+                    "`rustup target add {TARGET}` did not end in {} s",
+                    RUSTUP_PATIENCE.as_secs()
+                );
+            }
+            None => thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn debian(scratch: &Path) -> Result<Toolchain> {
+    if setup::program("apt-get").is_none() {
+        bail!(
+            "no musl target: run `rustup target add {TARGET}` (the other way needs Debian's {})",
+            DEBIAN_PACKAGES.join(", ")
+        );
+    }
+    let missing: Vec<&str> = DEBIAN_PACKAGES
+        .into_iter()
+        .filter(|package| !is_debian_package_installed(package))
+        .collect();
+    if !missing.is_empty() {
+        setup::apt_install(&missing)?;
+    }
+    Ok(Toolchain::Debian { stub: stub_unwinder(scratch)? })
+}
+
+fn is_debian_package_installed(package: &str) -> bool {
+    command::stdout(Command::new("dpkg-query").args(["-W", "-f=${Status}", package]))
+        .is_ok_and(|status| status == "install ok installed")
+}
+
+/// The unwind crate links libunwind, though nothing here ever unwinds. musl-tools lacks it, and that of rustup
+/// leaves a kilobyte of the C library behind, the standard error stream, which only it refers to.
+fn stub_unwinder(scratch: &Path) -> Result<PathBuf> {
+    let file = scratch.join("libunwind.a");
+    // The magic of an archive; without members it is a valid and empty library.
+    fs::write(&file, "!<arch>\n").with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(scratch.to_owned())
+}

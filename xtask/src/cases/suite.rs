@@ -1,0 +1,468 @@
+//! Runs the boots of `cargo xtask test`, two at a time, and judges each.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::Binary;
+use crate::cases::case::{CLOUD, Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
+use crate::cases::judge;
+use crate::ground::command;
+use crate::ground::pool;
+use crate::ground::progress;
+use crate::ground::table;
+use crate::ground::workspace::Workspace;
+use crate::guest::evidence::Evidence;
+use crate::guest::image::Ingredients;
+use crate::guest::kernel::{self, Kernel};
+use crate::guest::modules::{Place, Tree};
+use crate::guest::probes;
+use crate::guest::programs::Program;
+use crate::guest::qemu::{self, E1000E, Machine};
+use crate::guest::session::{ARTEFACTS, Artefacts, Interaction, Session, Stop};
+
+/// Each kernel with what an image needs of it, read once for all boots.
+pub struct Kernels {
+    known: BTreeMap<&'static str, Result<(Kernel, Ingredients), String>>,
+}
+
+impl Kernels {
+    /// Fetches every kernel that is to be booted; one that cannot be had fails its boots only.
+    pub fn prepare(workspace: &Workspace, cells: &[Cell]) -> Self {
+        let mut known = BTreeMap::new();
+        for Cell { kernel, .. } in cells {
+            known.entry(*kernel).or_insert_with(|| {
+                Self::one(workspace, kernel).map_err(|error| format!("{error:#}"))
+            });
+        }
+        Self { known }
+    }
+
+    fn one(workspace: &Workspace, name: &str) -> Result<(Kernel, Ingredients)> {
+        let choice = name.parse().map_err(anyhow::Error::msg)?;
+        let kernel = kernel::prepare(&choice, workspace)?;
+        let ingredients = Ingredients::of(workspace, &kernel)?;
+        Ok((kernel, ingredients))
+    }
+
+    fn get(&self, name: &str) -> Result<&(Kernel, Ingredients)> {
+        self.known
+            .get(name)
+            .with_context(|| format!("kernel {name} was not prepared"))?
+            .as_ref()
+            .map_err(|error| anyhow::anyhow!("no kernel {name}: {error}"))
+    }
+}
+
+/// A boot that is wanted.
+#[derive(Clone, Copy)]
+pub struct Cell<'a> {
+    case: &'a Case,
+    kernel: &'static str,
+}
+
+impl<'a> Cell<'a> {
+    /// Every case on each of its kernels.
+    pub fn all(cases: &'a [Case]) -> impl Iterator<Item = Self> {
+        let cells =
+            |case: &'a Case| case.kernels().iter().map(move |&kernel| Self { case, kernel });
+        cases.iter().flat_map(cells)
+    }
+
+    /// The case with the kernel: `hook, 6.12`.
+    pub fn name(self) -> String {
+        format!("{}, {}", self.case.name, self.kernel)
+    }
+}
+
+/// What came of the boots.
+pub struct Boots<'a> {
+    pub boots: Vec<Boot<'a>>,
+    /// From the start of the first to the end of the last.
+    pub took: Duration,
+}
+
+/// One boot of a case.
+pub struct Boot<'a> {
+    pub cell: Cell<'a>,
+    took: Duration,
+    pub outcome: Outcome,
+}
+
+/// What came of a boot; what is wrong is told with where the artefacts are.
+pub enum Outcome {
+    Passed(Tally),
+    /// What is tested is wrong.
+    Failed(String),
+    /// It could not be tested.
+    NotTested(String),
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    functions: usize,
+    probes: usize,
+}
+
+/// Boots them all. A binary that could not be built fails the boots that need it.
+pub fn run<'a>(
+    workspace: &Workspace,
+    cells: &'a [Cell],
+    kernels: &Kernels,
+    binaries: &[Binary],
+) -> Boots<'a> {
+    // Before any boot, since these are timed.
+    let programs = build_programs(workspace, cells);
+    let start = Instant::now();
+    let boots = pool::each(cells, |cell| timed(workspace, *cell, kernels, binaries, &programs));
+    Boots { boots, took: start.elapsed() }
+}
+
+/// Where each program is that guests run besides the early binary, or why it did not build.
+type Programs = BTreeMap<Program, Result<PathBuf, String>>;
+
+fn build_programs(workspace: &Workspace, cells: &[Cell]) -> Programs {
+    let mut programs = Programs::new();
+    for program in cells.iter().flat_map(|cell| &cell.case.programs) {
+        programs.entry(*program).or_insert_with(|| {
+            let title = format!("build {}, for guests", program.name());
+            progress::phase(title, || program.build(workspace))
+                .map_err(|error| format!("{} did not build: {error:#}", program.name()))
+        });
+    }
+    programs
+}
+
+/// The table of cases by kernel with a dash where a case was not booted, why some are not booted on every
+/// kernel, and what was looked at in all.
+pub fn show(Boots { boots, took }: &Boots) -> String {
+    let mut kernels: Vec<&str> = Vec::new();
+    let mut cases: Vec<&Case> = Vec::new();
+    for Boot { cell, .. } in boots {
+        if !kernels.contains(&cell.kernel) {
+            kernels.push(cell.kernel);
+        }
+        if cases.last().is_none_or(|case| case.name != cell.case.name) {
+            cases.push(cell.case);
+        }
+    }
+    let cell = |case: &Case, kernel: &str| {
+        let is_here = |boot: &&Boot| boot.cell.case.name == case.name && boot.cell.kernel == kernel;
+        boots.iter().find(is_here).map_or_else(
+            || "-".to_owned(),
+            |boot| match boot.outcome {
+                Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
+                Outcome::Failed(_) => "FAILED".to_owned(),
+                Outcome::NotTested(_) => "NOT TESTED".to_owned(),
+            },
+        )
+    };
+    let row = |case: &&Case| {
+        let cells = kernels.iter().map(|kernel| cell(case, kernel));
+        [case.name.clone(), case.mode.to_string(), case.target.to_string()]
+            .into_iter()
+            .chain(cells)
+            .collect::<Vec<_>>()
+    };
+    let header = ["case", "mode", "binary"].into_iter().chain(kernels.iter().copied());
+    let mut parts = vec![table::plain(header, cases.iter().map(row))];
+    parts.extend(limits(&cases));
+    parts.push(total(boots, *took));
+    parts.join("\n")
+}
+
+/// Each reason for which a case is booted on some kernels only.
+fn limits(cases: &[&Case]) -> Option<String> {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for case in cases {
+        let Some(reason) = case.limits else { continue };
+        let line = format!("only on {}, because {reason}", case.kernels().join(" and "));
+        match lines.iter_mut().find(|(known, _)| *known == line) {
+            Some((_, names)) => names.push(&case.name),
+            None => lines.push((line, vec![&case.name])),
+        }
+    }
+    let line = |(line, names): (String, Vec<&str>)| format!("{line}: {}\n", names.join(", "));
+    Some(lines.into_iter().map(line).collect()).filter(|text: &String| !text.is_empty())
+}
+
+/// What was looked at in all, and how long it took.
+pub fn total(boots: &[Boot], took: Duration) -> String {
+    let mut sum = Tally::default();
+    for boot in boots {
+        if let Outcome::Passed(tally) = boot.outcome {
+            sum.functions += tally.functions;
+            sum.probes += tally.probes;
+        }
+    }
+    let seconds: f64 = boots.iter().map(|boot| boot.took.as_secs_f64()).sum();
+    #[expect(clippy::cast_precision_loss, reason = "nobody boots 2^52 guests")]
+    let each = seconds / boots.len() as f64;
+    format!(
+        "{} boots in {:.1} min, {} at a time, of {each:.1} s on average; {} functions and {} probes judged\n",
+        boots.len(),
+        took.as_secs_f64() / 60.0,
+        pool::AT_ONCE,
+        sum.functions,
+        sum.probes
+    )
+}
+
+fn timed<'a>(
+    workspace: &Workspace,
+    cell: Cell<'a>,
+    kernels: &Kernels,
+    binaries: &[Binary],
+    programs: &Programs,
+) -> Boot<'a> {
+    let start = Instant::now();
+    let outcome = boot(workspace, cell, kernels, binaries, programs)
+        .unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}")));
+    let outcome = match &cell.case.fault {
+        None => outcome,
+        Some(fault) => invert(fault, &outcome),
+    };
+    let boot = Boot { cell, took: start.elapsed(), outcome };
+    let result = match boot.outcome {
+        Outcome::Passed(_) => "",
+        Outcome::Failed(_) => "  FAILED",
+        Outcome::NotTested(_) => "  NOT TESTED",
+    };
+    eprintln!("  boot {:<53} {:>6.1} s{result}", cell.name(), boot.took.as_secs_f64());
+    boot
+}
+
+/// What came of a boot with which something had to be found wrong.
+fn invert(fault: &Fault, outcome: &Outcome) -> Outcome {
+    let (kind, said) = match outcome {
+        Outcome::Passed(_) => {
+            return Outcome::Failed(format!(
+                "nothing was found wrong, expected \"{}\"",
+                fault.text
+            ));
+        }
+        Outcome::Failed(said) => (FaultKind::Test, said),
+        Outcome::NotTested(said) => (FaultKind::Infrastructure, said),
+    };
+    if kind == fault.kind && said.contains(&fault.text) {
+        Outcome::Passed(Tally::default())
+    } else {
+        Outcome::Failed(format!(
+            "expected a fault of kind {:?} that tells \"{}\", found one of kind {kind:?}:\n{said}",
+            fault.kind, fault.text
+        ))
+    }
+}
+
+fn boot(
+    workspace: &Workspace,
+    Cell { case, kernel: name }: Cell,
+    kernels: &Kernels,
+    binaries: &[Binary],
+    programs: &Programs,
+) -> Result<Outcome> {
+    let (kernel, ingredients) = kernels.get(name)?;
+    let drivers = case.drivers();
+    let is_absent = |module: &&str| kernel.modules.place(module) == Place::Absent;
+    if name != CLOUD
+        && let Some(module) = drivers.all().into_iter().find(is_absent)
+    {
+        return Ok(Outcome::Failed(format!("kernel {name} has no module {module}")));
+    }
+    let binary = binaries
+        .iter()
+        .find(|binary| binary.target == case.target)
+        .with_context(|| format!("the {} binary did not build", case.target))?;
+    let mut image = ingredients.mix(kernel, &binary.path, &drivers)?;
+    image.merge(&case.files);
+    for program in &case.programs {
+        match &programs[program] {
+            Ok(built) => image.program_from(&format!("bin/{}", program.name()), built)?,
+            Err(error) => return Ok(Outcome::Failed(error.clone())),
+        }
+    }
+    let session = Session {
+        name: &format!("{}-{}", case.name, kernel.release),
+        kernel,
+        image: image.to_bytes()?,
+        parameters: case.command_line(),
+        machine: &case.machine,
+        tests_pid1: case.mode == Mode::Rdinit,
+        patience: case.patience,
+        interaction: Interaction::Silent,
+    };
+    observe(workspace, &session, case, |evidence| judge_case(case, &kernel.modules, evidence))
+}
+
+/// Boots and judges.
+pub fn observe(
+    workspace: &Workspace,
+    session: &Session,
+    case: &Case,
+    judge: impl Fn(&Evidence) -> Vec<String>,
+) -> Result<Outcome> {
+    let artefacts = Artefacts::create(workspace, session.name)?;
+    let judged = session.run(&artefacts).and_then(|running| {
+        let tally = tally(&running.evidence);
+        let complaints = judge(&running.evidence);
+        Ok((running.finish(Interaction::Silent, complaints)?, tally))
+    });
+    Ok(match judged {
+        Ok((complaints, tally)) if complaints.is_empty() => Outcome::Passed(tally),
+        Ok((complaints, _)) => {
+            Outcome::Failed(evidence_of(&complaints.join("\n"), case, artefacts))
+        }
+        Err(stop @ Stop::Guest(_)) => {
+            Outcome::Failed(evidence_of(&stop.to_string(), case, artefacts))
+        }
+        Err(stop @ Stop::Infrastructure(_)) => {
+            Outcome::NotTested(evidence_of(&stop.to_string(), case, artefacts))
+        }
+    })
+}
+
+/// Whether a boot that fails leaves what it says, and the same after it was booted again.
+pub fn check_artefacts(workspace: &Workspace, binaries: &[Binary]) -> Result<()> {
+    let case = Case::new("kept", Machine::new().with("00:03.0", E1000E))
+        .mode(Mode::Control)
+        .taken(["00:03.0"])
+        .only_on(&["6.1"], "one will do");
+    let cases = [case];
+    let cells: Vec<Cell> = Cell::all(&cases).collect();
+    let kernels = Kernels::prepare(workspace, &cells);
+    let Outcome::Failed(told) = boot(workspace, cells[0], &kernels, binaries, &Programs::new())?
+    else {
+        bail!("the boot did not fail");
+    };
+    let script = told.rsplit_once(": sh ").map(|(_, script)| PathBuf::from(script));
+    let script = script.with_context(|| format!("no script is told:\n{told}"))?;
+    let directory = script.parent().unwrap_or(Path::new("/"));
+    let artefacts = || ARTEFACTS.map(|name| fs::read(directory.join(name)).unwrap_or_default());
+    let before = artefacts();
+    command::check(Command::new("sh").arg(&script).stdin(Stdio::null()))?;
+    if artefacts() != before {
+        bail!("booting it again changed what is in {}", directory.display());
+    }
+    for directory in [directory, &directory.join("again")] {
+        let read = |name| fs::read_to_string(directory.join(name)).unwrap_or_default();
+        Evidence::read(&read(qemu::REPORT), &read(qemu::KERNEL_LOG))
+            .with_context(|| format!("in {}", directory.display()))?;
+    }
+    fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+}
+
+/// What is wrong, with the case's story, the end of the console and where the artefacts are, which are kept unless the
+/// boot was to go wrong.
+fn evidence_of(wrong: &str, case: &Case, artefacts: Artefacts) -> String {
+    let evidence =
+        if case.fault.is_some() { artefacts.console_tail() } else { artefacts.keep_as_evidence() };
+    let story = case.story.as_ref().map_or_else(String::new, |story| format!("{story}\n"));
+    format!("{wrong}\n{story}{evidence}")
+}
+
+fn tally(evidence: &Evidence) -> Tally {
+    Tally {
+        functions: evidence.report.devices.len(),
+        probes: probes::probes(&evidence.log).count(),
+    }
+}
+
+/// What is wrong with a boot on a kernel with these modules.
+pub fn judge_case(case: &Case, modules: &Tree, evidence: &Evidence) -> Vec<String> {
+    let rows = judge::rows(evidence);
+    let mut complaints = judge::judge_expected(&rows, &case.expectations(modules));
+    for text in &case.logged {
+        if !evidence.early_records().any(|record| record.contains(text)) {
+            complaints.push(format!("no record of the early binary holds \"{text}\""));
+        }
+    }
+    complaints.extend(judge::judge_guest(&evidence.report, &case.told));
+    complaints.extend(judge_start(case, evidence));
+    complaints.extend(case.also.iter().flat_map(|check| check(evidence)));
+    complaints
+}
+
+/// What is wrong with the way that the early binary ended, or handed over to the real init.
+pub fn judge_start(case: &Case, evidence: &Evidence) -> Vec<String> {
+    match case.mode {
+        Mode::Hook => judge::judge_status(evidence, case.status).into_iter().collect(),
+        Mode::Rdinit => {
+            let entry = &evidence.report.entry;
+            let mut complaints = judge::judge_entry(entry, &INIT_ARGUMENTS, INIT_VARIABLE);
+            complaints.extend(judge_delay(case.init_within, evidence.seconds_to_init()));
+            complaints
+        }
+        Mode::Control => Vec::new(),
+    }
+}
+
+fn judge_delay(limit: Option<Duration>, seconds: Option<f64>) -> Option<String> {
+    let limit = limit?.as_secs_f64();
+    match seconds {
+        Some(seconds) if seconds <= limit => None,
+        Some(seconds) => Some(format!(
+            "/init: started {seconds:.1} s after PID 1, expected at most {limit:.1} s"
+        )),
+        None => Some("/init: its start time is not known".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(name: &str) -> Case {
+        Case::new(name, Machine::new())
+    }
+
+    fn boot_of<'a>(case: &'a Case, kernel: &'static str, outcome: Outcome) -> Boot<'a> {
+        Boot { cell: Cell { case, kernel }, took: Duration::from_millis(1500), outcome }
+    }
+
+    #[test]
+    fn the_table_shows_each_cell_and_counts_what_passed() {
+        let one = case("one");
+        let [two, three] =
+            ["two", "three"].map(|name| case(name).only_on(&["6.12"], "6.1 is too old"));
+        let tally = Tally { functions: 7, probes: 5 };
+        let boots = vec![
+            boot_of(&one, "6.1", Outcome::Passed(tally)),
+            boot_of(&one, "6.12", Outcome::NotTested("no kernel".to_owned())),
+            boot_of(&two, "6.12", Outcome::Failed("probed".to_owned())),
+            boot_of(&three, "6.12", Outcome::Passed(tally)),
+        ];
+        assert_eq!(
+            show(&Boots { boots, took: Duration::from_secs(90) }),
+            "case   mode  binary  6.1    6.12\n\
+             one    hook  musl    1.5 s  NOT TESTED\n\
+             two    hook  musl    -      FAILED\n\
+             three  hook  musl    -      1.5 s\n\
+             \n\
+             only on 6.12, because 6.1 is too old: two, three\n\
+             \n\
+             4 boots in 1.5 min, 2 at a time, of 1.5 s on average; 14 functions and 10 probes judged\n"
+        );
+    }
+
+    #[test]
+    fn a_case_is_booted_on_every_kernel_that_it_does_not_rule_out() {
+        let cases = [case("one"), case("two").only_on(&["6.12"], "6.1 is too old")];
+        let names: Vec<String> = Cell::all(&cases).map(Cell::name).collect();
+        assert_eq!(names, ["one, 6.1", "one, 6.12", "one, cloud", "two, 6.12"]);
+    }
+
+    #[test]
+    fn a_boot_that_must_go_wrong_passes_only_with_that_fault() {
+        let fault = Fault { kind: FaultKind::Test, text: "hangs".to_owned() };
+        let found = |outcome| matches!(invert(&fault, &outcome), Outcome::Passed(_));
+        assert!(found(Outcome::Failed("it hangs: waited 3 s".to_owned())));
+        assert!(!found(Outcome::Failed("it panicked".to_owned())));
+        assert!(!found(Outcome::NotTested("it hangs: waited 3 s".to_owned())));
+        assert!(!found(Outcome::Passed(Tally::default())));
+    }
+}

@@ -1,0 +1,3 @@
+//! What is put on other systems.
+
+pub mod install;

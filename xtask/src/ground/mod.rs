@@ -1,0 +1,9 @@
+//! What every task stands on.
+
+pub mod command;
+pub mod pool;
+pub mod progress;
+pub mod setup;
+pub mod table;
+pub mod verdict;
+pub mod workspace;

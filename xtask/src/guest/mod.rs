@@ -1,0 +1,16 @@
+//! The machine that boots: its devices, kernel, image, console and what it tells.
+
+pub mod accelerator;
+pub mod acpi;
+pub mod archive;
+pub mod bzimage;
+pub mod evidence;
+pub mod image;
+pub mod kernel;
+pub mod modules;
+pub mod probes;
+pub mod programs;
+pub mod qemu;
+pub mod qmp;
+pub mod serial;
+pub mod session;
