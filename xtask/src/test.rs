@@ -46,6 +46,10 @@ pub struct Options {
     #[arg(value_name = "TEXT", default_value = "", hide_default_value = true)]
     only: String,
 
+    /// Run what is too long for every change, too
+    #[arg(long)]
+    all: bool,
+
     #[command(flatten)]
     musl: MuslOptions,
 }
@@ -61,7 +65,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
         &setup::CXX,
         &setup::VALGRIND,
     ])?;
-    let mut ledger = Ledger::new(&options.only);
+    let mut ledger = Ledger::new(&options.only, options.all);
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
     check_binaries(&workspace, &binaries, &mut ledger);
@@ -149,9 +153,9 @@ fn check_counts(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger)
     });
 }
 
-/// A minute in all, so that each target is seen to work; more is for `cargo xtask fuzz`.
+/// A minute in all, so that each target is seen to work; with `--all` ten.
 fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
-    const SECONDS: u32 = 60;
+    let seconds: u32 = if ledger.all { 600 } else { 60 };
     let name = |target: fuzz::Target| format!("fuzz: {target}");
     let targets: Vec<fuzz::Target> =
         fuzz::Target::ALL.into_iter().filter(|target| ledger.wants(&name(*target))).collect();
@@ -161,7 +165,7 @@ fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
     let Some(fuzzer) = ledger.always("fuzz: build the targets", || Fuzzer::build(workspace)) else {
         return;
     };
-    let share = SECONDS / u32::try_from(targets.len()).unwrap_or(SECONDS);
+    let share = seconds / u32::try_from(targets.len()).unwrap_or(seconds);
     for target in targets {
         let executions = ledger.always(&name(target), || fuzzer.run(target, share));
         let Some(executions) = executions else { continue };
@@ -317,6 +321,8 @@ fn is_shell(bytes: &[u8]) -> bool {
 /// What passed, what failed, and what could not be tested.
 struct Ledger<'a> {
     only: &'a str,
+    /// Whether what is too long for every change is wanted, too.
+    all: bool,
     /// Whether there was anything of that name.
     is_known: bool,
     start: Instant,
@@ -328,9 +334,10 @@ struct Ledger<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    fn new(only: &'a str) -> Self {
+    fn new(only: &'a str, all: bool) -> Self {
         Self {
             only,
+            all,
             is_known: false,
             start: Instant::now(),
             passed: 0,
@@ -366,9 +373,13 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Runs tests if they are wanted, and keeps what they counted: each appends its sentences to a file.
+    /// Runs tests if they are wanted, and keeps what they counted: each appends its sentences to a file. A test that
+    /// has a longer form runs it where `VFIO_OVERRIDE_ALL` is set.
     fn check_counted(&mut self, workspace: &Workspace, name: &str, command: &mut Command) {
         let mut figures = String::new();
+        if self.all {
+            command.env("VFIO_OVERRIDE_ALL", "1");
+        }
         self.check(name, || {
             let file = workspace.scratch("figures")?.join("figures");
             fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
@@ -458,7 +469,7 @@ mod tests {
 
     #[test]
     fn the_ledger_goes_on_after_a_failure() {
-        let mut ledger = Ledger::new("");
+        let mut ledger = Ledger::new("", false);
         ledger.check("bad", || bail!("reason"));
         ledger.check("good", || Ok(()));
         assert_eq!(ledger.passed, 1);
@@ -468,11 +479,11 @@ mod tests {
 
     #[test]
     fn what_could_not_be_tested_is_neither_good_nor_bad() {
-        let mut ledger = Ledger::new("");
+        let mut ledger = Ledger::new("", false);
         ledger.check("good", || Ok(()));
         ledger.leave_open("boot", "no QEMU");
         assert_eq!(ledger.close(), Verdict::Open);
-        let mut ledger = Ledger::new("");
+        let mut ledger = Ledger::new("", false);
         ledger.leave_open("boot", "no QEMU");
         ledger.fail("other", "reason");
         assert_eq!(ledger.close(), Verdict::Bad);
@@ -480,7 +491,7 @@ mod tests {
 
     #[test]
     fn unwanted_checks_do_not_run() {
-        let mut ledger = Ledger::new("boot");
+        let mut ledger = Ledger::new("boot", false);
         ledger.check("clippy", || bail!("not wanted"));
         ledger.close_boot("boot hook, 6.12", Outcome::Passed(Tally::default()));
         assert_eq!((ledger.passed, ledger.failures.len()), (1, 0));
@@ -489,7 +500,7 @@ mod tests {
 
     #[test]
     fn a_text_that_nothing_has_in_its_name_is_no_success() {
-        let mut ledger = Ledger::new("boot hok");
+        let mut ledger = Ledger::new("boot hok", false);
         ledger.always("build and audit, musl", || Ok(()));
         ledger.check("clippy", || Ok(()));
         assert_eq!(ledger.close(), Verdict::Bad);
