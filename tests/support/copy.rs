@@ -8,14 +8,21 @@
 //! cmdline TEXT
 //! ADDRESS CLASS ID SUBSYSTEM GROUP|- DRIVER|- [boot] [=OVERRIDE]      further in: behind the one above
 //! driver NAME                                    registered, though it has no function
+//! attr ADDRESS NAME VALUE                        one more attribute of a function, or another value
+//! cut ADDRESS NAME                               an attribute that is missing
+//! physfn VF PF                                   VF is a virtual function of PF
 //! disk NAME MAJOR:MINOR ADDRESS PATH             a block device, PATH being its directory below the function
 //! mapping NAME MAJOR:MINOR SLAVE [DM-NAME]       a block device on another
 //! multipath NAME MAJOR:MINOR ADDRESS PATH        one that has its controller, PATH below the function, beside it
 //! partition NAME MAJOR:MINOR DISK                of such a one
+//! holder NAME DISK                               NAME, which may be no block device here, stands on DISK
 //! mount MAJOR:MINOR PLACE TYPE SOURCE
 //! net NAME ADDRESS up|down
+//! vnet NAME up|down                              an interface of no function, such as a bridge's
 //! route NAME                                     the default route goes through it
 //! file PATH [LINE]                               a file of the host, or one more line of it
+//! dir PATH                                       a directory of the host
+//! ln PATH TARGET                                 a symbolic link of the host
 //! old PATH                                       a file that is older than all others
 //! ```
 
@@ -70,6 +77,16 @@ impl Copy {
             "kernel" => self.append("proc/sys/kernel/osrelease", word()),
             "cmdline" => self.append("proc/cmdline", rest(line, 1)),
             "driver" => Sysfs(&self.path("sys")).add_driver(word()),
+            "attr" => {
+                let place = self.place(word()).join(word());
+                write(&place, rest(line, 3));
+            }
+            "cut" => {
+                let path = self.place(word()).join(word());
+                fs::remove_file(path).unwrap();
+            }
+            "physfn" => self.virtual_function(word(), word()),
+            "holder" => self.holder(word(), word()),
             "disk" => {
                 let (name, number, address, path) = (word(), word(), word(), word());
                 let place = Sysfs(&self.path("sys")).place(address).join(path);
@@ -114,6 +131,12 @@ impl Copy {
                 self.class("net", name, &place);
                 self.append(&format!("sys/{}/operstate", place.display()), state);
             }
+            "vnet" => {
+                let (name, state) = (word(), word());
+                let place = PathBuf::from("devices/virtual/net").join(name);
+                self.class("net", name, &place);
+                self.append(&format!("sys/{}/operstate", place.display()), state);
+            }
             "route" => {
                 self.append("proc/net/route", "Iface Destination");
                 self.append("proc/net/route", &format!("{} 00000000", word()));
@@ -121,6 +144,12 @@ impl Copy {
             "file" => {
                 let path = word();
                 self.append(path, rest(line, 2));
+            }
+            "dir" => fs::create_dir_all(self.path(word())).unwrap(),
+            "ln" => {
+                let (path, target) = (self.path(word()), word());
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                symlink(target, path).unwrap();
             }
             "old" => {
                 let path = word();
@@ -157,6 +186,29 @@ impl Copy {
         self.way.push((indent, address.to_owned()));
     }
 
+    /// Where a function's attributes are.
+    fn place(&self, address: &str) -> PathBuf {
+        let sysfs = self.path("sys");
+        sysfs.join(Sysfs(&sysfs).place(address))
+    }
+
+    fn virtual_function(&self, virtual_one: &str, physical: &str) {
+        let (own, its) = (self.place(virtual_one), self.place(physical));
+        symlink(Path::new("..").join(physical), own.join("physfn")).unwrap();
+        let mut names = (0..).map(|number| its.join(format!("virtfn{number}")));
+        let free = names.find(|link| !link.is_symlink()).unwrap();
+        symlink(Path::new("..").join(virtual_one), free).unwrap();
+    }
+
+    fn holder(&self, name: &str, disk: &str) {
+        let place = fs::read_link(self.path("sys/class/block").join(disk)).unwrap();
+        let place = place.strip_prefix("../..").unwrap().join("holders");
+        let holders = self.path("sys").join(&place);
+        fs::create_dir_all(&holders).unwrap();
+        let target = up_from(&place).join("devices/virtual/block").join(name);
+        symlink(target, holders.join(name)).unwrap();
+    }
+
     fn block(&self, name: &str, number: &str, place: &Path) {
         self.class("block", name, place);
         self.append(&format!("sys/{}/dev", place.display()), number);
@@ -176,6 +228,11 @@ impl Copy {
         let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
         writeln!(file, "{line}").unwrap();
     }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("{text}\n")).unwrap();
 }
 
 /// What follows this many words and the blank behind them.
