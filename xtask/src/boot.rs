@@ -14,7 +14,7 @@ use crate::ground::verdict::Verdict;
 use crate::ground::workspace::Workspace;
 use crate::guest::image::Ingredients;
 use crate::guest::kernel::{self, Choice};
-use crate::guest::qemu;
+use crate::guest::machine;
 use crate::guest::session::{Artefacts, Interaction, Session, Stop};
 
 const PARAMETER: &str = "vfio.override=";
@@ -75,7 +75,7 @@ impl Options {
         let case = if self.rules() == DEMO_RULES {
             cases::demo()
         } else {
-            Case::new("boot", qemu::demo()).rules(self.rules())
+            Case::new("boot", machine::demo()).rules(self.rules())
         };
         let case = case.mode(mode);
         if self.shell { case.parameter("guest.shell") } else { case }

@@ -25,7 +25,7 @@ use crate::ground::workspace::{Workspace, cargo};
 use crate::guest::image;
 use crate::guest::image::{Drivers, Ingredients};
 use crate::guest::kernel::{self, Choice};
-use crate::guest::qemu;
+use crate::guest::machine;
 use crate::soak;
 
 /// Run every check and every boot
@@ -227,7 +227,7 @@ fn same_files(here: &Path, there: &Path) -> Result<()> {
 fn check_images(both: [(&Workspace, &PathBuf); 2]) -> Result<()> {
     let (workspace, _) = both[0];
     let kernel = kernel::prepare(&Choice::Version("6.1".to_owned()), workspace)?;
-    let drivers = Drivers::of(&qemu::demo());
+    let drivers = Drivers::of(&machine::demo());
     let images = |(workspace, early): (&Workspace, &PathBuf)| -> Result<[Vec<u8>; 2]> {
         let guest = Ingredients::of(workspace, &kernel)?.mix(&kernel, early, &drivers)?;
         Ok([guest.to_bytes()?, image::overlay(early)?])

@@ -16,13 +16,13 @@ use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
 use crate::ground::workspace::Workspace;
-use crate::guest::accelerator::Accelerator;
 use crate::guest::archive::Archive;
 use crate::guest::image;
 use crate::guest::kernel::{self, Choice, Kernel};
-use crate::guest::qemu::{
-    self, BOCHS_DISPLAY, Guest, HDA, Machine, ROOT_PORT, VIRTIO_RNG, full_address,
+use crate::guest::machine::{
+    self, BOCHS_DISPLAY, HDA, Machine, ROOT_PORT, VIRTIO_RNG, full_address,
 };
+use crate::guest::qemu::{self, Accelerator, Guest};
 use crate::guest::serial::{Console, Echo, Wait};
 
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -69,7 +69,7 @@ pub fn measure(workspace: &Workspace, early: &Path) -> Result<Vec<Boots>> {
 fn boot(workspace: &Workspace, kernel: &Kernel, early: &Path, mode: Mode) -> Result<Duration> {
     let rdinit = if mode == Mode::Kernel { image::LINK } else { "init" };
     let parameters = format!("rdinit=/{rdinit} vfio.override={RULES}");
-    let text = console(workspace, kernel, &qemu::demo(), &image(early, mode)?, &parameters)?;
+    let text = console(workspace, kernel, &machine::demo(), &image(early, mode)?, &parameters)?;
     if mode != Mode::Nobody && !text.contains("rules: 2 applied; functions: 4 taken") {
         bail!("the early binary did not do its work:\n{}", command::last_lines(&text, 20));
     }

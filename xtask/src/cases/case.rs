@@ -10,10 +10,10 @@ use crate::guest::accelerator::Patience;
 use crate::guest::archive::Archive;
 use crate::guest::evidence::Evidence;
 use crate::guest::image::Drivers;
-use crate::guest::modules::Place::{Absent, Builtin, Module};
-use crate::guest::modules::Tree;
+use crate::guest::machine::{self, Driver, Machine, full_address};
+use crate::guest::modules::Modules;
+use crate::guest::modules::Presence::{Absent, Builtin, Module};
 use crate::guest::programs::Program;
-use crate::guest::qemu::{self, Driver, Machine, full_address};
 
 /// The driver that a rule without `=` names.
 const VFIO: &str = "vfio-pci";
@@ -387,9 +387,9 @@ impl Case {
 
     /// What must become of every function on a kernel with these modules. One that is anybody's only must
     /// not be selected.
-    pub fn expectations(&self, modules: &Tree) -> Vec<Expectation> {
+    pub fn expectations(&self, modules: &Modules) -> Vec<Expectation> {
         let settled = self.machine.functions().filter(|function| !function.model.is_anybodys);
-        let of_machine = settled.map(qemu::Function::address);
+        let of_machine = settled.map(machine::Function::address);
         let mut addresses: Vec<String> = of_machine.collect();
         let fates = self.fates.iter().map(|(address, _)| address);
         for address in fates.chain(self.histories.iter().map(|(address, _)| address)) {
@@ -404,8 +404,8 @@ impl Case {
         addresses.into_iter().map(expect).collect()
     }
 
-    fn fate(&self, address: &str, modules: &Tree) -> Fate {
-        let host = self.host_driver(address).filter(|driver| driver.place(modules) != Absent);
+    fn fate(&self, address: &str, modules: &Modules) -> Fate {
+        let host = self.host_driver(address).filter(|driver| driver.presence(modules) != Absent);
         let first = self.first_driver(address, modules);
         let fate = match self.fates.iter().rev().find(|(known, _)| known == address) {
             None => Fate::host(host.map(|driver| driver.name)),
@@ -421,9 +421,9 @@ impl Case {
 
     /// The driver that has a function before the early binary can run: it is built into the kernel,
     /// or the case loads it first.
-    pub fn first_driver(&self, address: &str, modules: &Tree) -> Option<&'static str> {
+    pub fn first_driver(&self, address: &str, modules: &Modules) -> Option<&'static str> {
         let driver = self.host_driver(address)?;
-        let is_first = match driver.place(modules) {
+        let is_first = match driver.presence(modules) {
             Builtin => true,
             Module => self.loaded_before.iter().any(|module| driver.is_in(module)),
             Absent => false,

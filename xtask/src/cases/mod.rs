@@ -15,7 +15,7 @@ use crate::cases::case::{Case, Mode};
 use crate::guest::acpi;
 use crate::guest::archive::Archive;
 use crate::guest::image::EARLY;
-use crate::guest::qemu::{
+use crate::guest::machine::{
     self, AHCI, ATI_VGA, BOCHS_DISPLAY, Driver, E1000, E1000E, FIXED_ROOT_PORT, HDA, HOST_BRIDGE,
     Machine, Model, NVME, NVME_WITH_VFS, PCI_TESTDEV, PCIE_PCI_BRIDGE, QXL, QXL_VGA, ROOT_PORT,
     VGA, VIRTIO_NET, VIRTIO_RNG, VIRTIO_VGA, XHCI,
@@ -29,7 +29,7 @@ const DEMO_TAKEN: [&str; 4] = ["01:00.0", "01:00.1", "01:00.2", "00:04.0"];
 
 /// The demonstration, on the kernel that the user asks for.
 pub fn demo() -> Case {
-    Case::new("demo", qemu::demo()).rules(DEMO_RULES).taken(DEMO_TAKEN)
+    Case::new("demo", machine::demo()).rules(DEMO_RULES).taken(DEMO_TAKEN)
 }
 
 /// Every boot of the suite.
@@ -51,13 +51,13 @@ pub fn all() -> Vec<Case> {
 }
 
 fn on_demo(name: &str) -> Case {
-    Case::new(name, qemu::demo())
+    Case::new(name, machine::demo())
 }
 
 /// Those of ARCHITECTURE.md, word for word.
 fn examples() -> Vec<Case> {
     vec![
-        Case::new("one-of-two-cards", qemu::demo())
+        Case::new("one-of-two-cards", machine::demo())
             .rules("01:00.0+slot")
             .taken(["01:00.0", "01:00.1", "01:00.2"]),
         Case::new(
@@ -264,7 +264,7 @@ fn selectors() -> Vec<Case> {
             .parameter("pci=assign-busses")
             .rules("00:1c.0/00.0")
             .taken(["01:00.0"]),
-        Case::new("other-drivers", qemu::demo())
+        Case::new("other-drivers", machine::demo())
             .only_on(&["6.1", "6.12"], "the cloud kernel has no pci-stub")
             .rules("00:03.0=auto,00:04.0=pci-stub,00:05.0=none")
             .taken(["00:03.0"])
@@ -296,7 +296,7 @@ fn second_domain() -> Machine {
 fn bound() -> Vec<Case> {
     // A module on every kernel, unlike most drivers.
     let with_module = |name: &str| {
-        Case::new(name, qemu::demo().with("00:07.0", AHCI))
+        Case::new(name, machine::demo().with("00:07.0", AHCI))
             .rules("00:05.0,00:07.0")
             .taken(["00:05.0", "00:07.0"])
     };
@@ -332,7 +332,7 @@ fn troubles() -> Vec<Case> {
     }
     vec![
         // Everything is kept for vfio-pci, though that cannot take it.
-        Case::new("no-iommu", qemu::demo().without_iommu())
+        Case::new("no-iommu", machine::demo().without_iommu())
             .rules(DEMO_RULES)
             .kept(DEMO_TAKEN)
             .logged("the IOMMU is off"),
@@ -447,7 +447,7 @@ fn later() -> Vec<Case> {
 /// PID 1 loses its worker: nothing is taken, and the real init comes all the same.
 fn lost() -> Vec<Case> {
     let lost = |name: &str| {
-        Case::new(name, qemu::demo())
+        Case::new(name, machine::demo())
             .only_on(&["6.1"], "what PID 1 does without its worker is the same on every kernel")
             .mode(Mode::Rdinit)
             .rules("00:04.0")
@@ -471,7 +471,7 @@ fn host_tool() -> Vec<Case> {
         let reason = "the cloud kernel has drivers for few of the functions";
         Case::new(name, machine).only_on(&["6.1", "6.12"], reason)
     };
-    let demo = |name: &str| some(name, qemu::demo()).rules(DEMO_RULES);
+    let demo = |name: &str| some(name, machine::demo()).rules(DEMO_RULES);
     let back_and_forth = |host: &'static str| [host, "vfio-pci", host, "vfio-pci"];
     let returned =
         |case: Case, place: &str, host| case.history(place, &back_and_forth(host), Some(host));
@@ -532,7 +532,7 @@ fn host_tool() -> Vec<Case> {
         ),
         host_tool_meets_faults(),
         // Without an IOMMU vfio-pci refuses, and the function is nobody's.
-        some("host-tool-is-refused", qemu::demo().without_iommu())
+        some("host-tool-is-refused", machine::demo().without_iommu())
             .mode(Mode::Control)
             .kept(["00:04.0"])
             .history("00:04.0", &["e1000e", "vfio-pci"], Some("e1000e"))

@@ -19,10 +19,11 @@ use crate::ground::workspace::Workspace;
 use crate::guest::evidence::Evidence;
 use crate::guest::image::Ingredients;
 use crate::guest::kernel::{self, Kernel};
-use crate::guest::modules::{Place, Tree};
+use crate::guest::machine::{E1000E, Machine};
+use crate::guest::modules::{Modules, Presence};
 use crate::guest::probes;
 use crate::guest::programs::Program;
-use crate::guest::qemu::{self, E1000E, Machine};
+use crate::guest::qemu;
 use crate::guest::session::{ARTEFACTS, Artefacts, Interaction, Session, Stop};
 
 /// Each kernel with what an image needs of it, read once for all boots.
@@ -268,7 +269,7 @@ fn boot(
 ) -> Result<Outcome> {
     let (kernel, ingredients) = kernels.get(name)?;
     let drivers = case.drivers();
-    let is_absent = |module: &&str| kernel.modules.place(module) == Place::Absent;
+    let is_absent = |module: &&str| kernel.modules.presence(module) == Presence::Absent;
     if name != CLOUD
         && let Some(module) = drivers.all().into_iter().find(is_absent)
     {
@@ -373,7 +374,7 @@ fn tally(evidence: &Evidence) -> Tally {
 }
 
 /// What is wrong with a boot on a kernel with these modules.
-pub fn judge_case(case: &Case, modules: &Tree, evidence: &Evidence) -> Vec<String> {
+pub fn judge_case(case: &Case, modules: &Modules, evidence: &Evidence) -> Vec<String> {
     let rows = judge::rows(evidence);
     let mut complaints = judge::judge_expected(&rows, &case.expectations(modules));
     for text in &case.logged {

@@ -29,10 +29,9 @@ use crate::guest::evidence;
 use crate::guest::evidence::Evidence;
 use crate::guest::image::{self, Drivers, EARLY, Ingredients};
 use crate::guest::kernel::{self, Choice, Kernel};
-use crate::guest::modules::Place;
+use crate::guest::machine::{self, Machine};
+use crate::guest::modules::Presence;
 use crate::guest::probes;
-use crate::guest::qemu;
-use crate::guest::qemu::Machine;
 use crate::guest::session::{Interaction, Session};
 
 /// Debian's stable kernel and its newest.
@@ -251,7 +250,7 @@ fn judge_time(evidence: &Evidence, driver: &str) -> Option<String> {
 
 /// The machine of `cargo xtask boot` with a root disk.
 fn machine(disk: &Path) -> Machine {
-    qemu::demo().with_image(IMAGE_MEMORY).disk("00:07.0", disk)
+    machine::demo().with_image(IMAGE_MEMORY).disk("00:07.0", disk)
 }
 
 /// Everything that the boots are made of.
@@ -414,7 +413,7 @@ impl Workshop {
     /// Debian's kernel for cloud machines has neither pci-stub nor most drivers.
     fn cloud(&self, workspace: &Workspace) -> Result<Kernel> {
         let kernel = kernel::prepare(&Choice::Cloud, workspace)?;
-        if kernel.modules.place("pci_stub") != Place::Absent {
+        if kernel.modules.presence("pci_stub") != Presence::Absent {
             bail!("{} has pci-stub, so it shows nothing", kernel.release);
         }
         self.debian.add_kernel(&kernel)?;

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::ground::progress;
 use crate::guest::kernel::Kernel;
-use crate::guest::qemu::{Guest, Machine, Process};
+use crate::guest::machine::Machine;
+use crate::guest::qemu::{Accelerator, Guest, Process};
 use crate::guest::serial::{Console, Echo, Wait};
 
 /// How long a guest of the trial may be silent at first. A kernel under KVM speaks within a tenth.
@@ -18,12 +19,6 @@ const FIRST_WORD: Duration = Duration::from_secs(3);
 
 /// How long it may then take until it finds that it has no root file system. KVM takes a second.
 const LAST_WORD: Duration = Duration::from_secs(20);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accelerator {
-    Kvm,
-    Tcg,
-}
 
 /// How long a guest may take, phase by phase.
 #[derive(Clone, Copy, Debug)]
@@ -38,41 +33,33 @@ pub struct Patience {
     pub off: Duration,
 }
 
-impl Accelerator {
-    /// Chosen by a trial with the first kernel that is booted, once for the whole run, and told.
-    ///
-    /// A `/dev/kvm` that opens is no proof: on some machines no guest ever says a word under it.
-    pub fn of_this_machine(kernel: &Kernel) -> Self {
-        static CHOICE: OnceLock<Accelerator> = OnceLock::new();
-        *CHOICE.get_or_init(|| match try_kvm(kernel) {
-            Ok(took) => {
-                let took = took.as_secs_f64();
-                progress::note(format_args!("accelerator: KVM (a guest started in {took:.1} s)"));
-                Self::Kvm
-            }
-            Err(reason) => {
-                progress::note(format_args!("accelerator: TCG, because not KVM: {reason:#}"));
-                Self::Tcg
-            }
-        })
-    }
-
-    /// QEMU's name for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
+/// Chosen by a trial with the first kernel that is booted, once for the whole run, and told.
+///
+/// A `/dev/kvm` that opens is no proof: on some machines no guest ever says a word under it.
+pub fn of_this_machine(kernel: &Kernel) -> Accelerator {
+    static CHOICE: OnceLock<Accelerator> = OnceLock::new();
+    *CHOICE.get_or_init(|| match try_kvm(kernel) {
+        Ok(took) => {
+            let took = took.as_secs_f64();
+            progress::note(format_args!("accelerator: KVM (a guest started in {took:.1} s)"));
+            Accelerator::Kvm
         }
-    }
+        Err(reason) => {
+            progress::note(format_args!("accelerator: TCG, because not KVM: {reason:#}"));
+            Accelerator::Tcg
+        }
+    })
+}
 
+impl Patience {
     /// Ten to thirty times what each phase takes on a small machine.
-    pub fn patience(self) -> Patience {
-        let scale = match self {
-            Self::Kvm => 1,
-            Self::Tcg => 6,
+    pub fn with(accelerator: Accelerator) -> Self {
+        let scale = match accelerator {
+            Accelerator::Kvm => 1,
+            Accelerator::Tcg => 6,
         };
         let seconds = |seconds: u64| Duration::from_secs(seconds * scale);
-        Patience { boot: seconds(20), early: seconds(10), drivers: seconds(20), off: seconds(10) }
+        Self { boot: seconds(20), early: seconds(10), drivers: seconds(20), off: seconds(10) }
     }
 }
 

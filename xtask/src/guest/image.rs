@@ -13,8 +13,8 @@ use crate::ground::verdict::Verdict;
 use crate::ground::workspace::Workspace;
 use crate::guest::archive::Archive;
 use crate::guest::kernel::{self, Choice, Kernel};
-use crate::guest::modules::{self, Place};
-use crate::guest::qemu::{self, Machine, STUB_MODULE, VFIO_MODULES};
+use crate::guest::machine::{self, Machine, STUB_MODULE, VFIO_MODULES};
+use crate::guest::modules::{self, Presence};
 
 /// Where the early binary is, on every host and in every image.
 pub const EARLY: &str = "usr/lib/vfio-override/vfio-override-early";
@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     setup::ensure(&[&setup::BUSYBOX])?;
     let kernel = kernel::prepare(&options.kernel, &workspace)?;
     let image = progress::phase("make the image", || {
-        let drivers = Drivers::of(&qemu::demo());
+        let drivers = Drivers::of(&machine::demo());
         Ingredients::of(&workspace, &kernel)?.mix(&kernel, &early.path, &drivers)?.to_bytes()
     })?;
     let path =
@@ -171,7 +171,7 @@ pub fn guest_init(workspace: &Workspace) -> PathBuf {
 }
 
 fn loadable<'a>(kernel: &Kernel, names: &[&'a str]) -> Vec<&'a str> {
-    names.iter().copied().filter(|name| kernel.modules.place(name) == Place::Module).collect()
+    names.iter().copied().filter(|name| kernel.modules.presence(name) == Presence::Module).collect()
 }
 
 fn lines(words: &[&str]) -> String {

@@ -14,8 +14,8 @@ use crate::ground::progress;
 use crate::ground::setup;
 use crate::ground::workspace::Workspace;
 use crate::guest::bzimage::BzImage;
-use crate::guest::modules::{Place, Tree};
-use crate::guest::qemu;
+use crate::guest::machine;
+use crate::guest::modules::{Modules, Presence};
 
 /// What `--kernel` may say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub struct Kernel {
     pub bzimage: PathBuf,
     /// The ELF kernel in it, which QEMU starts several seconds faster.
     pub vmlinux: PathBuf,
-    pub modules: Tree,
+    pub modules: Modules,
 }
 
 /// Finds or fetches a kernel.
@@ -97,13 +97,13 @@ fn host(cache: &Path) -> Result<Kernel> {
         .into_iter()
         .find(|path: &PathBuf| path.exists())
         .with_context(|| format!("no vmlinuz of {release} in /boot or {}", modules.display()))?;
-    let tree = Tree::open(&modules)?;
-    let demo = qemu::demo().host_modules();
-    let wanted = demo.iter().chain(&qemu::VFIO_MODULES);
-    if let Some(module) = wanted.copied().find(|name| tree.place(name) == Place::Absent) {
+    let modules = Modules::open(&modules)?;
+    let demo = machine::demo().host_modules();
+    let wanted = demo.iter().chain(&machine::VFIO_MODULES);
+    if let Some(module) = wanted.copied().find(|name| modules.presence(name) == Presence::Absent) {
         bail!("it has no {module}");
     }
-    extract(&image, tree, cache)
+    extract(&image, modules, cache)
 }
 
 fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
@@ -119,7 +119,7 @@ fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
         .with_context(|| {
             format!("no modules of {release}: expected {}/lib/modules/{release}", beside.display())
         })?;
-    extract(path, Tree::open(&modules)?, cache)
+    extract(path, Modules::open(&modules)?, cache)
 }
 
 fn packaged(query: &Query, cache: &Path) -> Result<Kernel> {
@@ -149,12 +149,12 @@ fn packaged(query: &Query, cache: &Path) -> Result<Kernel> {
         .into_iter()
         .find(|path| path.is_dir())
         .with_context(|| format!("no modules in {}", directory.display()))?;
-    let tree = Tree::open(&first_entry(&modules, "")?)?;
-    extract(&image, tree, cache)
+    let modules = Modules::open(&first_entry(&modules, "")?)?;
+    extract(&image, modules, cache)
 }
 
 /// Unpacks the ELF kernel into the cache, unless it is there already.
-fn extract(image: &Path, modules: Tree, cache: &Path) -> Result<Kernel> {
+fn extract(image: &Path, modules: Modules, cache: &Path) -> Result<Kernel> {
     let bytes = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
     let unpack = || -> Result<(String, PathBuf)> {
         let kernel = BzImage::parse(&bytes)?;

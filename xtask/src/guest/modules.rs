@@ -11,7 +11,7 @@ use object::{Object, ObjectSection};
 use crate::guest::bzimage::decompress;
 
 /// The modules of one kernel, as unpacked from its package.
-pub struct Tree {
+pub struct Modules {
     root: PathBuf,
     /// Files by module name; names are written with underscores, as the kernel does.
     files: BTreeMap<String, PathBuf>,
@@ -29,13 +29,13 @@ pub struct Module {
 
 /// Where a driver of the kernel is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Presence {
     Module,
     Builtin,
     Absent,
 }
 
-impl Tree {
+impl Modules {
     /// Reads `/lib/modules/<release>`.
     pub fn open(root: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
@@ -52,13 +52,13 @@ impl Tree {
         &self.root
     }
 
-    pub fn place(&self, name: &str) -> Place {
+    pub fn presence(&self, name: &str) -> Presence {
         if self.files.contains_key(name) {
-            Place::Module
+            Presence::Module
         } else if self.builtin.contains(name) {
-            Place::Builtin
+            Presence::Builtin
         } else {
-            Place::Absent
+            Presence::Absent
         }
     }
 
@@ -94,7 +94,7 @@ impl Tree {
         done: &mut BTreeSet<String>,
         order: &mut Vec<Module>,
     ) -> Result<()> {
-        if !done.insert(name.to_owned()) || self.place(name) == Place::Builtin {
+        if !done.insert(name.to_owned()) || self.presence(name) == Presence::Builtin {
             return Ok(());
         }
         let module = self.load(name)?;

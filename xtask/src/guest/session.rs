@@ -13,11 +13,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::workspace::Workspace;
-use crate::guest::accelerator::{Accelerator, Patience};
+use crate::guest::accelerator::{self, Patience};
 use crate::guest::evidence::{self, Evidence};
 use crate::guest::kernel::Kernel;
+use crate::guest::machine::Machine;
 use crate::guest::probes;
-use crate::guest::qemu::{self, Guest, Machine};
+use crate::guest::qemu::{self, Accelerator, Guest};
 use crate::guest::qmp::Monitor;
 use crate::guest::serial::{Console, Echo, Wait};
 
@@ -159,8 +160,8 @@ pub struct Running {
 impl Session<'_> {
     /// Boots the guest until it has reported.
     pub fn run(&self, artefacts: &Artefacts) -> Result<Running, Stop> {
-        let accelerator = Accelerator::of_this_machine(self.kernel);
-        let mut patience = accelerator.patience();
+        let accelerator = accelerator::of_this_machine(self.kernel);
+        let mut patience = Patience::with(accelerator);
         (self.patience)(&mut patience);
         let initrd = artefacts.path(qemu::INITRD);
         fs::write(&initrd, &self.image)

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use vfio_override::pci::{Address, Class, Id};
 
-use crate::guest::qemu::{
+use crate::guest::machine::{
     BOCHS_DISPLAY, E1000E, EDU, HDA, ICH9_HDA, Machine, Model, NEC_XHCI, NVME, PCI_BRIDGE,
     PCI_TESTDEV, PCIE_PCI_BRIDGE, ROOT_PORT, SECONDARY_VGA, SWITCH_PORT, SWITCH_UPLINK, VGA,
     VIRTIO_BLK, VIRTIO_GPU, VIRTIO_NET_MODERN, VIRTIO_RNG_MODERN, VIRTIO_VGA, XHCI,
@@ -143,7 +143,7 @@ pub enum Numbering {
     Rising,
 }
 
-/// A function in its place; buses are known by their position in [`Tree::buses`].
+/// A function in its place; buses are known by their position in [`Topology::buses`].
 struct Placed {
     bus: usize,
     device: u8,
@@ -153,27 +153,27 @@ struct Placed {
 
 struct Bus {
     room: Room,
-    /// The bridge above it, by its position in [`Tree::functions`].
+    /// The bridge above it, by its position in [`Topology::functions`].
     bridge: Option<usize>,
 }
 
-struct Tree {
+struct Topology {
     buses: Vec<Bus>,
     functions: Vec<Placed>,
 }
 
 /// The machine and its functions as the guest must see them, the board's own among them.
 pub fn build(sketches: &[Sketch], numbering: Numbering) -> (Machine, Vec<Device>) {
-    let mut tree =
-        Tree { buses: vec![Bus { room: Room::Root, bridge: None }], functions: Vec::new() };
+    let mut topology =
+        Topology { buses: vec![Bus { room: Room::Root, bridge: None }], functions: Vec::new() };
     for sketch in sketches {
-        tree.plug(sketch);
+        topology.plug(sketch);
     }
-    let numbers = tree.numbers(numbering);
-    (tree.machine(&numbers), tree.devices(&numbers))
+    let numbers = topology.numbers(numbering);
+    (topology.machine(&numbers), topology.devices(&numbers))
 }
 
-impl Tree {
+impl Topology {
     /// Plugs it in, if there is room on its bus.
     fn plug(&mut self, sketch: &Sketch) {
         let bus = sketch.bus.index(self.buses.len());
