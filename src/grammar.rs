@@ -15,7 +15,8 @@
 //! DRIVER    = "none" | "auto" | the name of a driver, of letters, digits, "_", "-", "." and "+", at most 64
 //! ```
 //!
-//! A selector with a `.` is an address or a path, one without is a list of IDs.
+//! A selector with a `.` is an address or a path, one without is a list of IDs. `BUS:DEV` and `DOMAIN:BUS:DEV`, written
+//! as lspci does, are neither: they are meant for a slot, and no function is named.
 
 use core::fmt;
 
@@ -39,6 +40,8 @@ pub struct SyntaxError {
 #[expect(missing_docs, reason = "their texts say it")]
 pub enum Expected {
     Selector,
+    NameOfLspci,
+    FunctionOfSlot,
     Domain,
     Bus,
     Device,
@@ -75,6 +78,12 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Selector => "an address (03:00.0), a path, IDs (10de:2204), class:03 or boot_vga",
+            Self::NameOfLspci => {
+                "libvirt's pci_0000_01_00_0 as 0000:01:00.0, or 0000:01:00.* for the whole slot"
+            }
+            Self::FunctionOfSlot => {
+                ".0, or .* for the whole slot (IDs that look like a slot take 4 digits)"
+            }
             Self::Domain => "a domain of 1 to 8 hexadecimal digits",
             Self::Bus => "a bus of 1 or 2 hexadecimal digits",
             Self::Device => "a device from 00 to 1f",
@@ -241,6 +250,9 @@ impl<'a> Cursor<'a> {
         if self.eat(b"pci:") {
             return self.ids(true).map(Selector::Ids);
         }
+        if selector.starts_with(b"pci_") {
+            return self.fail(Expected::NameOfLspci);
+        }
         // A word is not a number gone wrong, even one that begins with a digit, as `boot` does.
         let mut first_field = selector.iter().take_while(|byte| **byte != b':');
         let is_word = first_field.any(|byte| matches!(byte | 0x20, b'g'..=b'w' | b'y' | b'z'));
@@ -249,6 +261,9 @@ impl<'a> Cursor<'a> {
         }
         if selector.contains(&b'.') {
             self.address_or_path()
+        } else if is_slot(selector) {
+            self.skip(selector.len());
+            self.fail(Expected::FunctionOfSlot)
         } else {
             self.ids(false).map(Selector::Ids)
         }
@@ -425,4 +440,16 @@ impl<'a> Cursor<'a> {
             name => Driver::Named(name),
         })
     }
+}
+
+/// Whether this is a bus and a device, after a domain or not, each with as many digits as lspci gives it. Taken for IDs,
+/// such an exclusion would protect nothing. Domains of more than four digits are no IDs anyway.
+fn is_slot(text: &[u8]) -> bool {
+    let &[ref domain @ .., b1, b0, b':', d1, d0] = text else { return false };
+    let has_domain = domain
+        .strip_suffix(b":")
+        .is_some_and(|digits| digits.len() >= 4 && hex::number(digits, 8).is_some());
+    (domain.is_empty() || has_domain)
+        && hex::number(&[b1, b0, d1, d0], 4)
+            .is_some_and(|numbers| numbers & 0xff <= MAX_DEVICE.into())
 }

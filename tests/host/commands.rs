@@ -118,6 +118,8 @@ fn plan_tells_what_each_rule_would_do() {
         "plan --from two-t400 65:00.0+slot",
         "plan --from two-t400 vfio.override=class:03,!boot_vga debug",
         "plan --from two-t400 04:00.0 b3:00.0 b3:00.1=nonesuch",
+        "plan --from two-t400 class:03,!0000:16:00",
+        "plan --from two-t400 17:00.*,!0c:00.0",
         "plan --from two-t400 17:00.0@10de:1b81 16:00.0 8086:37d2::17 1af4:1",
         "plan --from two-t400 off 17:00.0 17:00.9",
         "plan --from one-gpu 01:00.*",

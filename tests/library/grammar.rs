@@ -6,7 +6,7 @@ use model::spelling::spell;
 use proptest::prelude::*;
 use vfio_override::grammar::{self, Expected, SyntaxError};
 use vfio_override::pci::Address;
-use vfio_override::rule::{MAX_DRIVER, MAX_HOPS, Statement};
+use vfio_override::rule::{MAX_DRIVER, MAX_HOPS, Selector, Statement};
 use vfio_override::ruleset::RuleSet;
 
 /// Bytes that come close to a rule far more often than any bytes do.
@@ -122,6 +122,42 @@ fn each_number_may_be_as_long_and_as_large_as_documented() {
     }
 }
 
+#[test]
+fn ids_that_are_not_written_as_lspci_writes_a_slot_stay_ids() {
+    for text in [
+        "0001:0000",
+        "1:00",
+        "01:0",
+        "001:00",
+        "01:000",
+        "0x01:00",
+        "01:0x00",
+        "01:20",
+        "01:ff",
+        "*:00",
+        "01:*",
+        "000:01:00",
+        "0x00:01:00",
+        "*:01:00",
+        "0000:1:00",
+        "0000:01:0",
+        "0000:01:20",
+        "0000:0001:0000",
+        "0000:01:00:00",
+        "8086:10fb:0003",
+        "pci:01:00",
+        "pci:01:00:01:00",
+    ] {
+        let parsed = grammar::parse(text.as_bytes());
+        let ids = parsed.map(|statement| match statement {
+            Statement::Rule(rule) => matches!(rule.selector, Selector::Ids(_)),
+            Statement::Off | Statement::Debug => false,
+        });
+        assert_eq!(ids, Ok(true), "{text}");
+    }
+    assert!(grammar::parse(b"03:00.0@01:00").is_ok());
+}
+
 /// The text, a caret under the column, and what was expected there.
 fn point(text: &str, error: SyntaxError) -> String {
     let indent = usize::try_from(error.column).unwrap();
@@ -176,7 +212,7 @@ fn every_expectation_is_met_with() {
     let met: Vec<Expected> =
         rules.chain(addresses.map(Result::err)).flatten().map(|error| error.expected).collect();
     let unmet: Vec<Expected> = variants! {
-        Selector Domain Bus Device Function FunctionOrAny OneFunction Colon Dot VendorOrAny
+        Selector NameOfLspci FunctionOfSlot Domain Bus Device Function FunctionOrAny OneFunction Colon Dot VendorOrAny
         DeviceIdOrAny SubvendorOrAny SubdeviceOrAny SubdeviceOfPair ClassOrAny Mask ClassDigits
         GuardVendor GuardDevice GuardOnAddress Expansion Driver ShorterDriver ShorterPath
         BareExclusion AfterSelector AfterGuard AfterExpansion End

@@ -93,6 +93,9 @@ fn each_outcome_of_a_rule() {
     scenes.run("a bridge", board(), "00:02.0");
     scenes.run("a guard that fails", board(), "02:00.0@10de:2205,02:00.*@10de:2204");
     scenes.run("an exclusion that is not understood", board(), "02:00.0,!boot-vga,02:00.1");
+    scenes.run("a slot, as Proxmox and libvirt write it", board(), "02:00,0000:02:00,02:00.*");
+    scenes.run("a function, as libvirt names it", board(), "pci_0000_02_00_0,02:00.*");
+    scenes.run("an exclusion of a slot, as Proxmox writes it", board(), "class:03,!0000:01:00");
     scenes.run("an exclusion in quotes", board(), "02:00.*,\"!02:00.1\"");
     scenes.run("a rule that is not understood", board(), "02:00.8,02:00.*");
     scenes.run("a rule of any bytes", board(), "02:00.0=\u{1b}[2J");

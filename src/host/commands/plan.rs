@@ -151,8 +151,12 @@ impl Report {
             return;
         }
         let functions = if self.taken == 1 { "function" } else { "functions" };
-        let verdict =
-            if self.applied { "every rule is applied" } else { "not every rule is applied" };
+        let is_in_vain = self.rules.iter().any(|rule| rule.outcome == "unmatched");
+        let verdict = match (self.applied, is_in_vain) {
+            (true, false) => "every rule is applied",
+            (true, true) => "every rule that matches a function is applied",
+            (false, _) => "not every rule is applied",
+        };
         screen.line(
             if self.applied { GOOD } else { BAD },
             format_args!("{} {functions} taken; {verdict}", self.taken),

@@ -164,9 +164,22 @@ fn selector(text: &str) -> Option<Selector> {
     } else if text.contains('.') {
         let (domain, bus, place) = address(text)?;
         Some(Selector::Address { domain, bus, place })
+    } else if is_slot(text) {
+        None
     } else {
         ids(&text.split(':').collect::<Vec<_>>()).map(Selector::Ids)
     }
+}
+
+/// Whether people who write this mean a slot: `01:00`, or `0000:01:00`.
+pub(crate) fn is_slot(text: &str) -> bool {
+    let fields: Vec<&str> = text.split(':').collect();
+    let lengths: Vec<usize> = fields.iter().map(|field| field.len()).collect();
+    let Some(numbers) = fields.iter().map(|field| number(field, 4)).collect::<Option<Vec<u32>>>()
+    else {
+        return false;
+    };
+    [&[2, 2][..], &[4, 2, 2]].contains(&&*lengths) && numbers.last().is_some_and(|&dev| dev <= 0x1f)
 }
 
 fn address(text: &str) -> Option<(u32, u8, Place)> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::reader::is_slot;
 use vfio_override::rule::{Action, Driver, Expansion, Ids, Place, Rule, Selector};
 
 /// The rule's text, each choice of its spelling made by the next of `choices`, over and over.
@@ -87,7 +88,17 @@ impl<'a> Spelling<'a> {
         }
     }
 
+    /// Two or three of them that look like a slot are none, unless they have as many digits as can be.
     fn ids(&mut self, ids: &Ids) {
+        let start = self.text.len();
+        self.any_ids(ids);
+        if is_slot(&self.text[start..]) {
+            self.text.truncate(start);
+            write!(self.text, "{ids}").unwrap();
+        }
+    }
+
+    fn any_ids(&mut self, ids: &Ids) {
         let has_zero = [ids.vendor, ids.device, ids.subvendor, ids.subdevice].contains(&Some(0));
         if ids.class.is_none() && !has_zero && self.choose() {
             return self.kernel_ids(ids);
