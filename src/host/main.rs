@@ -31,7 +31,9 @@ fn main() -> ExitCode {
         Ok(Verdict::Good) => ExitCode::SUCCESS,
         Ok(Verdict::Bad) => ExitCode::from(1),
         Err(error) => {
-            screen::error(&format!("{error:#}"));
+            let error = format!("{error:#}");
+            let error = screen::printable(&error);
+            anstream::eprintln!("{}error:{:#} {error}", screen::BAD, screen::BAD);
             ExitCode::from(2)
         }
     }

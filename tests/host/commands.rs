@@ -120,7 +120,6 @@ fn plan_tells_what_each_rule_would_do() {
         "plan --from two-t400 04:00.0 b3:00.0 b3:00.1=nonesuch",
         "plan --from two-t400 class:03,!0000:16:00",
         "plan --from two-t400 17:00.*,!0c:00.0",
-        "plan --from two-t400 17:00.*,?0c:00.0",
         "plan --from two-t400 17:00.0@10de:1b81 16:00.0 8086:37d2::17 1af4:1",
         "plan --from two-t400 off 17:00.0 17:00.9",
         "plan --from one-gpu 01:00.*",
@@ -179,8 +178,6 @@ fn what_is_not_applied_is_not_as_asked_with_off_and_beyond_the_limits() {
         ("17:00.0+Slot,off", 1, "not applied: rule 1 \"17:00.0+Slot\": invalid at column"),
         (&many, 1, "not done: more than 512 rules: the last 1 are not applied"),
         (&format!("{many},off"), 0, "nothing is touched"),
-        ("0c:00.0", 1, "not applied: rule 1 \"0c:00.0\": unmatched"),
-        ("?0c:00.0", 0, "everything is as asked"),
     ] {
         let cmdline = desk.path("two-t400/proc/cmdline");
         fs::write(cmdline, format!("quiet vfio.override={rules}\n")).unwrap();
@@ -457,16 +454,6 @@ fn what_cannot_be_written_is_no_success() {
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(errors.contains("cannot write to standard output: "), "{line}: {errors}");
         assert_eq!(output.status.code(), Some(2), "{line}");
-    }
-}
-
-#[test]
-fn an_error_that_nobody_can_read_is_no_crash() {
-    let desk = Desk::with(&["two-t400"]);
-    for line in ["list --from nowhere", "suggest --from two-t400", "frobnicate"] {
-        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let status = desk.command(line).stderr(full).stdout(Stdio::null()).status().unwrap();
-        assert_eq!(status.code(), Some(2), "{line}");
     }
 }
 
@@ -830,7 +817,7 @@ fn what_json_holds_is_as_the_schema_says() {
 
 #[test]
 fn nothing_in_a_copy_reaches_the_terminal_as_a_command() {
-    const EVIL: &str = "\x1b]0;evil\x07\u{9b}2J\x7f\r\u{202e}\u{2066}\u{200f}";
+    const EVIL: &str = "\x1b]0;evil\x07\u{9b}2J\x7f\r";
     let desk = Desk::with(&["two-t400"]);
     let machine = desk.path("two-t400");
     let append = |path: &str, text: &str| {
@@ -870,17 +857,14 @@ fn nothing_in_a_copy_reaches_the_terminal_as_a_command() {
             let output = desk.run(&format!("{line} --from two-t400{json}"));
             for bytes in [output.stdout, output.stderr] {
                 let text = String::from_utf8(bytes).unwrap();
-                let obeyed = |letter: char| {
-                    letter.is_control() || matches!(letter, '\u{200f}' | '\u{202e}' | '\u{2066}')
-                };
-                let control = text.chars().find(|&letter| obeyed(letter) && letter != '\n');
+                let control = text.chars().find(|letter| letter.is_control() && *letter != '\n');
                 assert_eq!(control, None, "{line}{json}: {text:?}");
                 shown += &text;
             }
         }
     }
     // As it is escaped in words, in JSON and in what the early binary says.
-    for evil in [r"\u{9b}2J", r"\u009b2J", r"\x1b]0;evil", r"\u{202e}", r"\u202e"] {
+    for evil in [r"\u{9b}2J", r"\u009b2J", r"\x1b]0;evil"] {
         assert!(shown.contains(evil), "{evil}\n{shown}");
     }
 }
@@ -926,7 +910,7 @@ fn what_the_log_has_lost_is_in_the_journal() {
     let script = "#!/bin/sh\n\
         [ \"$1 $2 $3 $4\" = '--boot --quiet --no-pager --output=short-monotonic' ] || exit 1\n\
         if [ \"$5\" = --dmesg ]; then exec cat first; fi\n\
-        [ \"$5 $6\" = '_TRANSPORT=kernel SYSLOG_IDENTIFIER=vfio-override' ] || exit 1\n\
+        [ \"$5 $6\" = '--identifier vfio-override' ] || exit 1\n\
         echo '[    1.234567] tower vfio-override[75]: 0000:65:00.0 [10de:1ff2] class 030000 group 61, rule 1: \
         driver_override set to vfio-pci, unbound from nouveau, bound to vfio-pci'\n";
     program::write(&journal, script);

@@ -3,11 +3,12 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::build::{self, MuslOptions, Target};
+use crate::build::{self, MuslOptions};
 use crate::cases::case::{Case, Mode};
 use crate::cases::judge;
 use crate::cases::suite;
 use crate::cases::{self, DEMO_RULES};
+use crate::ground::arch::{ArchOptions, Libc};
 use crate::ground::progress;
 use crate::ground::setup;
 use crate::ground::verdict::Verdict;
@@ -49,9 +50,12 @@ pub struct Options {
     #[arg(long)]
     rdinit: bool,
 
-    /// Which early binary to boot (default: musl where the target can be had, else glibc)
-    #[arg(long, value_name = "TARGET")]
-    target: Option<Target>,
+    #[command(flatten)]
+    arch: ArchOptions,
+
+    /// The C library of the early binary (default: musl where that can be had, else glibc)
+    #[arg(long, value_name = "LIBC")]
+    libc: Option<Libc>,
 
     /// Give a prompt in the guest after the table; `exit` ends the guest
     #[arg(long)]
@@ -89,7 +93,7 @@ impl Options {
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
     setup::ensure(&[&setup::QEMU, &setup::BUSYBOX])?;
-    let early = build::preferred(&workspace, options.target, options.musl)?;
+    let early = build::preferred(&workspace, options.arch.arch, options.libc, options.musl)?;
     let kernel = kernel::prepare(&options.kernel, &workspace)?;
     let case = options.case();
     let image = progress::phase("make the image", || {

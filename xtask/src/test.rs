@@ -17,6 +17,7 @@ use crate::cases::suite::{self, Kernels, Outcome};
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
 use crate::generators::{Cell, Workshop};
+use crate::ground::arch::X86_64;
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -122,15 +123,24 @@ fn deny(workspace: &Workspace, what: &[&str]) -> Result<()> {
     command::check(&mut command).map(drop)
 }
 
-/// Both binaries, for the boots; one that fails is missing.
+fn build_name(target: Target) -> String {
+    format!("build and audit, {target}")
+}
+
+/// What has to be built: what most boots need, whatever was selected, and of other architectures, which
+/// take tools of their own, what is selected.
+fn targets(ledger: &Ledger) -> Vec<Target> {
+    Target::all()
+        .filter(|target| target.arch == X86_64 || ledger.wants(&build_name(*target)))
+        .collect()
+}
+
+/// The binaries, for the boots; one that fails is missing.
 fn check_builds(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) -> Vec<Binary> {
-    // The boots need them, whatever was selected.
-    Target::ALL
+    targets(ledger)
         .into_iter()
         .filter_map(|target| {
-            ledger.always(&format!("build and audit, {target}"), || {
-                build::build_or_stop(workspace, target, musl)
-            })
+            ledger.always(&build_name(target), || build::build_or_stop(workspace, target, musl))
         })
         .collect()
 }
@@ -182,7 +192,7 @@ fn check_copy(workspace: &Workspace, musl: MuslOptions, binaries: &[Binary], led
     let checks = [SAME_BYTES, SAME_IMAGES, WITHOUT_HOST].map(str::to_owned);
     let mut checks = checks.into_iter().chain(MUTANTS.iter().map(red));
     let is_wanted =
-        |check: &str| Target::ALL.iter().any(|target| ledger.wants(&format!("{check}, {target}")));
+        |check: &str| Target::all().any(|target| ledger.wants(&format!("{check}, {target}")));
     if !checks.any(|check| is_wanted(&check)) {
         return;
     }
@@ -190,7 +200,7 @@ fn check_copy(workspace: &Workspace, musl: MuslOptions, binaries: &[Binary], led
     else {
         return;
     };
-    for target in Target::ALL {
+    for target in targets(ledger) {
         let Some(there) =
             ledger.always(&format!("another folder: build, {target}"), || copy.build(target, musl))
         else {

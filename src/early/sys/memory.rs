@@ -50,5 +50,12 @@ unsafe impl GlobalAlloc for NoAllocator {
     }
 }
 
+/// Has the atomics that compiler-builtins outlines stay with exclusive loads and stores, which every aarch64
+/// has. What would find out whether there is more runs before `main`, weighs a kilobyte and calls the C
+/// library's `getauxval`.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(no_mangle)]
+static __aarch64_have_lse_atomics: u8 = 0;
+
 #[global_allocator]
 static ALLOCATOR: NoAllocator = NoAllocator;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
 
 use anyhow::{Result, bail};
 use log::Level;
@@ -20,7 +21,7 @@ use crate::commands::apply::{Loading, modprobe};
 use crate::machine::functions::{Device, Devices};
 use crate::machine::modules;
 use crate::machine::vfio_users::{self, User};
-use crate::machine::{Kind, Machine, file};
+use crate::machine::{Kind, Machine};
 use crate::screen::{self, PLAIN, Screen};
 use crate::verdict::Verdict;
 
@@ -142,8 +143,8 @@ fn give_back(
                 return Ok(Back { let_go, driver: Err(Nobody::May(user, group)) });
             }
         }
-        let modalias = machine.sysfs.join(format!("bus/pci/devices/{address}/modalias"));
-        if let Ok(alias) = file::read_text(&modalias) {
+        let file = machine.sysfs.join(format!("bus/pci/devices/{address}/modalias"));
+        if let Ok(alias) = fs::read_to_string(file) {
             let alias = alias.trim().to_owned();
             steps.about_to_run(&format!("modprobe {alias}"));
             nobody = match modprobe(&alias) {

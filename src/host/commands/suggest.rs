@@ -68,11 +68,11 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
         writeln!(text, "  {number}  {address}  {title} [{}]  {driver}", device.id)?;
     }
     // Not to standard output: that is for the answer.
-    screen::ask(&format!("{text}Number, or several with commas: "));
+    eprint!("{text}Number, or several with commas: ");
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
-    screen::ask("\n");
+    eprintln!();
     let chosen: Option<Vec<Address>> = answer
         .split([',', ' '])
         .map(str::trim)

@@ -45,7 +45,7 @@ impl Rules {
 
 const CEILINGS: [Ceiling; 5] = [
     Ceiling {
-        target: Target::Musl,
+        target: Target::MUSL,
         kind: Kind::Cards,
         functions: 2,
         rules: Rules::Addresses,
@@ -55,7 +55,7 @@ const CEILINGS: [Ceiling; 5] = [
         maps: 0,
     },
     Ceiling {
-        target: Target::Musl,
+        target: Target::MUSL,
         kind: Kind::Cards,
         functions: 64,
         rules: Rules::Addresses,
@@ -67,7 +67,7 @@ const CEILINGS: [Ceiling; 5] = [
     // Each function may be taken along by all others of its group once for each rule: what grows with the
     // square of anything shows here.
     Ceiling {
-        target: Target::Musl,
+        target: Target::MUSL,
         kind: Kind::Peripherals,
         functions: 512,
         rules: Rules::Everything(64),
@@ -77,7 +77,7 @@ const CEILINGS: [Ceiling; 5] = [
         maps: 0,
     },
     Ceiling {
-        target: Target::Glibc,
+        target: Target::GLIBC,
         kind: Kind::Cards,
         functions: 2,
         rules: Rules::Addresses,
@@ -87,7 +87,7 @@ const CEILINGS: [Ceiling; 5] = [
         maps: 5,
     },
     Ceiling {
-        target: Target::Glibc,
+        target: Target::GLIBC,
         kind: Kind::Cards,
         functions: 64,
         rules: Rules::Addresses,

@@ -54,8 +54,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let mut tools = vec![&setup::VALGRIND, &setup::BUSYBOX];
     tools.extend(&setup::PEERS);
     setup::ensure(&tools)?;
-    let musl = build::build_or_stop(&workspace, Target::Musl, options.musl)?;
-    let glibc = build::build_or_stop(&workspace, Target::Glibc, options.musl)?;
+    let musl = build::build_or_stop(&workspace, Target::MUSL, options.musl)?;
+    let glibc = build::build_or_stop(&workspace, Target::GLIBC, options.musl)?;
     let floor = build::floor(&workspace, options.musl)?;
     let scratch = workspace.scratch("bench")?;
     let applets = tempfile::tempdir()?;

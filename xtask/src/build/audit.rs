@@ -12,7 +12,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use object::elf::{ET_EXEC, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramType};
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
-use object::{Endianness, Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
+use object::{
+    Architecture, Endianness, Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind,
+};
 
 /// Who may bring the stack unwinder into the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -239,13 +241,11 @@ impl Symbols {
 
     /// For each forbidden function, the functions outside the standard library that call it.
     ///
-    /// A direct call or jump is an opcode and a 32-bit distance. Reading every byte as a possible
-    /// opcode finds them all; that a wrong one hits the very start of such a function by chance
-    /// is too rare to matter in a message.
     fn callers(&self, file: &Elf, forbidden: &BTreeSet<&str>) -> BTreeMap<String, Vec<String>> {
         let mut callers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
-            for (place, target) in calls(section.address(), section.data().unwrap_or_default()) {
+            let code = section.data().unwrap_or_default();
+            for (place, target) in calls(file.architecture(), section.address(), code) {
                 let Some(callee) = self.functions.get(&target) else {
                     continue;
                 };
@@ -269,7 +269,18 @@ impl Symbols {
 }
 
 /// Every place that may be a direct call or jump, with where it leads.
-fn calls(base: u64, code: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+fn calls(architecture: Architecture, base: u64, code: &[u8]) -> Vec<(u64, u64)> {
+    match architecture {
+        Architecture::X86_64 => calls_of_x86_64(base, code).collect(),
+        Architecture::Aarch64 => calls_of_aarch64(base, code).collect(),
+        // A report then names what is forbidden, and not who calls it.
+        _ => Vec::new(),
+    }
+}
+
+/// `call` and `jmp`: an opcode and a 32-bit distance. Reading every byte as a possible opcode finds them all; that
+/// a wrong one hits the very start of such a function by chance is too rare to matter in a message.
+fn calls_of_x86_64(base: u64, code: &[u8]) -> impl Iterator<Item = (u64, u64)> {
     const CALL: u8 = 0xe8;
     const JUMP: u8 = 0xe9;
     (base..).zip(code.windows(5)).filter_map(|(place, bytes)| {
@@ -279,6 +290,18 @@ fn calls(base: u64, code: &[u8]) -> impl Iterator<Item = (u64, u64)> {
         let distance = i32::from_le_bytes([a, b, c, d]);
         let next = place.wrapping_add(5);
         Some((place, next.wrapping_add_signed(distance.into())))
+    })
+}
+
+/// `bl` and `b`: six bits of opcode, and a distance of 26 bits in instructions.
+fn calls_of_aarch64(base: u64, code: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+    const SIZE: usize = 4;
+    (base..).step_by(SIZE).zip(code.chunks_exact(SIZE)).filter_map(|(place, bytes)| {
+        let word = u32::from_le_bytes(bytes.try_into().ok()?);
+        // The highest bit tells the one from the other.
+        let is_branch = word & 0x7c00_0000 == 0x1400_0000;
+        let distance = i64::from((word << 6).cast_signed() >> 4);
+        is_branch.then(|| (place, place.wrapping_add_signed(distance)))
     })
 }
 
@@ -344,8 +367,17 @@ mod tests {
     #[test]
     fn calls_and_jumps_lead_forward_and_back() {
         let code = [0x90, 0xe8, 1, 0, 0, 0, 0xe9, 0xf5, 0xff, 0xff, 0xff, 0xc3];
-        let found: Vec<_> = calls(0x1000, &code).collect();
-        assert_eq!(found, [(0x1001, 0x1007), (0x1006, 0x1000)]);
+        assert_eq!(
+            calls(Architecture::X86_64, 0x1000, &code),
+            [(0x1001, 0x1007), (0x1006, 0x1000)]
+        );
+        // nop; bl +8; b -8; ret
+        let words = [0xd503_201f_u32, 0x9400_0002, 0x17ff_fffe, 0xd65f_03c0];
+        let code: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        assert_eq!(
+            calls(Architecture::Aarch64, 0x1000, &code),
+            [(0x1004, 0x100c), (0x1008, 0x1000)]
+        );
     }
 
     #[test]

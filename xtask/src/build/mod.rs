@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use crate::ground::arch::{self, Arch, ArchOptions, Libc, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::verdict::Verdict;
@@ -28,7 +29,7 @@ const FEATURE: &str = "early";
 /// How many symbols without a known caller a report names.
 const SHOWN_SYMBOLS: usize = 8;
 
-/// Build the early binary for each target and audit the files that ship
+/// Build the early binary with each C library and audit the files that ship
 ///
 /// Each is linked with its symbol table, which must hold no panic, unwinding or allocation of
 /// Rust's; what is found is named together with the functions that call it. The file that ships is
@@ -39,71 +40,99 @@ const SHOWN_SYMBOLS: usize = 8;
 /// Sizes go to standard error; the paths of the binaries go to standard output, one a line.
 #[derive(Args)]
 pub struct Options {
-    /// Build only this target; may be repeated (default: both)
-    #[arg(long, value_name = "TARGET")]
-    target: Vec<Target>,
+    #[command(flatten)]
+    arch: ArchOptions,
+
+    /// Build only with this C library; may be repeated (default: with each that the architecture has)
+    #[arg(long, value_name = "LIBC")]
+    libc: Vec<Libc>,
 
     #[command(flatten)]
     musl: MuslOptions,
 }
 
-/// Shared by every task that builds the musl binary.
-#[derive(Args, Clone, Copy)]
+/// Shared by every task that builds a musl binary.
+#[derive(Args, Clone, Copy, Default)]
 pub struct MuslOptions {
     /// Where the musl target comes from
     #[arg(long = "musl", value_name = "SOURCE", default_value = "auto")]
     pub source: Source,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Target {
-    /// Static, with musl: 64 KiB at most
-    Musl,
-    /// Static, with glibc: 780 KiB at most
-    Glibc,
+/// What a static binary is for.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub arch: &'static Arch,
+    build: &'static arch::Build,
 }
 
 impl Target {
-    pub const ALL: [Self; 2] = [Self::Musl, Self::Glibc];
+    pub const MUSL: Self = Self { arch: X86_64, build: &X86_64.musl };
+    pub const GLIBC: Self = match &X86_64.glibc {
+        Some(build) => Self { arch: X86_64, build },
+        None => Self::MUSL,
+    };
 
-    fn triple(self) -> &'static str {
-        match self {
-            Self::Musl => musl::TARGET,
-            Self::Glibc => "x86_64-unknown-linux-gnu",
-        }
+    /// Every target that is built for an architecture.
+    pub fn all_of(arch: &'static Arch) -> impl Iterator<Item = Self> {
+        [&arch.musl].into_iter().chain(&arch.glibc).map(move |build| Self { arch, build })
     }
 
-    /// The most bytes that the file which ships may have.
+    /// Every target of every architecture.
+    pub fn all() -> impl Iterator<Item = Self> {
+        arch::ALL.into_iter().flat_map(Self::all_of)
+    }
+
+    fn of(arch: &'static Arch, libc: Libc) -> Result<Self> {
+        Self::all_of(arch)
+            .find(|target| target.libc() == libc)
+            .with_context(|| format!("the {arch} binary is not made with {libc}"))
+    }
+
+    pub fn libc(self) -> Libc {
+        self.build.libc
+    }
+
+    /// The most bytes that the early binary which ships may have.
     pub fn ceiling(self) -> u64 {
-        match self {
-            Self::Musl => 64 * 1024,
-            Self::Glibc => 780 * 1024,
-        }
+        self.build.ceiling
     }
 
     fn unwinder(self) -> Unwinder {
-        match self {
-            Self::Musl => Unwinder::Forbidden,
-            Self::Glibc => Unwinder::FromLibc,
+        match self.libc() {
+            Libc::Musl => Unwinder::Forbidden,
+            Libc::Glibc => Unwinder::FromLibc,
         }
     }
 }
 
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        self.build.triple == other.build.triple
+    }
+}
+
+/// `musl`, or `aarch64-musl` where it is not the first architecture.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Musl => "musl",
-            Self::Glibc => "glibc",
-        })
+        if self.arch != X86_64 {
+            write!(f, "{}-", self.arch)?;
+        }
+        self.libc().fmt(f)
     }
 }
 
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
-    let targets = if options.target.is_empty() { &Target::ALL[..] } else { &options.target };
+    let arch = options.arch.arch;
+    let targets: Vec<Target> = if options.libc.is_empty() {
+        Target::all_of(arch).collect()
+    } else {
+        options.libc.iter().map(|libc| Target::of(arch, *libc)).collect::<Result<_>>()?
+    };
     let mut verdict = Verdict::Good;
     let mut paths = Vec::new();
-    for &target in targets {
+    for target in targets {
         match build(&workspace, target, options.musl)? {
             Build::Passed(binary) => {
                 progress::note(&binary);
@@ -174,11 +203,7 @@ pub fn build(workspace: &Workspace, target: Target, musl: MuslOptions) -> Result
     if let Some(reason) = check_dependencies(workspace)? {
         return Ok(Build::Failed(reason));
     }
-    let toolchain = match target {
-        Target::Musl => musl.source.prepare(&workspace.scratch("musl")?)?,
-        Target::Glibc => Toolchain::Native,
-    };
-    let job = Job { workspace, target, toolchain, program: EARLY };
+    let job = Job::new(workspace, target, musl, EARLY)?;
     let title = format!("build {BINARY} ({target})");
     match progress::phase(title, || job.compile())? {
         Compiled::Linked(path) => job.judge(&path),
@@ -204,42 +229,82 @@ pub fn build_or_stop(workspace: &Workspace, target: Target, musl: MuslOptions) -
 /// The early binary for a task that takes any: musl's where that target can be had.
 pub fn preferred(
     workspace: &Workspace,
-    target: Option<Target>,
+    arch: &'static Arch,
+    libc: Option<Libc>,
     musl: MuslOptions,
 ) -> Result<Binary> {
-    let target = match target {
-        Some(target) => target,
-        None => match musl.source.prepare(&workspace.scratch("musl")?) {
-            Ok(_) => Target::Musl,
-            Err(error) => {
-                progress::note(format_args!("{error:#}; using static glibc"));
-                Target::Glibc
-            }
-        },
+    let target = match libc {
+        Some(libc) => Target::of(arch, libc)?,
+        None => available(workspace, arch, musl)?,
     };
     build_or_stop(workspace, target, musl)
 }
 
+/// An architecture's musl where that can be had, else its glibc.
+fn available(workspace: &Workspace, arch: &'static Arch, musl: MuslOptions) -> Result<Target> {
+    match (musl.source.prepare(arch, &workspace.scratch("musl")?), Target::of(arch, Libc::Glibc)) {
+        (Ok(_), _) => Target::of(arch, Libc::Musl),
+        (Err(error), Ok(glibc)) => {
+            progress::note(format_args!("{error:#}; using static glibc"));
+            Ok(glibc)
+        }
+        (Err(error), Err(_)) => Err(error),
+    }
+}
+
+/// A static program for an architecture, stripped: one file that serves every distribution of it.
+pub fn static_program(
+    workspace: &Workspace,
+    arch: &'static Arch,
+    musl: MuslOptions,
+    program: Program,
+) -> Result<PathBuf> {
+    let target = available(workspace, arch, musl)?;
+    let job = Job::new(workspace, target, musl, program)?;
+    let directory = job.target_directory();
+    let title = format!("build {} ({target})", program.binary);
+    progress::phase(title, || command::check(&mut job.cargo(&directory, None)))?;
+    Ok(job.product(&directory))
+}
+
 /// The yardstick of `cargo xtask bench`, linked as the early binary is.
 pub fn floor(workspace: &Workspace, musl: MuslOptions) -> Result<PathBuf> {
-    let toolchain = musl.source.prepare(&workspace.scratch("musl")?)?;
-    let program = Program { binary: "floor", selection: &["--package", "floor"] };
-    let job = Job { workspace, target: Target::Musl, toolchain, program };
+    let program = Program { binary: "floor", selection: &["--package", "floor"], ..EARLY };
+    let job = Job::new(workspace, Target::MUSL, musl, program)?;
     match progress::phase("build floor (musl)", || job.compile())? {
         Compiled::Linked(path) => Ok(path),
         Compiled::Allocates(_) => bail!("floor was linked without its allocator"),
     }
 }
 
-/// What a job builds.
-struct Program {
-    binary: &'static str,
+/// What is built.
+#[derive(Clone, Copy)]
+pub struct Program {
+    pub binary: &'static str,
     /// What tells it to cargo, besides its name.
     selection: &'static [&'static str],
+    profile: &'static str,
 }
 
-const EARLY: Program =
-    Program { binary: BINARY, selection: &["--no-default-features", "--features", FEATURE] };
+impl Program {
+    /// A program of this package that has a standard library with all that belongs to it.
+    pub const fn ordinary(selection: &'static [&'static str], binary: &'static str) -> Self {
+        Self { binary, selection, profile: "release" }
+    }
+
+    fn is_early(self) -> bool {
+        self.profile == PROFILE
+    }
+}
+
+/// The host tool.
+pub const HOST_TOOL: Program = Program::ordinary(&["--package", "vfio-override"], "vfio-override");
+
+const EARLY: Program = Program {
+    binary: BINARY,
+    selection: &["--no-default-features", "--features", FEATURE],
+    profile: PROFILE,
+};
 
 struct Job<'a> {
     workspace: &'a Workspace,
@@ -253,7 +318,23 @@ enum Compiled {
     Allocates(Vec<String>),
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(
+        workspace: &'a Workspace,
+        target: Target,
+        musl: MuslOptions,
+        program: Program,
+    ) -> Result<Self> {
+        let toolchain = match target.libc() {
+            Libc::Musl => musl.source.prepare(target.arch, &workspace.scratch("musl")?)?,
+            Libc::Glibc => {
+                target.arch.ensure_linker()?;
+                Toolchain::Native
+            }
+        };
+        Ok(Self { workspace, target, toolchain, program })
+    }
+
     fn compile(&self) -> Result<Compiled> {
         let directory = self.target_directory();
         let output = command::output(&mut self.cargo(&directory, None))?;
@@ -282,8 +363,8 @@ impl Job<'_> {
             return Ok(Build::Failed(audit_report(linked, &findings)));
         }
         let path = self.strip(linked)?;
-        let made_of = provenance::of(self.workspace, FEATURE, self.target.triple())?;
-        provenance::embed(&made_of, &path)?;
+        let made_of = provenance::of(self.workspace, FEATURE, self.target.build.triple)?;
+        provenance::embed(&made_of, &self.target.arch.binutil("objcopy"), &path)?;
         let findings = audit::compare(&path, linked, self.target.ceiling())?;
         if !findings.is_empty() {
             return Ok(Build::Failed(audit_report(&path, &findings)));
@@ -300,7 +381,7 @@ impl Job<'_> {
             .with_context(|| format!("cannot create {}", directory.display()))?;
         let path = directory.join(BINARY);
         command::check(
-            Command::new("strip")
+            Command::new(self.target.arch.binutil("strip"))
                 .args(["--strip-all", "--remove-section=.comment"])
                 .arg("-o")
                 .arg(&path)
@@ -311,8 +392,8 @@ impl Job<'_> {
 
     fn cargo(&self, directory: &Path, more_flags: Option<String>) -> Command {
         let stub = match &self.toolchain {
-            // A link that is to show what panics has use for the unwinder.
-            Toolchain::Rustup { stub } if more_flags.is_none() => {
+            // A link that is to show what panics has use for the unwinder, and so has a program that may panic.
+            Toolchain::Rustup { stub } if more_flags.is_none() && self.program.is_early() => {
                 Some(format!("-Lnative={}", stub.display()))
             }
             _ => None,
@@ -323,10 +404,10 @@ impl Job<'_> {
             Toolchain::Debian { .. } => debian_cargo(),
         };
         command
-            .args(["build", "--locked", "--quiet", "--profile", PROFILE])
+            .args(["build", "--locked", "--quiet", "--profile", self.program.profile])
             .args(["--bin", self.program.binary])
             .args(self.program.selection)
-            .args(["--target", self.target.triple()])
+            .args(["--target", self.target.build.triple])
             .arg("--target-dir")
             .arg(directory)
             // Unlike RUSTFLAGS, this survives blanks in a path.
@@ -337,19 +418,25 @@ impl Job<'_> {
 
     fn flags(&self) -> Vec<String> {
         let own = match &self.toolchain {
-            // With lld, `.eh_frame` keeps the personality routine alive, and with it all panic
-            // code. musl's default is GNU ld already, and the option is not stable there.
-            Toolchain::Native => vec!["-Clinker-features=-lld".to_owned()],
-            Toolchain::Rustup { .. } => Vec::new(),
+            Toolchain::Native | Toolchain::Rustup { .. } => self
+                .target
+                .arch
+                .linker()
+                .map(|linker| format!("-Clinker={linker}"))
+                .into_iter()
+                .collect(),
             Toolchain::Debian { stub } => vec![
                 "-Clinker=musl-gcc".to_owned(),
                 "-Clink-self-contained=no".to_owned(),
                 format!("-Lnative={}", stub.display()),
             ],
         };
+        let of_program: &[&str] =
+            if self.program.is_early() { self.target.build.flags } else { &["-Cstrip=symbols"] };
         ["-Crelocation-model=static", "-Ctarget-feature=+crt-static"]
-            .map(str::to_owned)
-            .into_iter()
+            .iter()
+            .chain(of_program)
+            .map(|flag| (*flag).to_owned())
             .chain(own)
             .collect()
     }
@@ -363,7 +450,10 @@ impl Job<'_> {
     }
 
     fn product(&self, directory: &Path) -> PathBuf {
-        directory.join(self.target.triple()).join(PROFILE).join(self.program.binary)
+        directory
+            .join(self.target.build.triple)
+            .join(self.program.profile)
+            .join(self.program.binary)
     }
 }
 
@@ -427,7 +517,7 @@ mod tests {
             Finding::Forbidden { symbol: "core::panicking::panic".to_owned(), callers: Vec::new() },
             Finding::Forbidden { symbol: "rust_eh_personality".to_owned(), callers: Vec::new() },
         ];
-        let report = allocation_report(Target::Musl, &["__rust_alloc".to_owned()], &findings);
+        let report = allocation_report(Target::MUSL, &["__rust_alloc".to_owned()], &findings);
         assert_eq!(
             report,
             "vfio-override-early (musl) can allocate or panic, which allocates too: the link \

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::ground::arch::{Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
-
-pub const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// How long `rustup target add` may take before the next way is tried.
 const RUSTUP_PATIENCE: Duration = Duration::from_secs(120);
@@ -28,7 +27,8 @@ pub enum Source {
     Auto,
     /// The target of the running toolchain, added with rustup
     Rustup,
-    /// Debian's rust-web-src, built with Debian's compiler against musl-tools (2 minutes once)
+    /// Debian's rust-web-src, built with Debian's compiler against musl-tools (2 minutes once), on
+    /// x86-64 for itself
     Debian,
 }
 
@@ -43,35 +43,39 @@ pub enum Toolchain {
 }
 
 impl Source {
-    /// Makes a toolchain ready for the musl target.
-    pub fn prepare(self, scratch: &Path) -> Result<Toolchain> {
+    /// Makes a toolchain ready for an architecture's musl target.
+    pub fn prepare(self, arch: &Arch, scratch: &Path) -> Result<Toolchain> {
         match self {
-            Self::Debian => debian(scratch),
-            Self::Rustup => rustup(scratch).context("rustup has no musl target for this toolchain"),
-            Self::Auto => match rustup(scratch) {
-                Ok(toolchain) => Ok(toolchain),
-                Err(error) => {
+            Self::Debian => debian(arch, scratch),
+            Self::Rustup => {
+                rustup(arch, scratch).context("rustup has no musl target for this toolchain")
+            }
+            Self::Auto => match rustup(arch, scratch) {
+                Err(error) if serves_debian(arch) => {
                     progress::note(format_args!("{error:#}; using Debian's Rust instead"));
-                    debian(scratch)
+                    debian(arch, scratch)
                 }
+                other => other,
             },
         }
     }
 }
 
-fn rustup(scratch: &Path) -> Result<Toolchain> {
-    if !is_installed()? {
-        progress::phase(format!("rustup target add {TARGET}"), add_target)?;
+fn rustup(arch: &Arch, scratch: &Path) -> Result<Toolchain> {
+    let triple = arch.musl.triple;
+    if !is_installed(triple)? {
+        progress::phase(format!("rustup target add {triple}"), || add_target(triple))?;
     }
+    arch.ensure_linker()?;
     Ok(Toolchain::Rustup { stub: stub_unwinder(scratch)? })
 }
 
-fn is_installed() -> Result<bool> {
+fn is_installed(triple: &str) -> Result<bool> {
     let directory = command::stdout(Command::new("rustc").args([
         "--print",
         "target-libdir",
         "--target",
-        TARGET,
+        triple,
     ]))?;
     Ok(fs::read_dir(directory.trim()).is_ok_and(|mut entries| {
         entries.any(|entry| {
@@ -80,9 +84,9 @@ fn is_installed() -> Result<bool> {
     }))
 }
 
-fn add_target() -> Result<()> {
+fn add_target(triple: &str) -> Result<()> {
     let mut child = Command::new("rustup")
-        .args(["target", "add", TARGET])
+        .args(["target", "add", triple])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -91,12 +95,12 @@ fn add_target() -> Result<()> {
     loop {
         match child.try_wait()? {
             Some(status) if status.success() => return Ok(()),
-            Some(status) => bail!("`rustup target add {TARGET}` failed ({status})"),
+            Some(status) => bail!("`rustup target add {triple}` failed ({status})"),
             None if Instant::now() > deadline => {
                 child.kill()?;
                 child.wait()?;
                 bail!(
-                    "`rustup target add {TARGET}` did not end in {} s",
+                    "`rustup target add {triple}` did not end in {} s",
                     RUSTUP_PATIENCE.as_secs()
                 );
             }
@@ -105,10 +109,19 @@ fn add_target() -> Result<()> {
     }
 }
 
-fn debian(scratch: &Path) -> Result<Toolchain> {
+/// Whether Debian's Rust was ever tried for it.
+fn serves_debian(arch: &Arch) -> bool {
+    arch == X86_64 && arch.is_native()
+}
+
+fn debian(arch: &Arch, scratch: &Path) -> Result<Toolchain> {
+    let triple = arch.musl.triple;
+    if !serves_debian(arch) {
+        bail!("Debian's Rust is used for x86_64 on x86_64 only: run `rustup target add {triple}`");
+    }
     if setup::program("apt-get").is_none() {
         bail!(
-            "no musl target: run `rustup target add {TARGET}` (the other way needs Debian's {})",
+            "no musl target: run `rustup target add {triple}` (the other way needs Debian's {})",
             DEBIAN_PACKAGES.join(", ")
         );
     }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::build::Target;
 use crate::cases::judge::{Expectation, Fate};
+use crate::ground::arch::Libc;
 use crate::guest::accelerator::Patience;
 use crate::guest::archive::Archive;
 use crate::guest::evidence::Evidence;
@@ -36,7 +36,7 @@ pub struct Case {
     /// Why these are not all that there are.
     pub limits: Option<&'static str>,
     pub machine: Machine,
-    pub target: Target,
+    pub libc: Libc,
     pub mode: Mode,
     /// Kernel parameters, `vfio.override=` among them.
     pub parameters: Vec<String>,
@@ -139,7 +139,7 @@ impl Case {
             kernels: EVERY.to_vec(),
             limits: None,
             machine,
-            target: Target::Musl,
+            libc: Libc::Musl,
             mode: Mode::Hook,
             parameters: Vec::new(),
             loaded_before: Vec::new(),
@@ -177,10 +177,10 @@ impl Case {
         self
     }
 
-    /// Runs the early binary of this target instead of the one for musl.
+    /// Runs the early binary with this C library instead of the one with musl.
     #[must_use]
-    pub fn target(mut self, target: Target) -> Self {
-        self.target = target;
+    pub fn libc(mut self, libc: Libc) -> Self {
+        self.libc = libc;
         self
     }
 

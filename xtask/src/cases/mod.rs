@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use model::invalid::INVALID;
 
-use crate::build::Target;
 use crate::cases::case::FaultKind::{Infrastructure, Test};
 use crate::cases::case::{Case, Mode};
+use crate::ground::arch::Libc;
 use crate::guest::acpi;
 use crate::guest::archive::Archive;
 use crate::guest::image::EARLY;
@@ -82,8 +82,8 @@ fn basics() -> Vec<Case> {
         on_demo("control").mode(Mode::Control),
         taken("hook").logged("rules: 2 applied; functions: 4 taken"),
         taken("rdinit").mode(Mode::Rdinit).logged("rules: 2 applied; functions: 4 taken"),
-        taken("hook-glibc").only_on(&["6.12"], GLIBC).target(Target::Glibc),
-        taken("rdinit-glibc").only_on(&["6.1"], GLIBC).target(Target::Glibc).mode(Mode::Rdinit),
+        taken("hook-glibc").only_on(&["6.12"], GLIBC).libc(Libc::Glibc),
+        taken("rdinit-glibc").only_on(&["6.1"], GLIBC).libc(Libc::Glibc).mode(Mode::Rdinit),
         // Nobody else loads vfio-pci.
         taken("hook-modprobe")
             .parameter("guest.modprobe")

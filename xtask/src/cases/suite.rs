@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::build::Binary;
 use crate::cases::case::{CLOUD, Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
 use crate::cases::judge;
+use crate::ground::arch::X86_64;
 use crate::ground::command;
 use crate::ground::pool;
 use crate::ground::progress;
@@ -132,7 +133,7 @@ fn build_programs(workspace: &Workspace, cells: &[Cell]) -> Programs {
     for program in cells.iter().flat_map(|cell| &cell.case.programs) {
         programs.entry(*program).or_insert_with(|| {
             let title = format!("build {}, for guests", program.name());
-            progress::phase(title, || program.build(workspace))
+            progress::phase(title, || program.build(workspace, X86_64))
                 .map_err(|error| format!("{} did not build: {error:#}", program.name()))
         });
     }
@@ -165,7 +166,7 @@ pub fn show(Boots { boots, took }: &Boots) -> String {
     };
     let row = |case: &&Case| {
         let cells = kernels.iter().map(|kernel| cell(case, kernel));
-        [case.name.clone(), case.mode.to_string(), case.target.to_string()]
+        [case.name.clone(), case.mode.to_string(), case.libc.to_string()]
             .into_iter()
             .chain(cells)
             .collect::<Vec<_>>()
@@ -277,8 +278,8 @@ fn boot(
     }
     let binary = binaries
         .iter()
-        .find(|binary| binary.target == case.target)
-        .with_context(|| format!("the {} binary did not build", case.target))?;
+        .find(|binary| binary.target.arch == kernel.arch && binary.target.libc() == case.libc)
+        .with_context(|| format!("the {} binary did not build", case.libc))?;
     let mut image = ingredients.mix(kernel, &binary.path, &drivers)?;
     image.merge(&case.files);
     for program in &case.programs {

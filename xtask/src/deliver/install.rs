@@ -14,6 +14,7 @@ use nix::unistd::geteuid;
 use tempfile::NamedTempFile;
 
 use crate::build::{self, MuslOptions};
+use crate::ground::arch;
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -168,7 +169,7 @@ pub fn install(options: &InstallOptions) -> Result<Verdict> {
         directory.clone()
     } else {
         let workspace = Workspace::locate()?;
-        let early = build::preferred(&workspace, None, options.musl)?;
+        let early = build::preferred(&workspace, arch::of_this_machine(), None, options.musl)?;
         build_all(&workspace, &early.path, Profile::Release)?
     };
     let tree = options.place.tree();

@@ -1,5 +1,6 @@
 //! What every task stands on.
 
+pub mod arch;
 pub mod command;
 pub mod pool;
 pub mod progress;

@@ -17,16 +17,16 @@ use crate::ground::workspace::{Workspace, cargo};
 pub struct Tool {
     pub name: &'static str,
     pub why: &'static str,
-    find: fn() -> Option<PathBuf>,
-    packages: Packages,
+    pub find: fn() -> Option<PathBuf>,
+    pub packages: Packages,
 }
 
 /// The tool's package, by package manager.
-struct Packages {
-    apt: &'static str,
-    dnf: &'static str,
-    pacman: &'static str,
-    zypper: &'static str,
+pub struct Packages {
+    pub apt: &'static str,
+    pub dnf: &'static str,
+    pub pacman: &'static str,
+    pub zypper: &'static str,
 }
 
 pub const QEMU: Tool = Tool {
@@ -38,6 +38,35 @@ pub const QEMU: Tool = Tool {
         dnf: "qemu-system-x86-core",
         pacman: "qemu-system-x86",
         zypper: "qemu-x86",
+    },
+};
+
+pub const QEMU_AARCH64: Tool = Tool {
+    name: "qemu-system-aarch64",
+    why: "boots a guest of aarch64",
+    find: || program("qemu-system-aarch64"),
+    packages: Packages {
+        apt: "qemu-system-arm",
+        dnf: "qemu-system-aarch64-core",
+        pacman: "qemu-system-aarch64",
+        zypper: "qemu-arm",
+    },
+};
+
+pub const EFI_AARCH64: Tool = Tool {
+    name: "QEMU_EFI.fd",
+    why: "is the firmware of a guest of aarch64",
+    find: || {
+        ["/usr/share/qemu-efi-aarch64", "/usr/share/edk2/aarch64", "/usr/share/qemu"]
+            .map(|directory| Path::new(directory).join("QEMU_EFI.fd"))
+            .into_iter()
+            .find(|file| file.is_file())
+    },
+    packages: Packages {
+        apt: "qemu-efi-aarch64",
+        dnf: "edk2-aarch64",
+        pacman: "edk2-aarch64",
+        zypper: "qemu-uefi-aarch64",
     },
 };
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::build::{self, MuslOptions, Target};
+use crate::build::{self, MuslOptions};
+use crate::ground::arch::{ArchOptions, Libc};
 use crate::ground::progress;
 use crate::ground::setup;
 use crate::ground::verdict::Verdict;
@@ -39,9 +40,12 @@ pub struct Options {
     #[arg(long, value_name = "KERNEL", default_value_t = Choice::Auto)]
     kernel: Choice,
 
-    /// Which early binary goes in (default: musl where the target can be had, else glibc)
-    #[arg(long, value_name = "TARGET")]
-    target: Option<Target>,
+    #[command(flatten)]
+    arch: ArchOptions,
+
+    /// The C library of the early binary (default: musl where that can be had, else glibc)
+    #[arg(long, value_name = "LIBC")]
+    libc: Option<Libc>,
 
     /// Make an archive with nothing but the early binary, to append to any image
     #[arg(long, conflicts_with = "kernel")]
@@ -53,7 +57,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
-    let early = build::preferred(&workspace, options.target, options.musl)?;
+    let early = build::preferred(&workspace, options.arch.arch, options.libc, options.musl)?;
     if options.overlay {
         let path = workspace.scratch("image")?.join("vfio-override.cpio.gz");
         fs::write(&path, overlay(&early.path)?)

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
+use crate::ground::arch::{Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -59,6 +60,7 @@ impl fmt::Display for Choice {
 
 /// A kernel that QEMU can start, and its modules.
 pub struct Kernel {
+    pub arch: &'static Arch,
     pub release: String,
     /// What a boot loader loads.
     pub bzimage: PathBuf,
@@ -169,7 +171,7 @@ fn extract(image: &Path, modules: Modules, cache: &Path) -> Result<Kernel> {
         Ok((release, vmlinux))
     };
     let (release, vmlinux) = unpack().with_context(|| format!("cannot use {}", image.display()))?;
-    Ok(Kernel { release, bzimage: image.to_owned(), vmlinux, modules })
+    Ok(Kernel { arch: X86_64, release, bzimage: image.to_owned(), vmlinux, modules })
 }
 
 fn is_newer(file: &Path, than: &Path) -> bool {
@@ -195,7 +197,7 @@ struct Query {
 impl Query {
     fn newest() -> Self {
         Self {
-            metas: vec!["linux-image-amd64".to_owned(), "linux-image-generic".to_owned()],
+            metas: vec![format!("linux-image-{}", X86_64.debian), "linux-image-generic".to_owned()],
             prefix: "linux-image-".to_owned(),
         }
     }

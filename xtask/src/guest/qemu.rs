@@ -4,6 +4,7 @@ use std::process::{Child, Command};
 
 use anyhow::Result;
 
+use crate::ground::arch::{Firmware, Serial};
 use crate::ground::setup;
 use crate::guest::kernel::Kernel;
 use crate::guest::machine::Machine;
@@ -44,22 +45,32 @@ pub struct Guest<'a> {
 impl Guest<'_> {
     /// The console is on standard input and output; all files are in the current directory.
     pub fn command(&self) -> Result<Command> {
-        let memory = 256 + self.machine.image_memory;
-        let mut command = Command::new(setup::QEMU.path()?);
+        let board = &self.kernel.arch.guest;
+        let memory = board.memory + self.machine.image_memory;
+        let mut command = Command::new(board.emulator.path()?);
         command
-            .args(["-M", "q35,kernel-irqchip=split,sata=off,smbus=off"])
+            .args(board.board)
             .args(["-accel", self.accelerator.name(), "-m", &memory.to_string(), "-no-reboot"])
             .args(["-nodefaults", "-display", "none"]);
-        if self.accelerator == Accelerator::Kvm {
-            command.args(["-cpu", "host"]);
+        match (self.accelerator, board.processor) {
+            (Accelerator::Kvm, _) => drop(command.args(["-cpu", "host"])),
+            (Accelerator::Tcg, Some(processor)) => drop(command.args(["-cpu", processor])),
+            (Accelerator::Tcg, None) => {}
         }
         if !self.machine.lacks_iommu {
-            command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+            command.args(board.iommu);
         }
-        if self.machine.has_bios {
-            command.arg("-kernel").arg(&self.kernel.bzimage);
-        } else {
-            command.args(["-bios", "qboot.rom"]).arg("-kernel").arg(&self.kernel.vmlinux);
+        match (board.firmware, self.machine.has_bios) {
+            (Firmware::Pc, false) => {
+                command.args(["-bios", "qboot.rom"]).arg("-kernel").arg(&self.kernel.vmlinux);
+            }
+            (Firmware::Pc, true) | (Firmware::DeviceTree, false) => {
+                command.arg("-kernel").arg(&self.kernel.bzimage);
+            }
+            (Firmware::DeviceTree, true) => {
+                command.arg("-bios").arg(setup::EFI_AARCH64.path()?);
+                command.arg("-kernel").arg(&self.kernel.bzimage);
+            }
         }
         if let Some(initrd) = self.initrd {
             command.args(["-initrd", initrd]);
@@ -68,8 +79,10 @@ impl Guest<'_> {
             .args(["-append", self.command_line])
             .args(["-chardev", "stdio,id=console,signal=off"])
             .args(["-serial", "chardev:console"]);
-        for name in [REPORT, KERNEL_LOG] {
-            command.arg("-serial").arg(format!("file:{name}"));
+        if board.serial == Serial::Three {
+            for name in [REPORT, KERNEL_LOG] {
+                command.arg("-serial").arg(format!("file:{name}"));
+            }
         }
         if self.machine.functions().any(|function| function.is_later) {
             command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp::SOCKET));

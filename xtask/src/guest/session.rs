@@ -225,13 +225,15 @@ impl Session<'_> {
     }
 
     fn start(&self, artefacts: &Artefacts, accelerator: Accelerator) -> Result<(Console, Qemu)> {
+        let board = &self.kernel.arch.guest;
         let command_line = format!(
-            "console=ttyS0 {QUIET} panic=-1 no_timer_check cryptomgr.notests audit=0 \
-             intel_iommu=on {} {}",
+            "console={} {QUIET} panic=-1 cryptomgr.notests audit=0 {} {} {}",
+            board.console,
+            board.parameters,
             probes::PARAMETERS,
             self.parameters
         );
-        // The kernel cuts a longer one off without a word (COMMAND_LINE_SIZE on x86).
+        // The kernel cuts a longer one off without a word (COMMAND_LINE_SIZE on x86 and arm64).
         if command_line.len() > MAX_COMMAND_LINE {
             bail!(
                 "the kernel's command line has {} bytes, at most {MAX_COMMAND_LINE} are allowed",
