@@ -718,6 +718,31 @@ fn a_driver_that_cannot_be_loaded_is_no_success() {
 }
 
 #[test]
+fn an_override_that_another_program_wrote_meanwhile_is_told() {
+    let desk = Desk::with(&["x58"]);
+    let other = "echo pci-stub > /sys/bus/pci/devices/0000:02:00.0/driver_override";
+    let (screen, log) = live(&desk, "x58", other, "apply 02:00.0");
+    let says = "0000:02:00.0: its driver_override is pci-stub in the end, not vfio-pci: another program, or another \
+                apply, wrote it meanwhile";
+    assert!(screen.contains(says) && log.contains(says), "{screen}\n{log}");
+    assert!(screen.contains("not everything is as asked\n(exit status 1)"), "{screen}");
+}
+
+#[test]
+fn status_names_the_character_device_of_a_function() {
+    let desk = Desk::with(&["two-t400"]);
+    let device = desk.path("two-t400/sys/bus/pci/devices/0000:65:00.0");
+    fs::create_dir_all(device.join("vfio-dev/vfio3")).unwrap();
+    fs::write(desk.path("two-t400/proc/cmdline"), "vfio.override=65:00.0\n").unwrap();
+    let screen = desk.screen(&["status --from two-t400"]);
+    assert!(screen.contains("65:00.0: is /dev/vfio/devices/vfio3 for iommufd"), "{screen}");
+    let status = json(&desk.run("status --json --from two-t400"));
+    let functions = status["functions"].as_array().unwrap();
+    let card = functions.iter().find(|function| function["address"] == "0000:65:00.0").unwrap();
+    assert_eq!(card["character_device"], "/dev/vfio/devices/vfio3");
+}
+
+#[test]
 fn a_kernel_log_that_cannot_be_written_is_told() {
     let desk = Desk::with(&["x58"]);
     fs::write(desk.path("records"), "").unwrap();

@@ -1,6 +1,7 @@
 //! What `apply` and `release` share: records in the kernel log and on the terminal, and a look at what is
 //! true afterwards.
 
+pub mod modprobe;
 #[expect(unsafe_code, reason = "it forks")]
 pub mod worker;
 
@@ -282,8 +283,10 @@ pub fn carry_out(
     let step = report.unfinished.as_deref().unwrap_or_default();
     for (changed, device) in report.functions.iter().zip(devices) {
         let was_written = overridden.contains(&device.address);
-        let group = device.group.filter(|_| machine.kind == Kind::Live);
-        let user = || group.and_then(vfio_users::of_group);
+        let user = || {
+            let nodes = vfio_users::nodes(&machine.sysfs, &device.function);
+            vfio_users::of(&nodes).filter(|_| machine.kind == Kind::Live)
+        };
         if let Some(text) = change.shortfall(device, changed.state, was_written, step, user) {
             screen.marked(BAD, &device.address, text);
         }

@@ -1,15 +1,14 @@
 //! `apply`: what the early binary does at boot, now.
 
-use std::fmt;
-use std::process::{Command, Stdio};
-
 use anyhow::Result;
 use log::Level;
-use vfio_override::report::{Journal, LoadingResult};
+use vfio_override::apply;
+use vfio_override::report::Journal;
 use vfio_override::run::Run;
 use vfio_override::system::System;
 
 use crate::args::Apply;
+use crate::change::modprobe::{Loading, modprobe};
 use crate::change::worker::Progress;
 use crate::change::{self, Change, Recorder};
 use crate::commands::plan;
@@ -29,18 +28,27 @@ pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict
     }
     let asked = Asked::of(machine, &options.rules.rules)?;
     let devices = Devices::of(machine);
-    let taken: Vec<Device> = {
+    let (taken, drivers): (Vec<Device>, Vec<String>) = {
         let (run, _) = asked.preview(machine);
         let taken = run.plan().decisions.taken(run.rules(), run.inventory());
-        taken.filter_map(|taken| devices.get(taken.function.address).cloned()).collect()
+        let known = taken.filter_map(|taken| {
+            let device = devices.get(taken.function.address)?.clone();
+            Some((device, taken.driver.escape_ascii().to_string()))
+        });
+        known.unzip()
     };
     let (style, limit) = (devices.style(), options.patience.limit());
     change::carry_out(Change::Apply, machine, &taken, style, limit, json, |machine, progress| {
-        work(machine, &asked, progress)
+        work(machine, &asked, taken.iter().zip(&drivers), progress)
     })
 }
 
-fn work(machine: &mut Machine, asked: &Asked, progress: Progress) -> bool {
+fn work<'a>(
+    machine: &mut Machine,
+    asked: &Asked,
+    taken: impl Iterator<Item = (&'a Device, &'a String)>,
+    progress: Progress,
+) -> bool {
     machine.tree.progress = progress.share();
     let mut steps = progress.share();
     let recorder = Recorder::new(Change::Apply, machine.kind, progress);
@@ -48,7 +56,38 @@ fn work(machine: &mut Machine, asked: &Asked, progress: Progress) -> bool {
     let is_applied = run.apply(&mut machine.tree, None, &recorder);
     let is_loaded = machine.kind != Kind::Live
         || load_drivers(&run, &mut machine.tree, &mut steps, Journal::new(&recorder, false));
-    is_applied && is_loaded
+    let is_kept = look_again(&mut machine.tree, taken, is_applied, Journal::new(&recorder, false));
+    is_applied && is_loaded && is_kept
+}
+
+/// Whether every override is still what this run made of it: another program, or another `apply`, may have written
+/// one meanwhile. Where not every rule `is_applied`, an override that is not set is one that could not be, and was
+/// logged before.
+fn look_again<'a>(
+    system: &mut impl System,
+    taken: impl Iterator<Item = (&'a Device, &'a String)>,
+    is_applied: bool,
+    journal: Journal<'_>,
+) -> bool {
+    let mut is_kept = true;
+    for (device, driver) in taken {
+        let Ok(kept_for) = apply::override_of(system, device.function.address) else { continue };
+        let kept_for = kept_for.map(|name| name.escape_ascii().to_string());
+        if kept_for.as_ref() == Some(driver) || kept_for.is_none() && !is_applied {
+            continue;
+        }
+        is_kept = false;
+        let address = &device.address;
+        let now = kept_for.unwrap_or_else(|| "not set".to_owned());
+        journal.say(
+            Level::Warn,
+            &format_args!(
+                "{address}: its driver_override is {now} in the end, not {driver}: another program, or another \
+                 apply, wrote it meanwhile"
+            ),
+        );
+    }
+    is_kept
 }
 
 /// Loads each driver that does not have all its functions yet. Returns whether each has all then.
@@ -74,45 +113,4 @@ fn load_drivers(
         journal.say(level, &format_args!("{loading}, {bound} of {kept} functions bound{rest}"));
     }
     is_bound
-}
-
-/// What came of loading a module. What the early binary says of it speaks of its image.
-pub struct Loading<'a> {
-    /// The module or an alias of it.
-    pub name: &'a str,
-    pub result: LoadingResult,
-}
-
-impl fmt::Display for Loading<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name;
-        match self.result {
-            LoadingResult::Loaded => write!(f, "{name} loaded"),
-            LoadingResult::Refused(status) => {
-                write!(f, "modprobe {name} ended with status {status}")
-            }
-            LoadingResult::Crashed => write!(f, "modprobe {name} was killed"),
-            LoadingResult::NoModprobe => write!(f, "there is no modprobe to load {name}"),
-            LoadingResult::NotStarted(errno) => {
-                write!(f, "modprobe {name} cannot be started: {errno}")
-            }
-        }
-    }
-}
-
-/// Loads a module by its name or alias.
-pub fn modprobe(name: &str) -> LoadingResult {
-    let mut command = Command::new("modprobe");
-    command.args(["-q", "--", name]).stdin(Stdio::null());
-    match command.status() {
-        Ok(status) => match status.code() {
-            Some(0) => LoadingResult::Loaded,
-            Some(status) => LoadingResult::Refused(status),
-            None => LoadingResult::Crashed,
-        },
-        Err(error) => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-            None | Some(nix::errno::Errno::ENOENT) => LoadingResult::NoModprobe,
-            Some(errno) => LoadingResult::NotStarted(errno),
-        },
-    }
 }

@@ -112,6 +112,9 @@ impl Copy {
             for attribute in ATTRIBUTES {
                 self.copy(sysfs, &format!("{inside}/{attribute}"))?;
             }
+            for node in names(&directory.join("vfio-dev")) {
+                self.directory(&format!("sys/{inside}/vfio-dev/{node}"))?;
+            }
             for link in ["driver", "iommu_group"] {
                 self.link(sysfs, &format!("{inside}/{link}"))?;
             }

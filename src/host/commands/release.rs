@@ -15,9 +15,9 @@ use vfio_override::report::{Journal, LoadingResult};
 use vfio_override::system::{Fault, System};
 
 use crate::args::Release;
+use crate::change::modprobe::{Loading, modprobe};
 use crate::change::worker::Progress;
 use crate::change::{self, Change, Recorder};
-use crate::commands::apply::{Loading, modprobe};
 use crate::machine::functions::{Device, Devices};
 use crate::machine::modules;
 use crate::machine::vfio_users::{self, User};
@@ -139,7 +139,8 @@ fn give_back(
         // and before Linux 5.19 it stopped when one took a function of it (BUG_ON in vfio_group_nb_verify).
         if let Some(group) = function.group {
             steps.about_to_run(&format!("see whether IOMMU group {group} is in use"));
-            if let Some(user) = vfio_users::that_stays(group) {
+            let nodes = vfio_users::nodes(&machine.sysfs, function);
+            if let Some(user) = vfio_users::that_stays(&nodes) {
                 return Ok(Back { let_go, driver: Err(Nobody::May(user, group)) });
             }
         }

@@ -170,6 +170,12 @@ impl Report {
             let colour = if *state == State::Different { BAD } else { WARN };
             screen.marked(colour, &who.join(", "), reason);
         }
+        for Comparison { device, .. } in &self.functions {
+            if let Some(node) = &device.vfio_node {
+                let address = style.text(device.function.address);
+                screen.marked(PLAIN, &address, format_args!("is {} for iommufd", node.display()));
+            }
+        }
         for rule in &self.rules {
             screen.marked(BAD, "not applied", &rule.message);
         }

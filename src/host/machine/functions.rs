@@ -1,14 +1,15 @@
 //! Every function of a machine, as all commands show it.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use vfio_override::apply;
 use vfio_override::pci::{Address, Function};
 use vfio_override::ruleset::RuleSet;
 use vfio_override::survey::{self, Inventory};
-use vfio_override::system::System;
 
 use crate::machine::Machine;
-use crate::machine::names::Names;
+use crate::machine::vfio_users;
 
 /// One function, as it is now.
 #[derive(Clone, Serialize)]
@@ -23,6 +24,9 @@ pub struct Device {
     pub driver: Option<String>,
     #[serde(rename = "override")]
     pub kept_for: Option<String>,
+    /// By which a process can use it through iommufd, while a VFIO driver has it.
+    #[serde(rename = "character_device")]
+    pub vfio_node: Option<PathBuf>,
     pub boot_display: bool,
     pub framebuffer: bool,
     #[serde(skip)]
@@ -30,12 +34,8 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn new(
-        system: &mut impl System,
-        names: &Names,
-        function: &Function,
-        framebuffer: bool,
-    ) -> Self {
+    pub fn new(machine: &mut Machine, function: &Function, framebuffer: bool) -> Self {
+        let Machine { tree: system, names, sysfs, .. } = machine;
         let text = |name: apply::DriverName| name.escape_ascii().to_string();
         let address = function.address;
         Self {
@@ -48,6 +48,7 @@ impl Device {
             group: function.group,
             driver: apply::driver_of(system, address).ok().flatten().map(text),
             kept_for: apply::override_of(system, address).ok().flatten().map(text),
+            vfio_node: vfio_users::node_of(&sysfs.join(format!("bus/pci/devices/{address}"))),
             boot_display: function.boot_vga,
             framebuffer,
             function: *function,
@@ -81,14 +82,13 @@ impl Devices {
         let mut rules = RuleSet::new();
         rules.add_value(b"*:*");
         let mut inventory = Box::<Inventory>::default();
-        let Machine { tree, names, .. } = machine;
-        survey::survey(tree, &rules, None, &mut inventory);
-        survey::surroundings(tree, &mut inventory, |_| true);
+        survey::survey(&mut machine.tree, &rules, None, &mut inventory);
+        survey::surroundings(&mut machine.tree, &mut inventory, |_| true);
         let all = inventory
             .functions()
             .enumerate()
             .map(|(index, function)| {
-                Device::new(tree, names, function, inventory.has_framebuffer(index))
+                Device::new(machine, function, inventory.has_framebuffer(index))
             })
             .collect();
         let troubles = inventory.obstacles().map(|(_, failure)| failure.to_string()).collect();
