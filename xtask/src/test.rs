@@ -62,6 +62,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
         &setup::BUSYBOX,
         &setup::SHELLCHECK,
         &setup::SHFMT,
+        &setup::SHFMT,
+        &setup::MAKE,
         &setup::STRACE,
         &setup::CXX,
         &setup::VALGRIND,
@@ -266,12 +268,13 @@ fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) 
 
 fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
     type Check = fn(&Workshop, &Workspace) -> Result<()>;
-    const CHECKS: [(&str, Check); 5] = [
+    const CHECKS: [(&str, Check); 6] = [
         ("generators: what systemd says of the units", Workshop::check_units),
         ("generator initramfs-tools: what its hook answers", Workshop::check_prereqs),
         ("generator mkinitcpio: its files, with a stand-in for it", Workshop::check_mkinitcpio),
         ("generators: a kernel that lacks modules", Workshop::check_lacking_kernel),
-        ("generators: no image without the binary, or the rule", Workshop::check_missing_file),
+        ("generators: no image of what is half installed", Workshop::check_incomplete),
+        ("generator initramfs-tools: an /init without /conf/conf.d", Workshop::check_fallback),
     ];
     let name = |cell: &Cell| format!("generator {}", cell.name());
     let cells: Vec<Cell> = Cell::all().filter(|cell| ledger.wants(&name(cell))).collect();

@@ -43,7 +43,7 @@ const GENERATORS: [Generator; 4] = [
     Generator {
         name: "dracut",
         programs: &["usr/bin/dracut", "usr/sbin/dracut"],
-        hook: Some("usr/lib/dracut/modules.d/90vfio-override"),
+        hook: Some("usr/lib/dracut/modules.d/50vfio-override"),
         rebuild: "dracut --force --regenerate-all",
         list: Some("lsinitrd"),
     },

@@ -91,16 +91,10 @@ pub fn check(debian: &Debian, workspace: &Workspace, kernels: &[&Kernel]) -> Res
     Ok(())
 }
 
-/// The build must fail where this file is not installed.
-pub fn check_missing_file(
-    debian: &Debian,
-    workspace: &Workspace,
-    kernel: &Kernel,
-    file: &str,
-) -> Result<()> {
+/// Makes the contents of an image that nobody boots.
+pub fn make_small(debian: &Debian, workspace: &Workspace, kernel: &Kernel) -> Result<String> {
     let script = workspace.root.join("tests/mkinitcpio/mkinitcpio");
     let build = Build::new(debian, &script, kernel, &["base", "vfio-override", "udev"])?;
-    ensure!(!build.output.status.success(), "mkinitcpio's hook does not miss {file}");
-    ensure!(build.said().contains(file), "it is not told what is missing: {}", build.said());
-    Ok(())
+    ensure!(build.output.status.success(), build.said());
+    Ok(build.said())
 }

@@ -19,7 +19,7 @@ use crate::cases;
 use crate::cases::case::{Case, Mode};
 use crate::cases::suite;
 use crate::cases::suite::Outcome;
-use crate::deliver::install::{self, Profile, Tree};
+use crate::deliver::install::{self, Profile};
 use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::table;
@@ -52,6 +52,9 @@ const TAKEN: [&str; 6] = ["01:00.0", "01:00.1", "01:00.2", "00:04.0", "00:05.0",
 
 /// Where the udev rule is, on every host and in every image.
 const RULE: &str = "usr/lib/udev/rules.d/70-vfio-override.rules";
+
+/// How every hook starts the early binary.
+const START: &str = "/usr/lib/vfio-override/vfio-override-early --modprobe || :";
 
 /// Unpacked Debian images are large.
 const IMAGE_MEMORY: u32 = 512;
@@ -280,13 +283,8 @@ impl Workshop {
     /// A Debian with this early binary and all hooks installed, and for each kernel a root disk.
     pub fn prepare(workspace: &Workspace, early: &Path) -> Result<Self> {
         let debian = Debian::prepare(workspace)?;
-        let tree = Tree::at(debian.root());
-        // What an earlier version put there is not asked for.
-        tree.uninstall()?;
         let built = install::build_all(workspace, early, Profile::Debug)?;
-        if let install::Outcome::Refused(reason) = tree.install(&workspace.root, &built)? {
-            bail!(reason);
-        }
+        install::install_to(debian.root(), &workspace.root, &built)?;
         let supply = |name: &'static str| {
             let kernel = kernel::prepare(&Choice::Version(name.to_owned()), workspace)?;
             debian.add_kernel(&kernel)?;
@@ -388,25 +386,53 @@ impl Workshop {
         Ok(())
     }
 
-    /// Every generator fails, and says why, where the early binary or the udev rule is not installed.
-    pub fn check_missing_file(&self, workspace: &Workspace) -> Result<()> {
+    /// Every generator fails, and says why, where the early binary or the udev rule is not installed, and where an
+    /// installation was cut short.
+    pub fn check_incomplete(&self, workspace: &Workspace) -> Result<()> {
         let kernel = &self.supply(KERNELS[0])?.kernel;
+        let expect_failure = |reason: &str| -> Result<()> {
+            for (name, result) in [
+                ("dracut", dracut::make_small(&self.debian, kernel)),
+                ("initramfs-tools", initramfs_tools::make_small(&self.debian, kernel)),
+                ("mkinitcpio", mkinitcpio::make_small(&self.debian, workspace, kernel)),
+            ] {
+                let Err(error) = result else { bail!("{name} makes an image: {reason}") };
+                let said = format!("{error:#}");
+                ensure!(said.contains(reason), "{name} does not say \"{reason}\": {said}");
+            }
+            Ok(())
+        };
         for file in [EARLY, RULE] {
             let (place, away) = (self.debian.path(file), self.debian.path("tmp/away"));
             fs::rename(&place, &away)?;
-            let dracut = dracut::make_small(&self.debian, kernel);
-            let initramfs_tools = initramfs_tools::make_small(&self.debian, kernel);
-            let mkinitcpio = mkinitcpio::check_missing_file(&self.debian, workspace, kernel, file);
+            let outcome = expect_failure(file);
             fs::rename(&away, &place)?;
-            mkinitcpio?;
-            for (name, result) in [("dracut", dracut), ("initramfs-tools", initramfs_tools)] {
-                let Err(error) = result else { bail!("{name} makes an image without {file}") };
-                let said = format!("{error:#}");
-                if !said.contains(&format!("vfio-override: /{file}")) {
-                    bail!("{name} does not say what is missing: {said}");
-                }
-            }
+            outcome?;
         }
+        let mark = self.debian.path(EARLY).with_file_name(".incomplete");
+        fs::write(&mark, "")?;
+        let outcome = expect_failure("did not come to its end");
+        fs::remove_file(&mark)?;
+        outcome
+    }
+
+    /// Where /init does not read /conf/conf.d, the hook is started from a file that it sources as early.
+    pub fn check_fallback(&self, _: &Workspace) -> Result<()> {
+        let kernel = &self.supply(KERNELS[0])?.kernel;
+        let init = self.debian.path("usr/share/initramfs-tools/init");
+        let usual = fs::read_to_string(&init)?;
+        let (before, rest) = usual.split_once("for conf in conf/conf.d/").context("no loop")?;
+        let (_, after) = rest.split_once("\ndone\n").context("the loop does not end")?;
+        fs::write(&init, format!("{before}{after}"))?;
+        let made = initramfs_tools::make_small(&self.debian, kernel);
+        let listed = self.debian.run(
+            "sh",
+            ["-c", "cd /tmp && cpio -i --to-stdout --quiet conf/initramfs.conf <small.img"],
+        );
+        fs::write(&init, &usual)?;
+        let warning = "W: vfio-override: the /init of this image does not read /conf/conf.d";
+        ensure!(made?.contains(warning), "it is not told");
+        ensure!(listed?.contains(START), "nothing starts it");
         Ok(())
     }
 

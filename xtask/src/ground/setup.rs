@@ -101,6 +101,13 @@ pub const SHFMT: Tool = Tool {
     packages: Packages { apt: "shfmt", dnf: "shfmt", pacman: "shfmt", zypper: "shfmt" },
 };
 
+pub const MAKE: Tool = Tool {
+    name: "make",
+    why: "puts files where they belong",
+    find: || program("make"),
+    packages: Packages { apt: "make", dnf: "make", pacman: "make", zypper: "make" },
+};
+
 pub const STRACE: Tool = Tool {
     name: "strace",
     why: "counts the early binary's system calls",

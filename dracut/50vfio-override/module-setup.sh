@@ -22,6 +22,9 @@ install() {
 	local rule=70-vfio-override.rules
 	local wants="$systemdsystemunitdir/sysinit.target.wants"
 
+	if [[ -e $dracutsysrootdir${early%/*}/.incomplete ]]; then
+		give_up "an installation of vfio-override did not come to its end; install it again, or uninstall it"
+	fi
 	inst_simple "$early"
 	ln_r "$early" /vfio-override-early
 	if [[ -e $srcmods/modules.alias ]]; then
@@ -50,8 +53,12 @@ require_in_image() {
 	local file
 	for file; do
 		if [[ ! -e $initdir$file ]]; then
-			dfatal "vfio-override: $file did not get into the image; is vfio-override installed completely?"
-			exit 1
+			give_up "$file did not get into the image; is vfio-override installed completely?"
 		fi
 	done
+}
+
+give_up() {
+	dfatal "vfio-override: $1"
+	exit 1
 }
