@@ -41,8 +41,8 @@ pub struct Options {
     #[arg(default_value = DEMO_RULES, value_name = "RULES")]
     rules: String,
 
-    /// auto (the host's if usable, else the distribution's), cloud, a Debian version such as
-    /// 6.1 or 6.12, or the path of a vmlinuz
+    /// auto (the host's if usable, else the first of tests/kernels.toml), a name in that file such as
+    /// 6.12, or the path of a vmlinuz
     #[arg(long, value_name = "KERNEL", default_value_t = Choice::Auto)]
     kernel: Choice,
 
@@ -93,9 +93,9 @@ impl Options {
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
     setup::ensure(&[&setup::QEMU, &setup::BUSYBOX])?;
-    let early = build::preferred(&workspace, options.arch.arch, options.libc, options.musl)?;
-    let kernel = kernel::prepare(&options.kernel, &workspace)?;
     let case = options.case();
+    let early = build::preferred(&workspace, options.arch.arch, options.libc, options.musl)?;
+    let kernel = kernel::prepare(&options.kernel, &case.drivers().all(), &workspace)?;
     let image = progress::phase("make the image", || {
         Ingredients::of(&workspace, &kernel)?.mix(&kernel, &early.path, &case.drivers())?.to_bytes()
     })?;

@@ -18,7 +18,7 @@ use crate::ground::setup;
 use crate::ground::workspace::Workspace;
 use crate::guest::archive::Archive;
 use crate::guest::image;
-use crate::guest::kernel::{self, Choice, Kernel};
+use crate::guest::kernel::{self, Kernel};
 use crate::guest::machine::{
     self, BOCHS_DISPLAY, HDA, Machine, ROOT_PORT, VIRTIO_RNG, full_address,
 };
@@ -51,7 +51,7 @@ pub struct Boots {
 /// Boots every kernel in every mode.
 pub fn measure(workspace: &Workspace, early: &Path) -> Result<Vec<Boots>> {
     let boots = |version: &&str| -> Result<Boots> {
-        let kernel = kernel::prepare(&Choice::Version((*version).to_owned()), workspace)?;
+        let kernel = kernel::named(version, workspace)?;
         let boot = |mode, title: &str| {
             let title = format!("boot {}, {title}, instructions counted", kernel.release);
             progress::phase(title, || boot(workspace, &kernel, early, mode))
@@ -172,7 +172,7 @@ pub fn in_sysfs(workspace: &Workspace, early: &Path, floor: &Path) -> Result<Vec
     let mut found = Vec::new();
     for (name, machine, functions) in &machines {
         for version in KERNELS {
-            let kernel = kernel::prepare(&Choice::Version(version.to_owned()), workspace)?;
+            let kernel = kernel::named(version, workspace)?;
             let title = format!("boot {}, {name}, instructions counted", kernel.release);
             let times = progress::phase(title, || {
                 let image = sysfs_image(workspace, early, floor, functions)?;

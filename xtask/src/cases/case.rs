@@ -10,6 +10,7 @@ use crate::guest::accelerator::Patience;
 use crate::guest::archive::Archive;
 use crate::guest::evidence::Evidence;
 use crate::guest::image::Drivers;
+use crate::guest::kernels;
 use crate::guest::machine::{self, Driver, Machine, full_address};
 use crate::guest::modules::Modules;
 use crate::guest::modules::Presence::{Absent, Builtin, Module};
@@ -17,12 +18,6 @@ use crate::guest::programs::Program;
 
 /// The driver that a rule without `=` names.
 const VFIO: &str = "vfio-pci";
-
-/// Debian's stable kernel, its newest, and its newest for cloud machines.
-const EVERY: [&str; 3] = ["6.1", "6.12", CLOUD];
-
-/// The kernel that lacks many drivers; on the others a module that is not there is one that is misspelt.
-pub const CLOUD: &str = "cloud";
 
 /// A boot on each kernel.
 ///
@@ -136,7 +131,7 @@ impl Case {
     pub fn new(name: impl Into<String>, machine: Machine) -> Self {
         Self {
             name: name.into(),
-            kernels: EVERY.to_vec(),
+            kernels: kernels::all().iter().map(|source| &*source.name).collect(),
             limits: None,
             machine,
             libc: Libc::Musl,
@@ -164,6 +159,12 @@ impl Case {
         self.kernels = kernels.to_vec();
         self.limits = Some(reason);
         self
+    }
+
+    /// Boots on the kernels that have the drivers of every device, for a reason that is told below the table of boots.
+    #[must_use]
+    pub fn with_drivers(self, reason: &'static str) -> Self {
+        self.only_on(&kernels::with_drivers(), reason)
     }
 
     pub fn kernels(&self) -> &[&'static str] {

@@ -147,7 +147,7 @@ fn displays() -> Vec<Case> {
             .logged("rules: 1 applied, 1 excluded"),
         // bochs never gets the display, and vfio-pci gets it in spite of the framebuffer.
         Case::new("framebuffer", Machine::new().with("00:02.0", VGA).with_bios())
-            .only_on(&["6.1", "6.12"], "the cloud kernel has no framebuffer for a BIOS's display")
+            .with_drivers("the cloud kernel has no framebuffer for a BIOS's display")
             .parameter("vga=791")
             .rules("00:02.0")
             .taken(["00:02.0"])
@@ -265,7 +265,7 @@ fn selectors() -> Vec<Case> {
             .rules("00:1c.0/00.0")
             .taken(["01:00.0"]),
         Case::new("other-drivers", machine::demo())
-            .only_on(&["6.1", "6.12"], "the cloud kernel has no pci-stub")
+            .with_drivers("the cloud kernel has no pci-stub")
             .rules("00:03.0=auto,00:04.0=pci-stub,00:05.0=none")
             .taken(["00:03.0"])
             .taken_by("pci-stub", ["00:04.0"])
@@ -469,7 +469,7 @@ fn lost() -> Vec<Case> {
 fn host_tool() -> Vec<Case> {
     let some = |name: &str, machine| {
         let reason = "the cloud kernel has drivers for few of the functions";
-        Case::new(name, machine).only_on(&["6.1", "6.12"], reason)
+        Case::new(name, machine).with_drivers(reason)
     };
     let demo = |name: &str| some(name, machine::demo()).rules(DEMO_RULES);
     let back_and_forth = |host: &'static str| [host, "vfio-pci", host, "vfio-pci"];
@@ -559,7 +559,7 @@ fn host_tool_meets_faults() -> Case {
         .with("02:00.0", NVME_WITH_VFS);
     let hosts = [("01:00.0", "bochs-drm"), ("01:00.1", "e1000e"), ("02:00.0", "nvme")];
     let mut case = Case::new("host-tool-meets-faults", machine)
-        .only_on(&["6.1", "6.12"], "the cloud kernel has no driver for the functions")
+        .with_drivers("the cloud kernel has no driver for the functions")
         .mode(Mode::Control)
         .taken(hosts.map(|(place, _)| place));
     for (place, host) in hosts {
@@ -735,6 +735,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::guest::kernels;
 
     #[test]
     fn each_case_has_a_name_of_its_own() {
@@ -758,9 +759,12 @@ mod tests {
     }
 
     #[test]
-    fn no_case_is_without_a_kernel() {
+    fn no_case_is_without_a_kernel_that_there_is() {
         for case in all() {
             assert!(!case.kernels().is_empty(), "{}", case.name);
+            for kernel in case.kernels() {
+                assert!(kernels::named(kernel).is_some(), "{}: {kernel}", case.name);
+            }
         }
     }
 }

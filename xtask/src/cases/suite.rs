@@ -6,20 +6,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::build::Binary;
-use crate::cases::case::{CLOUD, Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
+use crate::cases::case::{Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
 use crate::cases::judge;
 use crate::ground::arch::X86_64;
 use crate::ground::command;
 use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::table;
+use crate::ground::verdict::NotTestable;
 use crate::ground::workspace::Workspace;
 use crate::guest::evidence::Evidence;
 use crate::guest::image::Ingredients;
 use crate::guest::kernel::{self, Kernel};
+use crate::guest::kernels;
 use crate::guest::machine::{E1000E, Machine};
 use crate::guest::modules::{Modules, Presence};
 use crate::guest::probes;
@@ -45,8 +47,8 @@ impl Kernels {
     }
 
     fn one(workspace: &Workspace, name: &str) -> Result<(Kernel, Ingredients)> {
-        let choice = name.parse().map_err(anyhow::Error::msg)?;
-        let kernel = kernel::prepare(&choice, workspace)?;
+        let kernel = kernel::named(name, workspace)?;
+        progress::note(format_args!("the kernel {name} is {}", kernel.release));
         let ingredients = Ingredients::of(workspace, &kernel)?;
         Ok((kernel, ingredients))
     }
@@ -56,7 +58,7 @@ impl Kernels {
             .get(name)
             .with_context(|| format!("kernel {name} was not prepared"))?
             .as_ref()
-            .map_err(|error| anyhow::anyhow!("no kernel {name}: {error}"))
+            .map_err(|error| anyhow!("{error}").context(NotTestable(format!("kernel {name}"))))
     }
 }
 
@@ -271,7 +273,7 @@ fn boot(
     let (kernel, ingredients) = kernels.get(name)?;
     let drivers = case.drivers();
     let is_absent = |module: &&str| kernel.modules.presence(module) == Presence::Absent;
-    if name != CLOUD
+    if kernels::named(name).is_some_and(|source| !source.few_drivers)
         && let Some(module) = drivers.all().into_iter().find(is_absent)
     {
         return Ok(Outcome::Failed(format!("kernel {name} has no module {module}")));
@@ -455,7 +457,8 @@ mod tests {
     fn a_case_is_booted_on_every_kernel_that_it_does_not_rule_out() {
         let cases = [case("one"), case("two").only_on(&["6.12"], "6.1 is too old")];
         let names: Vec<String> = Cell::all(&cases).map(Cell::name).collect();
-        assert_eq!(names, ["one, 6.1", "one, 6.12", "one, cloud", "two, 6.12"]);
+        let every = kernels::all().iter().map(|source| format!("one, {}", source.name));
+        assert_eq!(names, every.chain(["two, 6.12".to_owned()]).collect::<Vec<_>>());
     }
 
     #[test]

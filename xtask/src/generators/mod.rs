@@ -28,7 +28,7 @@ use crate::guest::archive::Archive;
 use crate::guest::evidence;
 use crate::guest::evidence::Evidence;
 use crate::guest::image::{self, Drivers, EARLY, Ingredients};
-use crate::guest::kernel::{self, Choice, Kernel};
+use crate::guest::kernel::{self, Kernel};
 use crate::guest::machine::{self, Machine};
 use crate::guest::modules::Presence;
 use crate::guest::probes;
@@ -286,7 +286,7 @@ impl Workshop {
         let built = install::build_all(workspace, early, Profile::Debug)?;
         install::install_to(debian.root(), &workspace.root, &built)?;
         let supply = |name: &'static str| {
-            let kernel = kernel::prepare(&Choice::Version(name.to_owned()), workspace)?;
+            let kernel = kernel::named(name, workspace)?;
             debian.add_kernel(&kernel)?;
             let ingredients = Ingredients::of(workspace, &kernel)?;
             let disk = make_disk(&debian, &kernel, &ingredients)
@@ -438,7 +438,7 @@ impl Workshop {
 
     /// Debian's kernel for cloud machines has neither pci-stub nor most drivers.
     fn cloud(&self, workspace: &Workspace) -> Result<Kernel> {
-        let kernel = kernel::prepare(&Choice::Cloud, workspace)?;
+        let kernel = kernel::named("cloud", workspace)?;
         if kernel.modules.presence("pci_stub") != Presence::Absent {
             bail!("{} has pci-stub, so it shows nothing", kernel.release);
         }

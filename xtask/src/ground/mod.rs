@@ -1,5 +1,6 @@
 //! What every task stands on.
 
+pub mod apt;
 pub mod arch;
 pub mod command;
 pub mod pool;

@@ -82,6 +82,24 @@ pub const BUSYBOX: Tool = Tool {
     },
 };
 
+pub const KEYRING: Tool = Tool {
+    name: "Debian's keyring",
+    why: "tells whether a package is Debian's",
+    find: || {
+        let names = ["gpg", "pgp"].map(|kind| format!("debian-archive-keyring.{kind}"));
+        names
+            .map(|name| Path::new("/usr/share/keyrings").join(name))
+            .into_iter()
+            .find(|path| path.is_file())
+    },
+    packages: Packages {
+        apt: "debian-archive-keyring",
+        dnf: "debian-keyring",
+        pacman: "debian-archive-keyring",
+        zypper: "debian-keyring",
+    },
+};
+
 pub const SHELLCHECK: Tool = Tool {
     name: "shellcheck",
     why: "checks the shell files",

@@ -35,8 +35,8 @@ pub const VARIANTS: &str = "usr/lib/vfio-override/variants";
 /// The path of the archive goes to standard output.
 #[derive(Args)]
 pub struct Options {
-    /// auto (the host's if usable, else the distribution's), cloud, a Debian version such as
-    /// 6.1 or 6.12, or the path of a vmlinuz
+    /// auto (the host's if usable, else the first of tests/kernels.toml), a name in that file such as
+    /// 6.12, or the path of a vmlinuz
     #[arg(long, value_name = "KERNEL", default_value_t = Choice::Auto)]
     kernel: Choice,
 
@@ -66,9 +66,9 @@ pub fn run(options: &Options) -> Result<Verdict> {
         return Ok(Verdict::Good);
     }
     setup::ensure(&[&setup::BUSYBOX])?;
-    let kernel = kernel::prepare(&options.kernel, &workspace)?;
+    let drivers = Drivers::of(&machine::demo());
+    let kernel = kernel::prepare(&options.kernel, &drivers.all(), &workspace)?;
     let image = progress::phase("make the image", || {
-        let drivers = Drivers::of(&machine::demo());
         Ingredients::of(&workspace, &kernel)?.mix(&kernel, &early.path, &drivers)?.to_bytes()
     })?;
     let path =

@@ -1,6 +1,5 @@
-//! Kernels to boot: the host's, Debian's, or one that the user names.
+//! Kernels to boot: the host's, one of tests/kernels.toml, or one that the user names.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,24 +8,26 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
+use crate::ground::apt::Lists;
 use crate::ground::arch::{Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
-use crate::ground::setup;
+use crate::ground::verdict::NotTestable;
 use crate::ground::workspace::Workspace;
 use crate::guest::bzimage::BzImage;
-use crate::guest::machine;
+use crate::guest::kernels::{self, Source};
 use crate::guest::modules::{Modules, Presence};
 
+/// What the names of a kernel's own packages begin with: the kernel and its modules, in one or in several.
+const PARTS: [&str; 4] = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
+
 /// What `--kernel` may say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Choice {
-    /// The host's kernel if it is usable, else the distribution's default package.
+    /// The host's kernel if it is usable, else the first of tests/kernels.toml.
     Auto,
-    /// A Debian package of this version, such as 6.1.
-    Version(String),
-    /// Debian's kernel for cloud machines, with few drivers and some of them built in.
-    Cloud,
+    /// One of tests/kernels.toml.
+    Named(&'static Source),
     /// A bzImage, with its modules beside it or on this host.
     File(PathBuf),
 }
@@ -35,15 +36,17 @@ impl FromStr for Choice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let is_version =
-            text.split_once('.').is_some_and(|(major, minor)| is_number(major) && is_number(minor));
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cloud" => Ok(Self::Cloud),
-            _ if is_version => Ok(Self::Version(text.to_owned())),
-            _ if text.contains('/') => Ok(Self::File(text.into())),
-            _ => Err("expected auto, cloud, a version such as 6.12, or a path with a /".into()),
+        if text == "auto" {
+            return Ok(Self::Auto);
         }
+        if let Some(source) = kernels::named(text) {
+            return Ok(Self::Named(source));
+        }
+        if text.contains('/') {
+            return Ok(Self::File(text.into()));
+        }
+        let names: Vec<&str> = kernels::all().iter().map(|source| &*source.name).collect();
+        Err(format!("expected auto, {}, or a path with a /", names.join(", ")))
     }
 }
 
@@ -51,8 +54,7 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
-            Self::Version(version) => f.write_str(version),
-            Self::Cloud => f.write_str("cloud"),
+            Self::Named(source) => f.write_str(&source.name),
             Self::File(path) => path.display().fmt(f),
         }
     }
@@ -69,90 +71,169 @@ pub struct Kernel {
     pub modules: Modules,
 }
 
-/// Finds or fetches a kernel.
-pub fn prepare(choice: &Choice, workspace: &Workspace) -> Result<Kernel> {
-    let cache = workspace.scratch("kernels")?;
+/// Finds or fetches a kernel; the host's is taken only if it has these modules.
+pub fn prepare(choice: &Choice, needed: &[&str], workspace: &Workspace) -> Result<Kernel> {
     match choice {
-        Choice::Auto => match host(&cache) {
+        Choice::Auto => match host(needed, workspace) {
             Ok(kernel) => {
                 progress::note(format_args!("kernel: the host's, {}", kernel.release));
                 Ok(kernel)
             }
             Err(reason) => {
+                let source = &kernels::all()[0];
                 progress::note(format_args!(
-                    "kernel: a package, because the host's is not usable: {reason:#}"
+                    "kernel: {} from Debian, because the host's is not usable: {reason:#}",
+                    source.name
                 ));
-                packaged(&Query::newest(), &cache)
+                fetch(source, X86_64, workspace)
             }
         },
-        Choice::Version(version) => packaged(&Query::version(version), &cache),
-        Choice::Cloud => packaged(&Query::cloud(), &cache),
-        Choice::File(path) => from_file(path, &cache),
+        Choice::Named(source) => fetch(source, X86_64, workspace),
+        Choice::File(path) => from_file(path, workspace),
     }
 }
 
-fn host(cache: &Path) -> Result<Kernel> {
+/// Finds or fetches a kernel of tests/kernels.toml.
+pub fn named(name: &str, workspace: &Workspace) -> Result<Kernel> {
+    let source =
+        kernels::named(name).with_context(|| format!("no kernel {name} in tests/kernels.toml"))?;
+    fetch(source, X86_64, workspace)
+}
+
+fn host(needed: &[&str], workspace: &Workspace) -> Result<Kernel> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let release = release.trim();
-    let modules = PathBuf::from("/lib/modules").join(release);
-    let image = [format!("/boot/vmlinuz-{release}").into(), modules.join("vmlinuz")]
-        .into_iter()
-        .find(|path: &PathBuf| path.exists())
-        .with_context(|| format!("no vmlinuz of {release} in /boot or {}", modules.display()))?;
-    let modules = Modules::open(&modules)?;
-    let demo = machine::demo().host_modules();
-    let wanted = demo.iter().chain(&machine::VFIO_MODULES);
-    if let Some(module) = wanted.copied().find(|name| modules.presence(name) == Presence::Absent) {
+    let directory = PathBuf::from("/lib/modules").join(release);
+    let image = image_of(Path::new("/"), &directory)?;
+    let modules = Modules::open(&directory)?;
+    let lacks = |name: &&&str| modules.presence(name) == Presence::Absent;
+    if let Some(module) = needed.iter().find(lacks) {
         bail!("it has no {module}");
     }
-    extract(&image, modules, cache)
+    extract(&image, modules, &workspace.scratch("kernels")?)
 }
 
-fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
+fn from_file(path: &Path, workspace: &Workspace) -> Result<Kernel> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let release = BzImage::parse(&bytes)
         .and_then(|image| image.release())
         .with_context(|| format!("cannot use {}", path.display()))?;
-    let beside = path.parent().unwrap_or(Path::new("/")).join("..");
-    let modules = [&beside, &beside.join("usr"), Path::new("/")]
-        .into_iter()
-        .map(|root| root.join("lib/modules").join(release))
-        .find(|directory| directory.is_dir())
-        .with_context(|| {
-            format!("no modules of {release}: expected {}/lib/modules/{release}", beside.display())
-        })?;
-    extract(path, Modules::open(&modules)?, cache)
+    let modules = modules_of(path, release)?;
+    extract(path, Modules::open(&modules)?, &workspace.scratch("kernels")?)
 }
 
-fn packaged(query: &Query, cache: &Path) -> Result<Kernel> {
-    if setup::program("apt-get").is_none() {
-        bail!(
-            "kernels can be fetched with apt-get only, and there is none here; name a vmlinuz \
-             with --kernel (its modules are looked for beside it and in /lib/modules)"
-        );
+/// Where the modules of a kernel's image are: in the directory that it lies in, as it has been installed by Fedora,
+/// Arch and Debian since 14; below the directory above it, as in an unpacked package; or the host's.
+fn modules_of(image: &Path, release: &str) -> Result<PathBuf> {
+    let directory = image.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let above = directory.join("..");
+    let installed = |root: &Path| root.join("lib/modules").join(release);
+    let places = [
+        directory.to_owned(),
+        installed(&above),
+        installed(&above.join("usr")),
+        installed(Path::new("/")),
+    ];
+    let is_home = |place: &&PathBuf| place.join("modules.builtin").is_file();
+    places.iter().find(is_home).cloned().with_context(|| {
+        format!("no modules of {release}: no modules.builtin in {}", list(&places))
+    })
+}
+
+fn list(places: &[PathBuf]) -> String {
+    let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    places.join(", ")
+}
+
+/// The image of the kernel with these modules, below a root.
+fn image_of(root: &Path, modules: &Path) -> Result<PathBuf> {
+    let release = modules.file_name().unwrap_or_default().to_string_lossy();
+    let places = [root.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
+    places
+        .iter()
+        .find(|place| place.is_file())
+        .cloned()
+        .with_context(|| format!("no kernel {release}: expected {}", list(&places)))
+}
+
+/// The kernel that Debian's package holds now; it is fetched unless it was before.
+fn fetch(source: &Source, arch: &Arch, workspace: &Workspace) -> Result<Kernel> {
+    let Source { name, suite, package, .. } = source;
+    fetch_now(source, arch, workspace)
+        .with_context(|| NotTestable(format!("no kernel {name}, {package} of {suite}")))
+}
+
+fn fetch_now(source: &Source, arch: &Arch, workspace: &Workspace) -> Result<Kernel> {
+    let lists = Lists::of(workspace, &source.suite, arch.debian)?;
+    let package = source.package.replace("{arch}", arch.debian);
+    let parts = parts(&package, |package| lists.dependencies(package))?;
+    let image = parts.iter().find(|part| is_image(part)).unwrap_or(&package);
+    let cache = workspace.scratch(&format!("kernels/{}-{}", source.name, arch.debian))?;
+    let directory = cache.join(image);
+    if !directory.is_dir() {
+        download(&lists, image, &parts, &cache)?;
     }
-    setup::apt_update_if_never_done()?;
-    let fetched = || -> Result<PathBuf> {
-        let packages = query.resolve()?;
-        let directory = packages.directory(cache);
-        if !directory.is_dir() {
-            packages.fetch(cache)?;
-        }
-        Ok(directory)
-    };
-    let directory = fetched().or_else(|_| {
-        // Lists older than the mirror lack what is new, and name versions that are gone.
-        setup::apt_update()?;
-        fetched()
-    })?;
-    let image = first_entry(&directory.join("boot"), "vmlinuz-")?;
     let modules = ["lib/modules", "usr/lib/modules"]
-        .map(|path| directory.join(path))
-        .into_iter()
-        .find(|path| path.is_dir())
+        .iter()
+        .find_map(|path| first_entry(&directory.join(path)))
         .with_context(|| format!("no modules in {}", directory.display()))?;
-    let modules = Modules::open(&first_entry(&modules, "")?)?;
-    extract(&image, modules, cache)
+    extract(&image_of(&directory, &modules)?, Modules::open(&modules)?, &directory)
+}
+
+/// The package and those parts of the kernel that it depends on, and they in turn.
+fn parts(package: &str, dependencies: impl Fn(&str) -> Result<Vec<String>>) -> Result<Vec<String>> {
+    let mut parts = vec![package.to_owned()];
+    let mut next = 0;
+    while let Some(part) = parts.get(next) {
+        for dependency in dependencies(part)? {
+            let is_part = PARTS.iter().any(|prefix| dependency.starts_with(prefix));
+            if is_part && !parts.contains(&dependency) {
+                parts.push(dependency);
+            }
+        }
+        next += 1;
+    }
+    Ok(parts)
+}
+
+/// Whether a package is a certain kernel, and not one that depends on the newest: `linux-image-6.12.118+deb13-amd64`.
+fn is_image(package: &str) -> bool {
+    let rest = package.strip_prefix("linux-image-");
+    rest.is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// Downloads and unpacks into the cache, where the directory is there whole or not at all, and the only one.
+fn download(lists: &Lists, image: &str, parts: &[String], cache: &Path) -> Result<()> {
+    let older: Vec<PathBuf> = fs::read_dir(cache)?.flatten().map(|entry| entry.path()).collect();
+    let scratch = tempfile::Builder::new()
+        .prefix("fetch-")
+        .tempdir_in(cache)
+        .with_context(|| format!("cannot write to {}", cache.display()))?;
+    progress::phase(format!("fetch {image}"), || lists.download(parts, scratch.path()))?;
+    let root = scratch.path().join("root");
+    progress::phase(format!("unpack {image}"), || unpack(scratch.path(), &root))?;
+    fs::rename(&root, cache.join(image))
+        .with_context(|| format!("cannot rename {}", root.display()))?;
+    for directory in older {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+fn unpack(directory: &Path, root: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            command::check(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(root))?;
+        }
+    }
+    Ok(())
+}
+
+fn first_entry(directory: &Path) -> Option<PathBuf> {
+    fs::read_dir(directory).ok()?.flatten().next().map(|entry| entry.path())
 }
 
 /// Unpacks the ELF kernel into the cache, unless it is there already.
@@ -186,160 +267,78 @@ fn install(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::rename(&part, path).with_context(|| format!("cannot rename {}", part.display()))
 }
 
-/// Which kernel package to look for.
-struct Query {
-    /// Packages that depend on the wanted one, in order of preference.
-    metas: Vec<String>,
-    /// What the wanted package's name begins with.
-    prefix: String,
-}
-
-impl Query {
-    fn newest() -> Self {
-        Self {
-            metas: vec![format!("linux-image-{}", X86_64.debian), "linux-image-generic".to_owned()],
-            prefix: "linux-image-".to_owned(),
-        }
-    }
-
-    fn version(version: &str) -> Self {
-        Self {
-            metas: vec![
-                format!("linux-image-{version}-amd64"),
-                "linux-image-amd64".to_owned(),
-                "linux-image-generic".to_owned(),
-            ],
-            prefix: format!("linux-image-{version}."),
-        }
-    }
-
-    fn cloud() -> Self {
-        Self {
-            metas: vec![
-                "linux-image-6.12-cloud-amd64".to_owned(),
-                "linux-image-cloud-amd64".to_owned(),
-            ],
-            prefix: "linux-image-".to_owned(),
-        }
-    }
-
-    fn resolve(&self) -> Result<Packages> {
-        for meta in &self.metas {
-            let wanted = dependencies(meta)?;
-            if let Some(image) = wanted.iter().find(|name| name.starts_with(&self.prefix)) {
-                // Ubuntu keeps the modules in packages of their own.
-                let modules = wanted
-                    .iter()
-                    .cloned()
-                    .chain(dependencies(image)?)
-                    .filter(|name| name.starts_with("linux-modules-"));
-                return Ok(Packages { modules: modules.collect(), image: image.clone() });
-            }
-        }
-        bail!(
-            "no kernel package {}* here: asked for {}; name a vmlinuz with --kernel instead",
-            self.prefix,
-            self.metas.join(", ")
-        )
-    }
-}
-
-/// What holds a kernel and its modules.
-struct Packages {
-    image: String,
-    modules: BTreeSet<String>,
-}
-
-impl Packages {
-    fn directory(&self, cache: &Path) -> PathBuf {
-        cache.join(&self.image)
-    }
-
-    /// Downloads and unpacks; the directory is there whole or not at all.
-    fn fetch(&self, cache: &Path) -> Result<()> {
-        let scratch = tempfile::Builder::new()
-            .prefix("fetch-")
-            .tempdir_in(cache)
-            .with_context(|| format!("cannot write to {}", cache.display()))?;
-        let root = scratch.path().join("root");
-        progress::phase(format!("fetch {}", self.image), || {
-            command::check(
-                Command::new("apt-get")
-                    .arg("download")
-                    .arg(&self.image)
-                    .args(&self.modules)
-                    .current_dir(scratch.path()),
-            )
-        })?;
-        progress::phase(format!("unpack {}", self.image), || unpack(scratch.path(), &root))?;
-        fs::rename(&root, self.directory(cache))
-            .with_context(|| format!("cannot rename {}", root.display()))
-    }
-}
-
-/// The packages that a package depends on; none if there is no such package.
-fn dependencies(package: &str) -> Result<Vec<String>> {
-    let output = command::output(Command::new("apt-cache").args(["depends", package]))?;
-    Ok(parse_dependencies(&String::from_utf8_lossy(&output.stdout)))
-}
-
-fn parse_dependencies(text: &str) -> Vec<String> {
-    text.lines()
-        .filter_map(|line| line.trim_start_matches([' ', '|']).strip_prefix("Depends: "))
-        .map(str::to_owned)
-        .collect()
-}
-
-fn unpack(directory: &Path, root: &Path) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            command::check(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(root))?;
-        }
-    }
-    Ok(())
-}
-
-fn first_entry(directory: &Path, prefix: &str) -> Result<PathBuf> {
-    let entries =
-        fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
-    entries
-        .flatten()
-        .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| entry.path())
-        .with_context(|| format!("no {prefix}* in {}", directory.display()))
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn choices_are_read() {
-        let read = |text: &str| text.parse::<Choice>();
-        assert_eq!(read("auto"), Ok(Choice::Auto));
-        assert_eq!(read("cloud"), Ok(Choice::Cloud));
-        assert_eq!(read("6.12"), Ok(Choice::Version("6.12".to_owned())));
-        assert_eq!(read("./vmlinuz"), Ok(Choice::File("./vmlinuz".into())));
-        assert!(read("6.x").is_err());
-        assert!(read("").is_err());
+        let read = |text: &str| text.parse::<Choice>().map(|choice| choice.to_string());
+        for text in ["auto", "6.12", "cloud", "newest", "./vmlinuz"] {
+            assert_eq!(read(text).as_deref(), Ok(text));
+        }
+        for text in ["6.x", "", "vmlinuz"] {
+            let error = read(text).expect_err("it is no choice");
+            assert!(error.contains("6.1, 6.12") && error.contains("a path with a /"), "{error}");
+        }
     }
 
     #[test]
-    fn apt_cache_depends_is_read() {
-        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n |Depends: kmod\n  \
-                    Conflicts: x\n    dracut\n";
-        assert_eq!(parse_dependencies(text), ["linux-image-6.1.0-56-amd64", "kmod"]);
+    fn the_parts_of_a_kernel_are_found_however_it_is_packed() -> Result<()> {
+        let one = |package: &str| match package {
+            "linux-image-amd64" => vec!["linux-image-6.1.0-56-amd64"],
+            _ => vec!["kmod", "linux-base"],
+        };
+        let many = |package: &str| match package {
+            "linux-image-amd64" => vec!["linux-base-amd64", "linux-image-7.2-amd64"],
+            "linux-base-amd64" | "linux-modules-7.2-amd64" => vec!["kmod", "linux-base-7.2-amd64"],
+            "linux-image-7.2-amd64" => {
+                vec!["dracut", "linux-binary-7.2-amd64", "linux-modules-7.2-amd64"]
+            }
+            _ => vec![],
+        };
+        let owned = |names: Vec<&str>| Ok(names.into_iter().map(str::to_owned).collect());
+        assert_eq!(
+            parts("linux-image-amd64", |package| owned(one(package)))?,
+            ["linux-image-amd64", "linux-image-6.1.0-56-amd64"]
+        );
+        let parts = parts("linux-image-amd64", |package| owned(many(package)))?;
+        assert_eq!(
+            parts[1..],
+            [
+                "linux-base-amd64",
+                "linux-image-7.2-amd64",
+                "linux-base-7.2-amd64",
+                "linux-binary-7.2-amd64",
+                "linux-modules-7.2-amd64",
+            ]
+        );
+        assert_eq!(parts.iter().find(|part| is_image(part)), Some(&parts[2]));
+        Ok(())
     }
 
     #[test]
-    fn version_6_1_is_not_6_12() {
-        let query = Query::version("6.1");
-        assert!("linux-image-6.1.0-56-amd64".starts_with(&query.prefix));
-        assert!(!"linux-image-6.12.117+deb12-amd64".starts_with(&query.prefix));
+    fn the_modules_of_an_image_are_found_wherever_it_was_installed() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        for (case, image, modules) in [
+            ("sid", "usr/lib/modules/7.2/vmlinuz", "usr/lib/modules/7.2"),
+            ("bookworm", "boot/vmlinuz-6.1", "lib/modules/6.1"),
+            ("trixie", "boot/vmlinuz-6.12", "usr/lib/modules/6.12"),
+        ] {
+            let root = directory.path().join(case);
+            let [image, modules] = [image, modules].map(|path| root.join(path));
+            for file in [&image, &modules.join("modules.builtin")] {
+                fs::create_dir_all(file.parent().context("a file is in a directory")?)?;
+                fs::write(file, "")?;
+            }
+            let release = modules.file_name().unwrap_or_default().to_string_lossy();
+            let found = modules_of(&image, &release)?;
+            assert_eq!(found.canonicalize()?, modules.canonicalize()?);
+            assert_eq!(image_of(&root, &modules)?, image);
+        }
+        let error =
+            modules_of(&directory.path().join("vmlinuz"), "9.9").expect_err("there are none");
+        assert!(error.to_string().starts_with("no modules of 9.9: "), "{error}");
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ pub mod bzimage;
 pub mod evidence;
 pub mod image;
 pub mod kernel;
+pub mod kernels;
 pub mod machine;
 pub mod modules;
 pub mod probes;

@@ -31,6 +31,7 @@ use crate::ground::verdict::Verdict;
 use crate::ground::workspace::Workspace;
 use crate::guest::evidence::{Evidence, Tool};
 use crate::guest::image::VARIANTS;
+use crate::guest::kernels;
 
 /// The boots of `cargo xtask test`: the same ones each time, so that what turns it red is the change.
 const SUITE: std::ops::RangeInclusive<u64> = 1..=25;
@@ -184,9 +185,7 @@ fn case(seed: u64) -> Case {
     let decided = oracle::decide(&devices, &items, &variant);
     let parameters = parameters(&items, &parts);
 
-    // In turn, so that few seeds have them all.
-    let kernel = if seed.is_multiple_of(2) { "6.1" } else { "6.12" };
-    let mode = if seed % 4 < 2 { Mode::Hook } else { Mode::Rdinit };
+    let (kernel, mode) = turn(seed);
     let mut case = Case::new(format!("soak-{seed}"), machine)
         .only_on(&[kernel], "a soak's seeds take turns with the kernels")
         .mode(mode)
@@ -214,6 +213,13 @@ fn case(seed: u64) -> Case {
     }
     let agreement = Agreement { devices, items, decided };
     case.also(move |evidence| agreement.judge(evidence))
+}
+
+/// The kernel and the mode of a seed: in turn, so that few seeds have them all.
+fn turn(seed: u64) -> (&'static str, Mode) {
+    let of_kernel = |kernel| [(kernel, Mode::Hook), (kernel, Mode::Rdinit)];
+    let turns: Vec<_> = kernels::with_drivers().into_iter().flat_map(of_kernel).collect();
+    turns[usize::try_from(seed % turns.len() as u64).unwrap_or_default()]
 }
 
 /// As many of the rules as the kernel's command line has room for.
@@ -512,18 +518,12 @@ mod tests {
     }
 
     #[test]
-    fn four_seeds_have_each_kernel_in_each_mode() {
-        let kinds =
-            [case(8), case(9), case(10), case(11)].map(|case| (case.kernels()[0], case.mode));
-        assert_eq!(
-            kinds,
-            [
-                ("6.1", Mode::Hook),
-                ("6.12", Mode::Hook),
-                ("6.1", Mode::Rdinit),
-                ("6.12", Mode::Rdinit)
-            ]
-        );
+    fn each_kernel_has_a_turn_in_each_mode() {
+        let names = kernels::with_drivers();
+        let turns: BTreeSet<String> = (0..2 * names.len() as u64)
+            .map(|seed| format!("{} {}", case(seed).kernels()[0], case(seed).mode))
+            .collect();
+        assert_eq!(turns.len(), 2 * names.len(), "{turns:?}");
     }
 
     #[test]
