@@ -3,7 +3,7 @@
 //! Nothing goes in that is not asked for here, and no file whole but those of sysfs that hold IDs and
 //! drivers. Serial numbers are in none of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -13,10 +13,13 @@ use serde::Serialize;
 use tar::{Builder, EntryType, Header};
 use vfio_override::cmdline::{self, Parameter};
 
+use crate::machine::disks::{Disks, names};
 use crate::machine::functions::Devices;
+use crate::machine::inputs;
 use crate::machine::kernel_log::{self, KernelLog};
+use crate::machine::links;
 use crate::machine::modules;
-use crate::machine::usage::{self, Disks, Mount};
+use crate::machine::usage::{Mount, Usage};
 use crate::machine::{self, Machine};
 use crate::rules::preview::Asked;
 use crate::screen::{self, PLAIN, Screen};
@@ -34,15 +37,16 @@ struct Report {
 pub fn run(machine: &mut Machine, file: &Path, json: bool) -> Result<Verdict> {
     let cannot = || format!("cannot write {}", file.display());
     let out = fs::File::create_new(file).with_context(cannot)?;
-    let functions = Devices::of(machine).all.len();
+    let devices = Devices::of(machine);
     let mut copy = Copy { archive: Builder::new(out), made: BTreeSet::new() };
-    let written = copy.machine(machine).and_then(|()| Ok(copy.archive.finish()?));
+    let written = copy.machine(machine, &devices).and_then(|()| Ok(copy.archive.finish()?));
     if written.is_err() {
         // A part of a copy is of no use, and would be in the way of the next.
         let _ = fs::remove_file(file);
     }
     written.with_context(cannot)?;
     let bytes = fs::metadata(file).with_context(cannot)?.len();
+    let functions = devices.all.len();
     let report = Report { file: file.to_owned(), bytes, functions };
     if json {
         screen::json("collect", &report)?;
@@ -94,13 +98,14 @@ struct Copy {
 }
 
 impl Copy {
-    fn machine(&mut self, machine: &mut Machine) -> Result<()> {
+    fn machine(&mut self, machine: &mut Machine, devices: &Devices) -> Result<()> {
         self.functions(&machine.sysfs)?;
         self.disks(&machine.sysfs)?;
         self.interfaces(machine)?;
+        self.inputs(machine, devices)?;
         self.file("sys/bus/pci/drivers_probe", b"")?;
         self.proc(machine)?;
-        self.root(machine)
+        self.root(machine, devices)
     }
 
     fn functions(&mut self, sysfs: &Path) -> Result<()> {
@@ -115,7 +120,7 @@ impl Copy {
             for node in names(&directory.join("vfio-dev")) {
                 self.directory(&format!("sys/{inside}/vfio-dev/{node}"))?;
             }
-            for link in ["driver", "iommu_group"] {
+            for link in ["driver", "iommu_group", "physfn"] {
                 self.link(sysfs, &format!("{inside}/{link}"))?;
             }
         }
@@ -123,6 +128,7 @@ impl Copy {
             self.directory(&format!("sys/bus/pci/drivers/{driver}"))?;
         }
         for group in names(&sysfs.join("kernel/iommu_groups")) {
+            self.copy(sysfs, &format!("kernel/iommu_groups/{group}/reserved_regions"))?;
             for member in names(&sysfs.join(format!("kernel/iommu_groups/{group}/devices"))) {
                 self.link(sysfs, &format!("kernel/iommu_groups/{group}/devices/{member}"))?;
             }
@@ -132,16 +138,24 @@ impl Copy {
 
     /// What tells which function a mounted disk belongs to.
     fn disks(&mut self, sysfs: &Path) -> Result<()> {
-        for name in names(&sysfs.join("class/block")) {
+        let disks = Disks::of(sysfs);
+        for name in disks.names() {
             let link = format!("class/block/{name}");
             self.link(sysfs, &link)?;
             let Ok(directory) = fs::canonicalize(sysfs.join(&link)) else { continue };
             let Some(inside) = below(sysfs, &directory) else { continue };
             self.copy(sysfs, &format!("{inside}/dev"))?;
-            for slave in names(&directory.join("slaves")) {
-                self.link(sysfs, &format!("{inside}/slaves/{slave}"))?;
+            for layer in ["slaves", "holders"] {
+                for name in names(&directory.join(layer)) {
+                    self.link(sysfs, &format!("{inside}/{layer}/{name}"))?;
+                }
             }
-            for controller in (Disks { sysfs }).controllers_beside(&directory) {
+            // No more than what made it: the rest is the name of a disk, or of what a person calls it.
+            if let Ok(uuid) = fs::read_to_string(directory.join("dm/uuid")) {
+                let maker = uuid.split('-').next().unwrap_or_default();
+                self.file(&format!("sys/{inside}/dm/uuid"), format!("{maker}-\n").as_bytes())?;
+            }
+            for controller in disks.controllers_beside(&directory) {
                 let place = fs::canonicalize(&controller).ok();
                 if let Some(place) = place.and_then(|place| below(sysfs, &place)) {
                     self.directory(&format!("sys/{place}"))?;
@@ -154,36 +168,94 @@ impl Copy {
         Ok(())
     }
 
-    /// The network interfaces of functions and the default route, under names that nobody gave: theirs may
-    /// hold a hardware address, or what a person calls it.
+    /// The network interfaces of functions, those that stand on them, and the default routes, under names that nobody
+    /// gave: theirs may hold a hardware address, or what a person calls it.
     fn interfaces(&mut self, machine: &Machine) -> Result<()> {
         let sysfs = &machine.sysfs;
-        let routes = machine.proc("net/route");
-        let mut kept = vec!["Iface Destination".to_owned()];
-        let places = names(&sysfs.join("class/net")).into_iter().filter_map(|name| {
-            let directory = fs::canonicalize(sysfs.join("class/net").join(&name)).ok()?;
-            let is_of_function = !machine::addresses_in(&directory).is_empty();
-            Some((name, below(sysfs, &directory).filter(|_| is_of_function)?))
-        });
-        for (number, (name, place)) in places.enumerate() {
-            let public = format!("net{number}");
-            let new_place = Path::new(&place).with_file_name(&public);
+        let class = sysfs.join("class/net");
+        let places: BTreeMap<String, String> = names(&class)
+            .into_iter()
+            .filter_map(|name| {
+                let directory = fs::canonicalize(class.join(&name)).ok()?;
+                Some((name, below(sysfs, &directory)?))
+            })
+            .collect();
+        let public: BTreeMap<&String, String> =
+            (0..).zip(places.keys()).map(|(number, name)| (name, format!("net{number}"))).collect();
+        for (name, place) in &places {
+            let new_name = &public[name];
+            let new_place = Path::new(place).with_file_name(new_name);
             let new_place = new_place.display();
             self.link_to(
-                &format!("sys/class/net/{public}"),
+                &format!("sys/class/net/{new_name}"),
                 Path::new(&format!("../../{new_place}")),
             )?;
-            if let Ok(state) = fs::read(sysfs.join(&place).join("operstate")) {
-                self.file(&format!("sys/{new_place}/operstate"), &state)?;
-            }
-            if routes.as_ref().is_some_and(|routes| usage::has_default_route(routes, &name)) {
-                kept.push(format!("{public} 00000000"));
+            self.directory(&format!("sys/{new_place}"))?;
+            self.copy_as(sysfs, &format!("{place}/operstate"), &format!("{new_place}/operstate"))?;
+            let directory = sysfs.join(place);
+            let master = links::master(&directory);
+            for upper in links::uppers(&directory) {
+                let Some(new_upper) = public.get(&upper) else { continue };
+                let is_master = master.as_ref() == Some(&upper);
+                let link = if is_master { "master".into() } else { format!("upper_{new_upper}") };
+                let target = format!("../{new_upper}");
+                self.link_to(&format!("sys/{new_place}/{link}"), Path::new(&target))?;
             }
         }
-        match routes {
-            Some(_) => self.file("proc/net/route", lines(kept.iter()).as_bytes()),
-            None => Ok(()),
+        if let Some(routes) = machine.proc("net/route") {
+            let kept =
+                links::default_routes(&routes).filter_map(|name| public.get(&name.to_owned()));
+            let kept = kept.map(|name| format!("{name} 00000000"));
+            let head = "Iface Destination".to_owned();
+            self.file("proc/net/route", lines([head].into_iter().chain(kept)).as_bytes())?;
         }
+        if let Some(routes) = machine.proc("net/ipv6_route") {
+            let kept =
+                links::default_routes_v6(&routes).filter_map(|name| public.get(&name.to_owned()));
+            let kept = kept.map(|name| format!("{:032} 00 {name}", 0));
+            self.file("proc/net/ipv6_route", lines(kept).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// What a person operates the machine with, as far as it belongs to functions, and consoles.
+    fn inputs(&mut self, machine: &Machine, devices: &Devices) -> Result<()> {
+        let sysfs = &machine.sysfs;
+        for class in ["input", "tty", "drm"] {
+            let place = format!("class/{class}");
+            if sysfs.join(&place).is_dir() {
+                self.directory(&format!("sys/{place}"))?;
+            }
+            for name in names(&sysfs.join(&place)) {
+                let link = format!("{place}/{name}");
+                let Ok(directory) = fs::canonicalize(sysfs.join(&link)) else { continue };
+                let is_function_s = !machine::addresses_in(&directory).is_empty();
+                let is_wanted = match class {
+                    "drm" => name.starts_with("card"),
+                    "input" => is_function_s && name.starts_with("input"),
+                    _ => is_function_s,
+                };
+                let Some(inside) = below(sysfs, &directory).filter(|_| is_wanted) else { continue };
+                self.link(sysfs, &link)?;
+                self.directory(&format!("sys/{inside}"))?;
+                if class == "input" {
+                    for attribute in ["key", "rel"] {
+                        self.copy(sysfs, &format!("{inside}/capabilities/{attribute}"))?;
+                    }
+                }
+            }
+        }
+        self.copy(sysfs, "class/tty/console/active")?;
+        for device in &devices.all {
+            for place in inputs::usb_places(machine, device) {
+                let Some(inside) = below(sysfs, &place) else { continue };
+                self.directory(&format!("sys/{inside}"))?;
+                for attribute in inputs::USB_ATTRIBUTES {
+                    self.copy(sysfs, &format!("{inside}/{attribute}"))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn proc(&mut self, machine: &Machine) -> Result<()> {
@@ -191,12 +263,15 @@ impl Copy {
         if let Some(text) = machine.proc("iomem") {
             self.file("proc/iomem", public_memory(&text).as_bytes())?;
         }
-        let disks = Disks { sysfs: &machine.sysfs };
+        let disks = Disks::of(&machine.sysfs);
         if let Some(text) = machine.proc("self/mountinfo") {
             self.file("proc/self/mountinfo", public_mounts(&disks, &text).as_bytes())?;
         }
         if let Some(text) = machine.proc("swaps") {
             self.file("proc/swaps", public_swaps(&disks, &text).as_bytes())?;
+        }
+        if machine.proc_directories("spl/kstat/zfs") > 0 {
+            self.directory("proc/spl/kstat/zfs/…")?;
         }
         if let Some(release) = machine.release() {
             self.file("proc/sys/kernel/osrelease", format!("{release}\n").as_bytes())?;
@@ -205,7 +280,8 @@ impl Copy {
     }
 
     /// What the other commands look at of the host's files, because they look at it here.
-    fn root(&mut self, machine: &mut Machine) -> Result<()> {
+    fn root(&mut self, machine: &mut Machine, devices: &Devices) -> Result<()> {
+        let _ = Usage::of(machine, devices);
         let asked = Asked::Line(machine.cmdline()?);
         let drivers: Vec<String> = {
             let (run, _) = asked.preview(machine);
@@ -274,8 +350,13 @@ impl Copy {
 
     /// Copies an attribute that is there and can be read.
     fn copy(&mut self, sysfs: &Path, path: &str) -> Result<()> {
+        self.copy_as(sysfs, path, path)
+    }
+
+    /// The same, to another place in the copy.
+    fn copy_as(&mut self, sysfs: &Path, path: &str, to: &str) -> Result<()> {
         match fs::read(sysfs.join(path)) {
-            Ok(text) => self.file(&format!("sys/{path}"), &text),
+            Ok(text) => self.file(&format!("sys/{to}"), &text),
             Err(_) => Ok(()),
         }
     }
@@ -298,15 +379,6 @@ impl Copy {
         header.set_size(0);
         Ok(self.archive.append_link(&mut header, path, target)?)
     }
-}
-
-/// The names in a directory, in order; none where there is no such directory.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
 }
 
 /// Where a directory is below sysfs.
@@ -365,24 +437,29 @@ const UNKNOWN: &str = "…";
 
 /// Mounts of what is on disks, under the kernel's names for these; where, only for the places that every
 /// system has.
-fn public_mounts(disks: &Disks<'_>, text: &str) -> String {
+fn public_mounts(disks: &Disks, text: &str) -> String {
     const PLACES: [&str; 10] =
         ["/", "/boot", "/boot/efi", "/efi", "/home", "/opt", "/srv", "/tmp", "/usr", "/var"];
-    lines(text.lines().filter_map(Mount::parse).filter_map(|mount| {
-        let unknown = || mount.may_be_on_disks().then(|| UNKNOWN.to_owned());
-        let disk = disks.of(&mount).or_else(unknown)?;
+    let mounts = text.lines().filter_map(Mount::parse).flat_map(|mount| {
+        let mut named = mount.disks(disks);
+        if named.is_empty() && mount.may_be_on_disks() {
+            named.push(UNKNOWN.to_owned());
+        }
         let Mount { number, place, kind, .. } = mount;
         let place = if PLACES.contains(&place) { place } else { "…" };
-        Some(format!("0 0 {number} / {place} rw - {kind} /dev/{disk} rw"))
-    }))
+        named
+            .into_iter()
+            .map(move |disk| format!("0 0 {number} / {place} rw - {kind} /dev/{disk} rw"))
+    });
+    lines(mounts)
 }
 
 /// Swap space on block devices: the file system that a file is on is mounted.
-fn public_swaps(disks: &Disks<'_>, text: &str) -> String {
+fn public_swaps(disks: &Disks, text: &str) -> String {
     let devices = text.lines().skip(1).filter_map(|line| line.strip_prefix("/dev/"));
     let public = devices.map(|device| {
         let device = device.split_whitespace().next().unwrap_or_default();
-        format!("/dev/{}", disks.named(device).unwrap_or_else(|| UNKNOWN.to_owned()))
+        format!("/dev/{}", disks.named(device).unwrap_or(UNKNOWN))
     });
     lines(["Filename".to_owned()].into_iter().chain(public))
 }
@@ -427,7 +504,7 @@ mod tests {
             fs::write(block.join("dev"), number).unwrap();
         }
         assert_eq!(
-            public_mounts(&Disks { sysfs: sysfs.path() }, text),
+            public_mounts(&Disks::of(sysfs.path()), text),
             "0 0 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n0 0 8:17 / … rw - vfat /dev/sdb1 rw\n\
              0 0 0:45 / /home rw - btrfs /dev/… rw\n"
         );

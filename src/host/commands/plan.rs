@@ -64,7 +64,7 @@ pub fn run(machine: &mut Machine, rules: &[String], json: bool) -> Result<Verdic
 impl Report {
     pub fn of(machine: &mut Machine, devices: &Devices, asked: &Asked) -> Self {
         let (run, gaps) = asked.preview(machine);
-        let advice = advice::about(machine, &run, gaps);
+        let advice = advice::about(machine, devices, &run, gaps);
         let rules: Vec<Rule> = preview::outcomes(&run)
             .into_iter()
             .zip(run.rules().entries())

@@ -51,15 +51,16 @@ pub fn run(machine: &mut Machine, addresses: &[Address], json: bool) -> Result<V
     Ok(Verdict::Good)
 }
 
-/// Lets a person choose among the displays.
+/// Lets a person choose among the displays and accelerators.
 fn ask(devices: &Devices) -> Result<Vec<Address>> {
-    let displays: Vec<&Device> =
-        devices.all.iter().filter(|device| device.function.class.is_display()).collect();
+    let displays: Vec<&Device> = devices.all.iter().filter(|device| device.is_offered()).collect();
     if displays.is_empty() {
-        bail!("there is no display here: name the functions, which vfio-override list shows");
+        bail!(
+            "there is no display or accelerator here: name the functions, which vfio-override list shows"
+        );
     }
     let style = devices.style();
-    let mut text = "Which displays are to be passed through?\n".to_owned();
+    let mut text = "Which are to be passed through?\n".to_owned();
     for (number, device) in (1..).zip(&displays) {
         let address = style.text(device.function.address);
         let driver = device.driver.as_deref().unwrap_or("no driver");
@@ -106,12 +107,12 @@ fn needs_intel_iommu(devices: &Devices, line: &[u8]) -> bool {
 
 impl Report {
     fn of(machine: &mut Machine, devices: &Devices, addresses: &[Address]) -> Self {
-        let usage = Usage::of(machine);
-        let choices = companions::choose(machine, devices, &usage, addresses);
+        let usage = Usage::of(machine, devices);
+        let choices = companions::choose(devices, &usage, addresses);
         let parameter = parameter::parameter(machine, devices, &choices, addresses);
         let asked = Asked::Given(vec![parameter.clone()]);
         let (run, gaps) = asked.preview(machine);
-        let advice = advice::about(machine, &run, gaps);
+        let advice = advice::about(machine, devices, &run, gaps);
         let line = machine.cmdline().unwrap_or_default();
         let iommu = needs_intel_iommu(devices, &line).then(|| "intel_iommu=on".to_owned());
         let parameters: Vec<String> =

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use vfio_override::apply;
 use vfio_override::pci::{Address, Function};
 use vfio_override::ruleset::RuleSet;
@@ -29,12 +29,29 @@ pub struct Device {
     pub vfio_node: Option<PathBuf>,
     pub boot_display: bool,
     pub framebuffer: bool,
+    /// The physical function of a virtual one (SR-IOV).
+    #[serde(serialize_with = "as_text")]
+    pub physical_function: Option<Address>,
     #[serde(skip)]
     pub function: Function,
+    /// The functions on the way to it, from the root bus down, without itself.
+    #[serde(skip)]
+    pub above: Vec<Address>,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands it over like this")]
+fn as_text<S: Serializer>(address: &Option<Address>, to: S) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => to.collect_str(address),
+        None => to.serialize_none(),
+    }
 }
 
 impl Device {
     pub fn new(machine: &mut Machine, function: &Function, framebuffer: bool) -> Self {
+        let mut above = machine.way_to(function.address);
+        above.pop();
+        let physical_function = machine.physical_of(function.address);
         let Machine { tree: system, names, sysfs, .. } = machine;
         let text = |name: apply::DriverName| name.escape_ascii().to_string();
         let address = function.address;
@@ -51,8 +68,43 @@ impl Device {
             vfio_node: vfio_users::node_of(&sysfs.join(format!("bus/pci/devices/{address}"))),
             boot_display: function.boot_vga,
             framebuffer,
+            physical_function,
             function: *function,
+            above,
         }
+    }
+
+    /// The bridge, or other function, right above it.
+    pub fn parent(&self) -> Option<Address> {
+        self.above.last().copied()
+    }
+
+    pub fn is_behind(&self, address: Address) -> bool {
+        self.above.contains(&address)
+    }
+
+    /// Whether both are in the same IOMMU group; those in none share none.
+    pub fn shares_group(&self, other: &Self) -> bool {
+        self.group.is_some() && self.group == other.group
+    }
+
+    pub fn is_endpoint(&self) -> bool {
+        !self.function.class.is_bridge()
+    }
+
+    /// What a person calls a device to be passed through: a display, or an accelerator (class 12).
+    pub fn is_offered(&self) -> bool {
+        self.function.class.is_display() || self.has_class(0x12_00)
+    }
+
+    /// Whether base class and subclass are these.
+    pub fn has_class(&self, class: u32) -> bool {
+        self.function.class.code() >> 8 == class
+    }
+
+    /// A Thunderbolt controller, or a USB4 one (class 0c0340, PCI Code and ID Assignment Specification, 1.13).
+    pub fn is_thunderbolt(&self) -> bool {
+        self.function.class.code() == 0x0c_03_40 || self.driver.as_deref() == Some("thunderbolt")
     }
 
     /// Class and name, as lspci puts them together.
@@ -96,7 +148,8 @@ impl Devices {
     }
 
     pub fn get(&self, address: Address) -> Option<&Device> {
-        self.all.iter().find(|device| device.function.address == address)
+        let at = self.all.binary_search_by_key(&address, |device| device.function.address);
+        self.all.get(at.ok()?)
     }
 
     /// How addresses are written here: as lspci does, without the domain where there is but one.

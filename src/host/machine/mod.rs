@@ -1,8 +1,11 @@
 //! The machine that a command looks at: this one, a copy of it, or a directory like /sys.
 
+pub mod disks;
 pub mod functions;
+pub mod inputs;
 pub mod inside;
 pub mod kernel_log;
+pub mod links;
 pub mod modules;
 pub mod names;
 pub mod root;
@@ -114,6 +117,13 @@ impl Machine {
         fs::read_to_string(self.proc.as_ref()?.join(path)).ok()
     }
 
+    /// How many directories a directory of procfs holds.
+    pub fn proc_directories(&self, path: &str) -> usize {
+        let entries = self.proc.as_ref().and_then(|proc| fs::read_dir(proc.join(path)).ok());
+        let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entries.into_iter().flatten().flatten().filter(is_directory).count()
+    }
+
     /// The kernel command line.
     pub fn cmdline(&self) -> Result<Vec<u8>> {
         fs::read(&self.cmdline).with_context(|| format!("cannot read {}", self.cmdline.display()))
@@ -134,9 +144,20 @@ impl Machine {
     /// The functions on the way to this one, from the root bus down to itself, as the kernel nests their
     /// directories.
     pub fn way_to(&self, address: Address) -> Vec<Address> {
-        let link = self.sysfs.join(BUS).join(address.to_string());
-        let Ok(directory) = fs::canonicalize(link) else { return vec![address] };
-        addresses_in(&directory)
+        let place = self.place_of(address);
+        place.map_or_else(|| vec![address], |directory| addresses_in(&directory))
+    }
+
+    /// The directory of a function.
+    pub fn place_of(&self, address: Address) -> Option<PathBuf> {
+        fs::canonicalize(self.sysfs.join(BUS).join(address.to_string())).ok()
+    }
+
+    /// The physical function to which a virtual one belongs.
+    pub fn physical_of(&self, address: Address) -> Option<Address> {
+        let link = self.sysfs.join(BUS).join(address.to_string()).join("physfn");
+        let target = fs::read_link(link).ok()?;
+        Address::from_sysfs(target.file_name()?.as_encoded_bytes())
     }
 }
 

@@ -1,26 +1,36 @@
-//! What the host itself uses of a function now: file systems on its disks, and its network links.
+//! What the host itself uses of a function now: its disks, its network links, its keyboards and consoles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use vfio_override::pci::{Address, Function};
 
-use crate::machine::inside;
-use crate::machine::{Machine, addresses_in};
+use crate::machine::disks::Disks;
+use crate::machine::functions::Devices;
+use crate::machine::inputs::{self, Input};
+use crate::machine::{Machine, addresses_in, inside, links};
 
-/// One thing that the host has in use.
+/// One thing that the host has in use, the weightiest first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Use {
     /// The block device, and each place where its file system is mounted.
     Mounted(String, Vec<String>),
     /// The block device that holds swap space.
     Swap(String),
-    /// The interface that the default route goes through.
-    DefaultRoute(String),
-    /// The interface, which is up.
-    Up(String),
+    /// The block device, and what stands on it: mappings, arrays, caches.
+    Held(String, Vec<String>),
+    /// The block device, and what it is a member of.
+    Member(String, &'static str),
+    /// The interface, and the one above it that the default route goes through.
+    DefaultRoute(String, String),
+    /// The interface, which is up, and the bridge or bond of which it is a port.
+    Up(String, Option<String>),
+    Input(Input),
+    /// The terminal, to which the kernel's console goes.
+    Console(String),
+    /// The block device, of which nothing is in use.
+    Disk(String),
 }
 
 impl fmt::Display for Use {
@@ -30,85 +40,256 @@ impl fmt::Display for Use {
                 write!(f, "{device} is mounted at {}", places.join(" and "))
             }
             Self::Swap(device) => write!(f, "{device} holds swap space"),
-            Self::DefaultRoute(interface) => write!(f, "{interface} has the default route"),
-            Self::Up(interface) => write!(f, "{interface} is up"),
+            Self::Held(device, holders) => {
+                let stand = if holders.len() == 1 { "stands" } else { "stand" };
+                write!(f, "{} {stand} on {device}", and(holders))
+            }
+            Self::Member(device, of) => write!(f, "{device} is a member of {of}"),
+            Self::DefaultRoute(interface, through) if interface == through => {
+                write!(f, "{interface} has the default route")
+            }
+            Self::DefaultRoute(interface, through) => {
+                write!(f, "{interface} carries the default route, which goes through {through}")
+            }
+            Self::Up(interface, None) => write!(f, "{interface} is up"),
+            Self::Up(interface, Some(master)) => {
+                write!(f, "{interface} is up, a port of {master}")
+            }
+            Self::Input(input) => f.write_str(input.text()),
+            Self::Console(terminal) => write!(f, "the console {terminal}"),
+            Self::Disk(device) => write!(f, "the disk {device}"),
         }
+    }
+}
+
+/// A list in words, of which no more than the first few are named.
+fn and(words: &[String]) -> String {
+    const MOST: usize = 3;
+    match words {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] if words.len() <= MOST => format!("{} and {last}", first.join(", ")),
+        _ => format!("{} and {} more", words[..MOST].join(", "), words.len() - MOST),
     }
 }
 
 /// What is in use of each function.
 pub struct Usage {
-    /// `None` where procfs does not tell.
-    found: Option<BTreeMap<Address, Vec<Use>>>,
+    found: BTreeMap<Address, Vec<Use>>,
+    /// Whether procfs tells what is mounted and routed.
+    is_told: bool,
     /// Whether it is known on which functions every file system and swap space stands.
     is_traced: bool,
+    /// The USB controllers of which nobody can tell what is connected.
+    unseen: BTreeSet<Address>,
 }
 
 impl Usage {
-    pub fn of(machine: &Machine) -> Self {
-        let Some(mounts) = machine.proc("self/mountinfo") else {
-            return Self { found: None, is_traced: false };
+    pub fn of(machine: &Machine, devices: &Devices) -> Self {
+        let mut usage = Self {
+            found: BTreeMap::new(),
+            is_told: false,
+            is_traced: false,
+            unseen: BTreeSet::new(),
         };
-        let mut found = BTreeMap::<Address, Vec<Use>>::new();
-        let mut add = |address, what| found.entry(address).or_default().push(what);
-        let mut is_traced = true;
-        let disks = Disks { sysfs: &machine.sysfs };
-        for mount in mounts.lines().filter_map(Mount::parse) {
-            let Some(disk) = disks.of(&mount) else {
-                is_traced &= !mount.may_be_on_disks();
-                continue;
-            };
-            let mut functions = BTreeSet::new();
-            is_traced &= disks.trace(&disk, 0, &mut functions);
-            for address in functions {
-                add(address, Use::Mounted(disk.clone(), vec![mount.place.to_owned()]));
-            }
-        }
-        let swaps = machine.proc("swaps").unwrap_or_default();
-        for device in swaps.lines().skip(1).filter_map(|line| line.strip_prefix("/dev/")) {
-            let device = device.split_whitespace().next().unwrap_or_default();
-            let disk = disks.named(device).unwrap_or_else(|| device.to_owned());
-            let mut functions = BTreeSet::new();
-            is_traced &= disks.trace(&disk, 0, &mut functions);
-            for address in functions {
-                add(address, Use::Swap(disk.clone()));
-            }
-        }
-        let routes = machine.proc("net/route").unwrap_or_default();
-        for (interface, address) in links(&machine.sysfs) {
-            if has_default_route(&routes, &interface) {
-                add(address, Use::DefaultRoute(interface));
-            } else if is_up(&machine.sysfs, &interface) {
-                add(address, Use::Up(interface));
-            }
-        }
-        for uses in found.values_mut() {
+        usage.disks(machine);
+        usage.links(machine);
+        usage.inputs(machine, devices);
+        usage.consoles(machine);
+        for uses in usage.found.values_mut() {
             uses.sort();
             uses.dedup_by(|next, before| match (next, before) {
                 (Use::Mounted(disk, more), Use::Mounted(same, places)) if disk == same => {
-                    places.extend(
-                        more.iter()
-                            .filter(|place| !places.contains(place))
-                            .cloned()
-                            .collect::<Vec<_>>(),
-                    );
+                    more.retain(|place| !places.contains(place));
+                    places.append(more);
                     true
                 }
                 (next, before) => next == before,
             });
         }
-        Self { found: Some(found), is_traced }
+        usage
+    }
+
+    fn add(&mut self, functions: impl IntoIterator<Item = Address>, what: &Use) {
+        for function in functions {
+            self.found.entry(function).or_default().push(what.clone());
+        }
+    }
+
+    fn disks(&mut self, machine: &Machine) {
+        let Some(mounts) = machine.proc("self/mountinfo") else { return };
+        (self.is_told, self.is_traced) = (true, true);
+        let disks = Disks::of(&machine.sysfs);
+        // The block devices that are in use themselves.
+        let mut used = BTreeSet::new();
+        let mut has_zfs = has_zfs_pool(machine);
+        for mount in mounts.lines().filter_map(Mount::parse) {
+            let found = mount.disks(&disks);
+            has_zfs |= mount.kind == "zfs";
+            if found.is_empty() && mount.kind != "zfs" {
+                self.is_traced &= !mount.may_be_on_disks();
+            }
+            for disk in found {
+                let mut functions = BTreeSet::new();
+                self.is_traced &= disks.trace(&disk, &mut functions);
+                self.add(functions, &Use::Mounted(disk.clone(), vec![mount.place.to_owned()]));
+                used.insert(disk);
+            }
+        }
+        let swaps = machine.proc("swaps").unwrap_or_default();
+        for device in swaps.lines().skip(1).filter_map(|line| line.strip_prefix("/dev/")) {
+            let device = device.split_whitespace().next().unwrap_or_default();
+            let disk = disks.named(device).unwrap_or(device).to_owned();
+            let mut functions = BTreeSet::new();
+            self.is_traced &= disks.trace(&disk, &mut functions);
+            self.add(functions, &Use::Swap(disk.clone()));
+            used.insert(disk);
+        }
+        let mut has_members = false;
+        for disk in disks.names() {
+            let functions = disks.functions(disk);
+            if functions.is_empty() {
+                continue;
+            }
+            let holders: Vec<&str> = disks.holders(disk).collect();
+            let idle = holders.iter().filter(|holder| !disks.carries(holder, &used));
+            let idle: Vec<String> = idle.map(|holder| holder_text(machine, holder)).collect();
+            let member = member(machine, &disks, disk);
+            has_members |= member == Some(ZFS);
+            if !idle.is_empty() {
+                self.add(functions, &Use::Held(disk.to_owned(), idle));
+            } else if let Some(member) = member
+                && holders.is_empty()
+            {
+                self.add(functions, &Use::Member(disk.to_owned(), member));
+            } else if !disks.carries(disk, &used) {
+                self.add(functions, &Use::Disk(disk.to_owned()));
+            }
+        }
+        // The members of a pool are in no file of sysfs; udev's database tells them, where there is one.
+        self.is_traced &= !has_zfs || has_members;
+    }
+
+    fn links(&mut self, machine: &Machine) {
+        for link in links::of(machine) {
+            let what = match link.default_route {
+                Some(through) => Use::DefaultRoute(link.name, through),
+                None if link.is_up => Use::Up(link.name, link.master),
+                None => continue,
+            };
+            self.add(link.functions, &what);
+        }
+    }
+
+    fn inputs(&mut self, machine: &Machine, devices: &Devices) {
+        const USB: u32 = 0x0c_03;
+        let inputs = inputs::of(machine);
+        for (input, functions) in inputs.iter().flatten() {
+            self.add(functions.iter().copied(), &Use::Input(*input));
+        }
+        let controllers =
+            devices.all.iter().filter(|device| device.has_class(USB) && !device.is_thunderbolt());
+        for controller in controllers {
+            let address = controller.function.address;
+            match inputs::on_usb(machine, controller) {
+                Some(connected) => {
+                    for input in connected {
+                        let way = controller.above.iter().copied().chain([address]);
+                        self.add(way, &Use::Input(input));
+                    }
+                }
+                None if inputs.is_none() && controller.driver.is_some() => {
+                    self.unseen.insert(address);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The terminals of the kernel's console that belong to functions, such as a serial port's.
+    fn consoles(&mut self, machine: &Machine) {
+        let class = Path::new("class/tty");
+        let active = inside::read(&machine.sysfs, class.join("console/active")).unwrap_or_default();
+        for terminal in active.split_whitespace() {
+            let place = inside::resolve(&machine.sysfs, class.join(terminal));
+            let functions = place.map(|place| addresses_in(&place)).unwrap_or_default();
+            self.add(functions, &Use::Console(terminal.to_owned()));
+        }
     }
 
     /// What is in use of the function; `None` where that is not known.
     pub fn of_function(&self, function: &Function) -> Option<&[Use]> {
-        match self.found.as_ref()?.get(&function.address) {
-            Some(uses) => Some(uses),
+        let uses = self.found.get(&function.address).map_or(&[][..], Vec::as_slice);
+        // Of its own disks it is said already that the host loses them.
+        let is_storage = function.class.is_storage();
+        let start =
+            uses.iter().position(|what| matches!(what, Use::Disk(_))).filter(|_| is_storage);
+        let uses = uses.get(..start.unwrap_or(uses.len())).unwrap_or_default();
+        let is_known = if function.class.is_network() {
+            self.is_told
+        } else {
             // What could not be traced is on disks.
-            None if self.is_traced || function.class.is_network() => Some(&[]),
-            None => None,
-        }
+            self.is_traced && !self.unseen.contains(&function.address)
+        };
+        (is_known || !uses.is_empty()).then_some(uses)
     }
+}
+
+/// Whether ZFS has a pool imported: each has a directory there.
+fn has_zfs_pool(machine: &Machine) -> bool {
+    machine.proc_directories("spl/kstat/zfs") > 0
+}
+
+const ZFS: &str = "a ZFS pool";
+
+/// What a disk or partition is a member of, by udev's database: where no holder shows it, or none is active.
+fn member(machine: &Machine, disks: &Disks, name: &str) -> Option<&'static str> {
+    const KEY: &str = "E:ID_FS_TYPE=";
+    const MEMBERS: [(&str, &str); 8] = [
+        ("zfs_member", ZFS),
+        ("LVM2_member", "an LVM volume group"),
+        ("linux_raid_member", "an md array"),
+        ("isw_raid_member", "an md array"),
+        ("ddf_raid_member", "an md array"),
+        ("bcache", "a bcache"),
+        ("drbd", "a DRBD device"),
+        ("ceph_bluestore", "a Ceph cluster"),
+    ];
+    let root = machine.root.as_ref()?;
+    let number = disks.number(name)?;
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b':') {
+        return None;
+    }
+    let is_member = |kind: &str| MEMBERS.iter().find(|(member, _)| *member == kind);
+    let keep = |line: &str| {
+        let kind = line.strip_prefix(KEY)?;
+        is_member(kind).map(|_| line.to_owned())
+    };
+    let lines = root.lines(&format!("run/udev/data/b{number}"), keep).ok()?;
+    let (_, text) = is_member(lines.first()?.strip_prefix(KEY)?)?;
+    Some(text)
+}
+
+/// What stands on a disk, in words.
+fn holder_text(machine: &Machine, name: &str) -> String {
+    let mapping = || {
+        let uuid = Path::new("class/block").join(name).join("dm/uuid");
+        let uuid = inside::read(&machine.sysfs, uuid).unwrap_or_default();
+        match uuid.split('-').next() {
+            Some("LVM") => "the LVM volume ",
+            Some("CRYPT") => "the encrypted device ",
+            Some("mpath") => "the multipath device ",
+            _ => "the mapping ",
+        }
+    };
+    let kind = match name {
+        name if name.starts_with("dm-") => mapping(),
+        name if name.starts_with("md") => "the array ",
+        name if name.starts_with("bcache") => "the cache ",
+        name if name.starts_with("drbd") => "the DRBD device ",
+        _ => "",
+    };
+    format!("{kind}{name}")
 }
 
 /// One line of `mountinfo` (`Documentation/filesystems/proc.rst`, 3.5).
@@ -138,121 +319,21 @@ impl<'a> Mount<'a> {
         ["bcachefs", "btrfs", "zfs"].contains(&self.kind)
             || (self.source.starts_with("/dev/") && !is_served)
     }
-}
 
-/// The block devices of a sysfs.
-pub struct Disks<'a> {
-    pub sysfs: &'a Path,
-}
-
-impl Disks<'_> {
-    /// The name of the block device that holds a mounted file system.
-    pub fn of(&self, mount: &Mount<'_>) -> Option<String> {
-        let by_number = self.find("dev", mount.number);
-        // btrfs, for one, mounts under a number that no block device has.
-        by_number.or_else(|| self.named(mount.source.strip_prefix("/dev/")?))
+    /// The block devices that hold the file system, under the kernel's names; none where they are not all known.
+    pub fn disks(&self, disks: &Disks) -> Vec<String> {
+        // btrfs, for one, mounts under a number that no block device has. bcachefs names all its members.
+        let by_source = || -> Option<Vec<String>> {
+            let sources = self.source.split(':');
+            sources.map(|it| Some(disks.named(it.strip_prefix("/dev/")?)?.to_owned())).collect()
+        };
+        let named =
+            disks.numbered(self.number).map(|disk| vec![disk.to_owned()]).or_else(by_source);
+        let mut named = named.unwrap_or_default();
+        let members: Vec<String> = named.iter().flat_map(|disk| disks.members(disk)).collect();
+        named.extend(members);
+        named.sort();
+        named.dedup();
+        named
     }
-
-    /// The block device that has this name in /dev.
-    pub fn named(&self, name: &str) -> Option<String> {
-        match name.strip_prefix("mapper/") {
-            Some(mapping) => self.find("dm/name", mapping),
-            None => inside::resolve(self.sysfs, block(name)).map(|_| name.to_owned()),
-        }
-    }
-
-    /// The block device of which an attribute holds this.
-    fn find(&self, attribute: &str, text: &str) -> Option<String> {
-        let entries = fs::read_dir(self.sysfs.join("class/block")).ok()?.flatten();
-        let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        names.find(|name| {
-            let held = inside::read(self.sysfs, block(name).join(attribute));
-            held.is_some_and(|held| held.trim() == text)
-        })
-    }
-
-    /// Adds the functions that a block device stands on, through mappings, arrays and partitions, and those
-    /// that they are behind. Returns whether these are all.
-    fn trace(&self, name: &str, depth: usize, functions: &mut BTreeSet<Address>) -> bool {
-        /// Mappings do not go in circles; a made-up copy may.
-        const MOST_LAYERS: usize = 16;
-        /// They are in memory, elsewhere, or in a file whose own file system is mounted too.
-        const ON_NO_DISK: [&str; 4] = ["loop", "nbd", "ram", "zram"];
-        let Some(directory) = inside::resolve(self.sysfs, block(name)) else { return false };
-        let way = addresses_in(&directory);
-        if !way.is_empty() {
-            functions.extend(way);
-            return true;
-        }
-        let is_virtual = directory.to_string_lossy().contains("/devices/virtual/");
-        if !is_virtual || ON_NO_DISK.iter().any(|start| name.starts_with(start)) {
-            return true;
-        }
-        if depth == MOST_LAYERS {
-            return false;
-        }
-        // A partition of an array has its slaves one level up.
-        let above = directory.parent().map(Path::to_owned).unwrap_or_default();
-        let slaves = [directory.join("slaves"), above.join("slaves")];
-        let slaves = slaves.iter().flat_map(|slaves| fs::read_dir(slaves).into_iter().flatten());
-        let slaves = slaves.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let (mut is_found, mut is_all) = (false, true);
-        for slave in slaves {
-            is_found = true;
-            is_all &= self.trace(&slave, depth + 1, functions);
-        }
-        for controller in self.controllers_beside(&directory) {
-            is_found = true;
-            functions.extend(self.way_to(&controller));
-        }
-        is_found && is_all
-    }
-
-    /// The links to controllers that stand beside the head of a multipath `NVMe` namespace.
-    pub fn controllers_beside(&self, block: &Path) -> Vec<PathBuf> {
-        let subsystem = block
-            .ancestors()
-            .find(|place| place.parent().is_some_and(|above| above.ends_with("nvme-subsystem")));
-        let entries = subsystem.into_iter().flat_map(|place| fs::read_dir(place).into_iter());
-        let links = entries.flatten().flatten().map(|entry| entry.path());
-        links.filter(|link| !self.way_to(link).is_empty()).collect()
-    }
-
-    /// The functions on the way to where a link leads.
-    fn way_to(&self, link: &Path) -> Vec<Address> {
-        inside::resolve(self.sysfs, link).map(|place| addresses_in(&place)).unwrap_or_default()
-    }
-}
-
-/// Where a block device is, relative to sysfs.
-fn block(name: &str) -> PathBuf {
-    Path::new("class/block").join(name)
-}
-
-/// Each network interface, with the function that it belongs to and those that this one is behind.
-fn links(sysfs: &Path) -> Vec<(String, Address)> {
-    let entries = fs::read_dir(sysfs.join("class/net")).into_iter().flatten().flatten();
-    let mut links: Vec<(String, Address)> = entries
-        .filter_map(|entry| {
-            let directory = inside::resolve(sysfs, Path::new("class/net").join(entry.file_name()))?;
-            let name = entry.file_name().into_string().ok()?;
-            Some(addresses_in(&directory).into_iter().map(move |address| (name.clone(), address)))
-        })
-        .flatten()
-        .collect();
-    links.sort();
-    links
-}
-
-fn is_up(sysfs: &Path, interface: &str) -> bool {
-    let state = Path::new("class/net").join(interface).join("operstate");
-    inside::read(sysfs, state).is_some_and(|state| state.trim() == "up")
-}
-
-/// Whether `/proc/net/route` has a route of this interface to everywhere.
-pub fn has_default_route(routes: &str, interface: &str) -> bool {
-    routes.lines().skip(1).any(|line| {
-        let mut fields = line.split_whitespace();
-        fields.next() == Some(interface) && fields.next() == Some("00000000")
-    })
 }

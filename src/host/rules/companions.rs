@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use vfio_override::pci::Address;
 
-use crate::machine::Machine;
 use crate::machine::functions::{Device, Devices};
 use crate::machine::usage::Usage;
 use crate::systems::advice;
@@ -20,65 +19,79 @@ pub struct Choice {
 }
 
 /// What is taken, and what stands beside it and is left, each with the reason.
-pub fn choose(
-    machine: &Machine,
-    devices: &Devices,
-    usage: &Usage,
-    addresses: &[Address],
-) -> Vec<Choice> {
-    let wanted: BTreeSet<Address> = addresses.iter().copied().collect();
-    let controllers: BTreeSet<Address> =
-        addresses.iter().flat_map(|address| machine.way_to(*address)).collect();
-    let beside = Beside { devices, usage, controllers };
+pub fn choose(devices: &Devices, usage: &Usage, addresses: &[Address]) -> Vec<Choice> {
+    let wanted: Vec<&Device> =
+        addresses.iter().filter_map(|address| devices.get(*address)).collect();
+    let beside = Beside { devices, usage, wanted: &wanted };
     let mut choices = Vec::new();
     for device in &devices.all {
-        let function = &device.function;
-        if wanted.contains(&function.address) {
-            choices.push(Choice {
-                device: device.clone(),
-                taken: true,
-                reason: "asked for".to_owned(),
-            });
-            continue;
-        }
-        let stands_beside = |address: &&Address| {
-            devices.get(**address).is_some_and(|wanted| {
-                let shares_group = function.group.is_some() && function.group == wanted.group;
-                function.address.same_slot(wanted.function.address) || shares_group
-            })
-        };
-        let Some(wanted) =
-            wanted.iter().find(stands_beside).and_then(|address| devices.get(*address))
-        else {
+        let (taken, reason) = if addresses.contains(&device.function.address) {
+            (true, "asked for".to_owned())
+        } else if let Some(wanted) = beside.next_to(device) {
+            beside.companion(device, wanted)
+        } else {
             continue;
         };
-        let (taken, reason) = beside.companion(device, wanted);
         choices.push(Choice { device: device.clone(), taken, reason });
     }
     choices
 }
 
 /// What decides whether a neighbour goes along.
-struct Beside<'a> {
-    devices: &'a Devices,
-    usage: &'a Usage,
-    /// The functions on the way to what is asked for, itself included.
-    controllers: BTreeSet<Address>,
+pub struct Beside<'a> {
+    pub devices: &'a Devices,
+    pub usage: &'a Usage,
+    /// What is asked for.
+    pub wanted: &'a [&'a Device],
 }
 
 impl Beside<'_> {
-    /// Why a function has to stay with the host, if it has to.
-    fn obstacle(&self, device: &Device) -> Option<String> {
+    /// The wanted function that this one stands beside: in its slot, in its group, or on its card.
+    fn next_to(&self, device: &Device) -> Option<&Device> {
+        let stands_beside = |wanted: &&&Device| {
+            device.function.address.same_slot(wanted.function.address)
+                || device.shares_group(wanted)
+                || wanted.physical_function == Some(device.function.address)
+                || self.is_sound_of(device, wanted)
+        };
+        self.wanted.iter().find(stands_beside).copied()
+    }
+
+    /// What comes and goes with a function that is wanted, and is nobody's to keep.
+    pub fn goes_along(&self, device: &Device) -> Option<String> {
+        let maker = |wanted: &&&Device| {
+            let address = wanted.function.address;
+            wanted.is_endpoint()
+                && (device.is_behind(address) || device.physical_function == Some(address))
+        };
+        let wanted = self.wanted.iter().find(maker)?;
+        let address = wanted.function.address;
+        Some(if device.physical_function == Some(address) {
+            format!("a virtual function of {address}, and goes with it")
+        } else {
+            format!("behind {address}, and goes with it")
+        })
+    }
+
+    /// Why an endpoint has to stay with the host, if it has to.
+    pub fn obstacle(&self, device: &Device) -> Option<String> {
+        let known = |reason: &str| Some(reason.to_owned());
         let function = &device.function;
-        if function.class.is_bridge() {
-            return Some("a bridge stays with the host".to_owned());
+        if self.wanted.iter().any(|wanted| wanted.is_behind(function.address)) {
+            return known("the controller that it is behind");
         }
-        if self.controllers.contains(&function.address) {
-            return Some("the controller that it is behind".to_owned());
+        if self.wanted.iter().any(|wanted| wanted.physical_function == Some(function.address)) {
+            return known("its driver makes the virtual functions");
+        }
+        if device.is_thunderbolt() {
+            return known("a Thunderbolt controller makes the way to what is behind it");
         }
         match self.usage.of_function(function) {
             None if function.class.is_storage() => {
-                return Some("the host may have its disks in use".to_owned());
+                return known("the host may have its disks in use");
+            }
+            None if function.class.is_network() => {
+                return known("the host may have its links in use");
             }
             None | Some([]) => {}
             Some(uses) => return Some(format!("the host needs it: {}", advice::join(uses))),
@@ -88,38 +101,95 @@ impl Beside<'_> {
 
     /// Whether a function goes with one that is asked for and stands beside it, and why.
     fn companion(&self, device: &Device, wanted: &Device) -> (bool, String) {
+        if !device.is_endpoint() {
+            return (false, "a bridge stays with the host".to_owned());
+        }
+        if let Some(reason) = self.goes_along(device) {
+            return (false, reason);
+        }
+        if !device.shares_group(wanted) && device.physical_function.is_some() {
+            return (false, "a virtual function of its own".to_owned());
+        }
         if let Some(obstacle) = self.obstacle(device) {
             return (false, obstacle);
         }
-        let function = &device.function;
-        let same_slot = function.address.same_slot(wanted.function.address);
-        let same_group = function.group.is_some() && function.group == wanted.group;
+        let same_slot = device.function.address.same_slot(wanted.function.address);
         let group = device.group_text();
-        // On the root bus, the functions of a slot are devices of their own, which share no more than a
-        // number.
-        let is_card = function.address.bus() != 0;
-        let is_display = wanted.function.class.is_display();
-        match (same_slot, same_group) {
-            (true, true) => (true, "same slot and group".to_owned()),
-            (false, _) if self.stays_in_part(wanted) => {
+        if device.shares_group(wanted) {
+            return if same_slot {
+                (true, "same slot and group".to_owned())
+            } else if self.stays_in_part(wanted) {
                 (false, format!("the host needs others of group {group}"))
-            }
-            (false, _) => (true, format!("group {group} goes as a whole")),
-            (true, false) if function.group.is_none() && is_card => (true, "same card".to_owned()),
-            (true, false) if is_display && is_card => {
-                (true, "part of the display's card".to_owned())
-            }
-            (true, false) => (false, format!("group {group} of its own")),
+            } else {
+                (true, format!("group {group} goes as a whole"))
+            };
         }
+        if wanted.physical_function.is_some() {
+            return (false, "a virtual function goes alone".to_owned());
+        }
+        let is_part = wanted.is_offered()
+            && (same_slot && is_of_card(device, wanted) || self.is_sound_of(device, wanted));
+        if is_part && self.is_alone(device) {
+            return (true, "part of the display's card".to_owned());
+        }
+        match device.group {
+            Some(group) => (false, format!("group {group} of its own")),
+            None => (false, "what shares its group is not known".to_owned()),
+        }
+    }
+
+    /// The sound of a card that has a `PCIe` switch of its own, as Intel's Arc: behind the switch's other port.
+    fn is_sound_of(&self, device: &Device, wanted: &Device) -> bool {
+        const AUDIO: u32 = 0x04_03;
+        let is_card = wanted.is_offered() && wanted.physical_function.is_none();
+        if !is_card || !device.has_class(AUDIO) || !is_of_card(device, wanted) {
+            return false;
+        }
+        // Below a port of the host's: the switch's upstream port, and the downstream port of each.
+        let ([_, .., switch, _], [_, .., same_switch, _]) = (&wanted.above[..], &device.above[..])
+        else {
+            return false;
+        };
+        let is_own = |switch: &Device| switch.function.id.vendor == wanted.function.id.vendor;
+        switch == same_switch && self.devices.get(*switch).is_some_and(is_own)
+    }
+
+    /// Whether no other endpoint is in its group, as far as there are groups.
+    fn is_alone(&self, device: &Device) -> bool {
+        let address = device.function.address;
+        let mut others = self.devices.all.iter().filter(|other| {
+            other.function.address != address && other.is_endpoint() && other.shares_group(device)
+        });
+        others.all(|other| is_of_card(other, device))
     }
 
     /// Whether some endpoint of the function's group has to stay, so that taking the others is in vain.
     fn stays_in_part(&self, wanted: &Device) -> bool {
-        self.devices.all.iter().any(|device| {
-            device.group == wanted.group
-                && device.address != wanted.address
-                && !device.function.class.is_bridge()
-                && self.obstacle(device).is_some()
-        })
+        self.staying(wanted).next().is_some()
     }
+
+    /// The other endpoints of the function's group that have to stay, each with the reason.
+    pub fn staying(&self, wanted: &Device) -> impl Iterator<Item = (&Device, String)> {
+        let asked: BTreeSet<Address> =
+            self.wanted.iter().map(|device| device.function.address).collect();
+        let others = self.devices.all.iter().filter(move |device| {
+            device.shares_group(wanted)
+                && device.is_endpoint()
+                && !asked.contains(&device.function.address)
+        });
+        others
+            .filter(|device| self.goes_along(device).is_none())
+            .filter_map(|device| Some((device, self.obstacle(device)?)))
+    }
+}
+
+/// Whether a function can be part of the same card: of the same maker, as the audio of every display is, and no
+/// security processor. A processor's graphics share their slot with its USB controllers and its firmware's TPM,
+/// which are another vendor's. On the root bus, the functions of a slot share no more than a number.
+fn is_of_card(device: &Device, wanted: &Device) -> bool {
+    /// Base class 10, subclass 80: what encrypts and decrypts, other than for network and entertainment.
+    const SECURITY: u32 = 0x10_80;
+    device.function.id.vendor == wanted.function.id.vendor
+        && device.parent().is_some()
+        && !device.has_class(SECURITY)
 }

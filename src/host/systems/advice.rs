@@ -9,6 +9,7 @@ use vfio_override::run::Run;
 use vfio_override::survey::Gaps;
 
 use crate::machine::Machine;
+use crate::machine::functions::Devices;
 use crate::machine::modules::{self, Driver};
 use crate::machine::usage::{Usage, Use};
 use crate::screen::{PLAIN, Screen, WARN};
@@ -42,8 +43,8 @@ impl Advice {
 }
 
 /// All advice about a run.
-pub fn about(machine: &Machine, run: &Run<'_>, gaps: Gaps) -> Vec<Advice> {
-    let usage = Usage::of(machine);
+pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>, gaps: Gaps) -> Vec<Advice> {
+    let usage = Usage::of(machine, devices);
     let mut advice = Vec::new();
     for (number, entry) in run.rules().entries() {
         if let Some(doubt) = entry.rule().and_then(Doubt::about) {
