@@ -31,9 +31,7 @@ fn main() -> ExitCode {
         Ok(Verdict::Good) => ExitCode::SUCCESS,
         Ok(Verdict::Bad) => ExitCode::from(1),
         Err(error) => {
-            let error = format!("{error:#}");
-            let error = screen::printable(&error);
-            anstream::eprintln!("{}error:{:#} {error}", screen::BAD, screen::BAD);
+            screen::error(&format!("{error:#}"));
             ExitCode::from(2)
         }
     }

@@ -1,7 +1,7 @@
 //! What a person sees: tables as wide as the terminal, and colour where it is wanted.
 
 use std::borrow::Cow;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
@@ -21,15 +21,33 @@ pub const WARN: Style = AnsiColor::Yellow.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const QUIET: Style = Style::new().dimmed();
 
+/// Whether a terminal obeys this letter instead of showing it: a control character, or one that changes the
+/// direction of a text, breaks its line or has no width (Unicode Standard Annex 9, 2; Annex 14; chapter 23.2).
+fn is_obeyed(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(letter, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// The text without what a terminal would obey: it may come from a stranger's copy.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);
     }
     let escape = |letter: char| {
-        if letter.is_control() { letter.escape_unicode().collect() } else { String::from(letter) }
+        if is_obeyed(letter) { letter.escape_unicode().collect() } else { String::from(letter) }
     };
     Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// Writes a question to standard error, as it is. Where that is full or closed, nobody can be asked.
+pub fn ask(text: &str) {
+    let _ = write!(io::stderr(), "{text}");
+}
+
+/// Writes an error to standard error. Where that is full or closed, nobody can be told.
+pub fn error(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{BAD}error:{BAD:#} {}", printable(text));
 }
 
 static FAILURE: OnceLock<io::Error> = OnceLock::new();
@@ -157,11 +175,18 @@ pub fn json(command: &str, report: &impl Serialize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let envelope = Envelope { schema: SCHEMA, command, report };
     let text = serde_json::to_string_pretty(&envelope)?;
-    // Of control characters JSON itself only escapes those of ASCII.
-    let escape = |letter: char| match letter {
-        '\x7f'..='\u{9f}' => format!("\\u{:04x}", u32::from(letter)),
-        letter => letter.to_string(),
-    };
-    note(writeln!(out, "{}", text.chars().map(escape).collect::<String>()));
+    // Of what a terminal obeys JSON itself escapes the control characters of ASCII only; outside of strings there
+    // is nothing but ASCII and line ends.
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter != '\n' && is_obeyed(letter) {
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(letter);
+        }
+    }
+    note(writeln!(out, "{escaped}"));
     Ok(())
 }

@@ -458,6 +458,16 @@ fn what_cannot_be_written_is_no_success() {
 }
 
 #[test]
+fn an_error_that_nobody_can_read_is_no_crash() {
+    let desk = Desk::with(&["two-t400"]);
+    for line in ["list --from nowhere", "suggest --from two-t400", "frobnicate"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let status = desk.command(line).stderr(full).stdout(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(2), "{line}");
+    }
+}
+
+#[test]
 fn plan_without_a_rule_says_why_there_is_none() {
     let desk = Desk::with(&["two-t400"]);
     let empty = desk.command("plan --from two-t400").arg("").output().unwrap();
@@ -843,7 +853,7 @@ fn what_json_holds_is_as_the_schema_says() {
 
 #[test]
 fn nothing_in_a_copy_reaches_the_terminal_as_a_command() {
-    const EVIL: &str = "\x1b]0;evil\x07\u{9b}2J\x7f\r";
+    const EVIL: &str = "\x1b]0;evil\x07\u{9b}2J\x7f\r\u{202e}\u{2066}\u{200f}";
     let desk = Desk::with(&["two-t400"]);
     let machine = desk.path("two-t400");
     let append = |path: &str, text: &str| {
@@ -883,14 +893,17 @@ fn nothing_in_a_copy_reaches_the_terminal_as_a_command() {
             let output = desk.run(&format!("{line} --from two-t400{json}"));
             for bytes in [output.stdout, output.stderr] {
                 let text = String::from_utf8(bytes).unwrap();
-                let control = text.chars().find(|letter| letter.is_control() && *letter != '\n');
+                let obeyed = |letter: char| {
+                    letter.is_control() || matches!(letter, '\u{200f}' | '\u{202e}' | '\u{2066}')
+                };
+                let control = text.chars().find(|&letter| obeyed(letter) && letter != '\n');
                 assert_eq!(control, None, "{line}{json}: {text:?}");
                 shown += &text;
             }
         }
     }
     // As it is escaped in words, in JSON and in what the early binary says.
-    for evil in [r"\u{9b}2J", r"\u009b2J", r"\x1b]0;evil"] {
+    for evil in [r"\u{9b}2J", r"\u009b2J", r"\x1b]0;evil", r"\u{202e}", r"\u202e"] {
         assert!(shown.contains(evil), "{evil}\n{shown}");
     }
 }
@@ -936,7 +949,7 @@ fn what_the_log_has_lost_is_in_the_journal() {
     let script = "#!/bin/sh\n\
         [ \"$1 $2 $3 $4\" = '--boot --quiet --no-pager --output=short-monotonic' ] || exit 1\n\
         if [ \"$5\" = --dmesg ]; then exec cat first; fi\n\
-        [ \"$5 $6\" = '--identifier vfio-override' ] || exit 1\n\
+        [ \"$5 $6\" = '_TRANSPORT=kernel SYSLOG_IDENTIFIER=vfio-override' ] || exit 1\n\
         echo '[    1.234567] tower vfio-override[75]: 0000:65:00.0 [10de:1ff2] class 030000 group 61, rule 1: \
         driver_override set to vfio-pci, unbound from nouveau, bound to vfio-pci'\n";
     program::write(&journal, script);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
 
 use anyhow::{Result, bail};
 use log::Level;
@@ -21,7 +20,7 @@ use crate::change::{self, Change, Recorder};
 use crate::machine::functions::{Device, Devices};
 use crate::machine::modules;
 use crate::machine::vfio_users::{self, User};
-use crate::machine::{Kind, Machine};
+use crate::machine::{Kind, Machine, file};
 use crate::screen::{self, PLAIN, Screen};
 use crate::verdict::Verdict;
 
@@ -144,8 +143,8 @@ fn give_back(
                 return Ok(Back { let_go, driver: Err(Nobody::May(user, group)) });
             }
         }
-        let file = machine.sysfs.join(format!("bus/pci/devices/{address}/modalias"));
-        if let Ok(alias) = fs::read_to_string(file) {
+        let modalias = machine.sysfs.join(format!("bus/pci/devices/{address}/modalias"));
+        if let Ok(alias) = file::read_text(&modalias) {
             let alias = alias.trim().to_owned();
             steps.about_to_run(&format!("modprobe {alias}"));
             nobody = match modprobe(&alias) {

@@ -69,11 +69,11 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
         writeln!(text, "  {number}  {address}  {title} [{}]  {driver}", device.id)?;
     }
     // Not to standard output: that is for the answer.
-    eprint!("{text}Number, or several with commas: ");
+    screen::ask(&format!("{text}Number, or several with commas: "));
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
-    eprintln!();
+    screen::ask("\n");
     let chosen: Option<Vec<Address>> = answer
         .split([',', ' '])
         .map(str::trim)

@@ -14,7 +14,7 @@ use nix::libc;
 use serde::Serialize;
 use vfio_override::report::TARGET;
 
-use crate::machine::{Kind, Machine};
+use crate::machine::{Kind, Machine, file};
 
 /// Where a copy, and the kernel, have the log; below the root.
 pub const FILE: &str = "dev/kmsg";
@@ -116,17 +116,15 @@ fn tell_apart(mut lines: Vec<Line>) -> Vec<Line> {
 /// (`Documentation/ABI/testing/dev-kmsg`).
 pub fn records(path: &Path) -> Result<String, Errno> {
     let errno = |error: &std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let is_device = fs::metadata(path).map_err(|error| errno(&error))?.file_type().is_char_device();
+    if !fs::metadata(path).map_err(|error| errno(&error))?.file_type().is_char_device() {
+        return file::read_text(path).map_err(|error| errno(&error));
+    }
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| errno(&error))?;
     let mut text = String::new();
-    if !is_device {
-        file.read_to_string(&mut text).map_err(|error| errno(&error))?;
-        return Ok(text);
-    }
     let mut record = [0; 8192];
     loop {
         match file.read(&mut record) {
@@ -220,7 +218,9 @@ fn ask_journal(arguments: &[&str]) -> Command {
 
 /// What the journal has of this boot, if there is one that we may read.
 fn journal() -> Option<Vec<Line>> {
-    let output = ask_journal(&["--identifier", TARGET]).output().ok();
+    // Anybody may log under our name; only root writes to the kernel's log.
+    let identifier = format!("SYSLOG_IDENTIFIER={TARGET}");
+    let output = ask_journal(&["_TRANSPORT=kernel", &identifier]).output().ok();
     let output = output.filter(|output| output.status.success())?;
     // [    3.141592] host vfio-override[75]: text
     let lines: Vec<Line> = String::from_utf8_lossy(&output.stdout)

@@ -1,6 +1,8 @@
 //! The machine that a command looks at: this one, a copy of it, or a directory like /sys.
 
+pub mod copy;
 pub mod disks;
+pub mod file;
 pub mod functions;
 pub mod inputs;
 pub mod inside;
@@ -74,16 +76,7 @@ impl Machine {
     }
 
     fn copy(file: &Path, names: Names) -> Result<Self> {
-        let (directory, unpacked) = if file.is_dir() {
-            (file.to_owned(), None)
-        } else {
-            let unpacked = unpack(file).with_context(|| {
-                format!("cannot read {} as a copy of a machine", file.display())
-            })?;
-            (unpacked.path().to_owned(), Some(unpacked))
-        };
-        inside::check_links(&directory)
-            .with_context(|| format!("cannot take {} for a copy of a machine", file.display()))?;
+        let (directory, unpacked) = copy::open(file)?;
         let (sysfs, proc) = (directory.join("sys"), directory.join("proc"));
         if !sysfs.join(BUS).is_dir() {
             bail!("{} holds no sys/{BUS}: it is no copy of a machine", file.display());
@@ -112,9 +105,9 @@ impl Machine {
         Some(self.root.as_ref()?.path(path))
     }
 
-    /// What a file of procfs says; `None` where that is not known.
+    /// What a file of procfs holds; `None` where that is not known.
     pub fn proc(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.proc.as_ref()?.join(path)).ok()
+        file::read_text(&self.proc.as_ref()?.join(path)).ok()
     }
 
     /// How many directories a directory of procfs holds.
@@ -169,79 +162,4 @@ pub fn addresses_in(path: &Path) -> Vec<Address> {
             _ => None,
         })
         .collect()
-}
-
-/// Unpacks a copy. It may come from a stranger: nothing but files, directories and links that stay inside.
-fn unpack(file: &Path) -> Result<TempDir> {
-    /// Some thousand functions; a copy of a laptop has 200 KiB.
-    const MOST_BYTES: u64 = 64 * 1024 * 1024;
-    let directory = tempfile::Builder::new().prefix("vfio-override-").tempdir()?;
-    let mut archive = tar::Archive::new(fs::File::open(file)?);
-    archive.set_preserve_permissions(false);
-    let mut bytes = 0;
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let path = entry.path()?.into_owned();
-        bytes += entry.size();
-        if bytes > MOST_BYTES {
-            bail!("it holds more than {MOST_BYTES} bytes");
-        }
-        let kind = entry.header().entry_type();
-        let stays_inside = match entry.link_name()? {
-            Some(target) => kind.is_symlink() && is_inside(&path, &target),
-            None => kind.is_file() || kind.is_dir(),
-        };
-        if !stays_inside || !entry.unpack_in(directory.path())? {
-            bail!("{} is nothing that a copy holds", path.display());
-        }
-    }
-    Ok(directory)
-}
-
-/// Whether a link at `path` leads to somewhere below the directory that both are in, if there are no other
-/// links on its way.
-fn is_inside(path: &Path, target: &Path) -> bool {
-    let depth = |path: &Path| path.components().count();
-    let mut level = depth(path).saturating_sub(1);
-    target.components().all(|component| match component {
-        Component::ParentDir => {
-            level = level.wrapping_sub(1);
-            level != usize::MAX
-        }
-        Component::Normal(_) => {
-            level += 1;
-            true
-        }
-        Component::CurDir => true,
-        Component::RootDir | Component::Prefix(_) => false,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_out_of_a_copy_are_seen() {
-        let link = Path::new("sys/bus/pci/devices/0000:01:00.0");
-        for target in ["../../../devices/pci0000:00/0000:01:00.0", "x", "./x", "../../../../proc"] {
-            assert!(is_inside(link, Path::new(target)), "{target}");
-        }
-        for target in ["/sys", "../../../../../etc", "../../../../../../sys/x"] {
-            assert!(!is_inside(link, Path::new(target)), "{target}");
-        }
-    }
-
-    #[test]
-    fn nothing_outside_of_a_copy_is_written_or_linked() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("copy.tar");
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_size(0);
-        let mut archive = tar::Builder::new(fs::File::create(&file).unwrap());
-        archive.append_link(&mut header, "sys", "/sys").unwrap();
-        archive.finish().unwrap();
-        assert_eq!(unpack(&file).unwrap_err().to_string(), "sys is nothing that a copy holds");
-    }
 }

@@ -11,6 +11,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
+use crate::machine::file;
+
 /// A root directory: `/`, or that of a copy.
 pub struct Root {
     directory: PathBuf,
@@ -47,8 +49,9 @@ impl Root {
     /// The lines of a file for which `keep` has an answer, as that answer.
     pub fn lines(&self, path: &str, keep: impl Fn(&str) -> Option<String>) -> Result<Vec<String>> {
         let file = self.path(path);
-        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let kept: Vec<String> = String::from_utf8_lossy(&text).lines().filter_map(keep).collect();
+        let text =
+            file::read_text(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let kept: Vec<String> = text.lines().filter_map(keep).collect();
         self.remember(path, &kept.join("\n"));
         Ok(kept)
     }

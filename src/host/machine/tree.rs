@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -17,6 +17,7 @@ use vfio_override::pci::Address;
 use vfio_override::system::{Access, File, System, Text};
 
 use crate::change::worker::Progress;
+use crate::machine::file;
 
 /// A PCI bus in sysfs, and the text files that belong to it.
 #[derive(Default)]
@@ -158,11 +159,8 @@ impl System for Tree {
             Text::Aliases => &self.aliases,
             Text::IoMemory => &self.iomem,
         };
-        let mut file =
-            fs::File::open(path.as_ref().ok_or(Errno::ENOENT)?).map_err(|error| errno(&error))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(|error| errno(&error))?;
-        each(&text);
+        let path = path.as_ref().ok_or(Errno::ENOENT)?;
+        each(&file::read(path).map_err(|error| errno(&error))?);
         Ok(())
     }
 }
