@@ -1,8 +1,8 @@
 //! The grammar of one rule: text to [`Statement`], or the column and what was expected there.
 //!
 //! ```text
-//! RULE      = PLACE [ "@" VENDOR ":" DEVICE ] [ EXPANSION ] [ "=" DRIVER ]
-//!           | KIND [ EXPANSION ] [ "=" DRIVER ]
+//! RULE      = [ "?" ] PLACE [ "@" VENDOR ":" DEVICE ] [ EXPANSION ] [ "=" DRIVER ]
+//!           | [ "?" ] KIND [ EXPANSION ] [ "=" DRIVER ]
 //!           | "!" ( PLACE | KIND ) [ EXPANSION ]
 //!           | "off" | "debug"
 //! PLACE     = ADDRESS | PATH
@@ -194,6 +194,7 @@ impl<'a> Cursor<'a> {
 
     fn rule(mut self) -> Result<Rule<'a>, SyntaxError> {
         let exclude = self.eat(b"!");
+        let may_be_absent = !exclude && self.eat(b"?");
         let selector = self.selector()?;
 
         let mut after = Expected::AfterSelector;
@@ -234,7 +235,7 @@ impl<'a> Cursor<'a> {
             None if exclude => Action::Exclude,
             None => Action::Take(Driver::DEFAULT),
         };
-        Ok(Rule { selector, guard, expansion, action })
+        Ok(Rule { selector, guard, expansion, action, may_be_absent })
     }
 
     fn selector(&mut self) -> Result<Selector, SyntaxError> {

@@ -24,6 +24,8 @@ pub enum Outcome {
     Overruled,
     /// Nothing that it selects is there.
     Unmatched,
+    /// Likewise, and the rule says that this may be.
+    Absent,
     /// Only one function was asked for, and the rule does not concern it.
     Elsewhere,
     /// It must not be applied.
@@ -122,7 +124,7 @@ impl Plan {
         }
         for (outcome, decides) in self.outcomes.0.iter_mut().zip(decides.iter().skip(1)) {
             let is_elsewhere = match *outcome {
-                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched => {
+                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched | Outcome::Absent => {
                     only.is_some() && !*decides
                 }
                 Outcome::Refused(Refusal::Bridge(address, _) | Refusal::Guard(address, _)) => {
@@ -170,7 +172,7 @@ impl Plan {
         if rule.expansion.is_some() && self.companions.is_empty() {
             self.find_companions(inventory);
         }
-        let mut outcome = Outcome::Unmatched;
+        let mut outcome = if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched };
         let mut is_first = true;
         for (index, seed) in inventory.selected(number, &rule.selector) {
             if is_first {

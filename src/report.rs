@@ -159,6 +159,7 @@ impl RuleLine<'_, '_> {
     #[must_use]
     pub fn level(&self) -> Level {
         match self.outcome {
+            Outcome::Absent => Level::Info,
             Outcome::Unmatched if self.excludes() => Level::Info,
             Outcome::Unmatched | Outcome::Refused(_) | Outcome::Invalid(_) | Outcome::Failed(_) => {
                 Level::Warn
@@ -181,8 +182,9 @@ impl fmt::Display for RuleLine<'_, '_> {
             Outcome::Excluded => f.write_str("excluded"),
             Outcome::Overruled => f.write_str("overruled: later rules decide all that it matches"),
             Outcome::Elsewhere => f.write_str("does not concern this function"),
-            Outcome::Unmatched => {
-                f.write_str("unmatched: ")?;
+            Outcome::Unmatched | Outcome::Absent => {
+                let is_absent = self.outcome == Outcome::Absent;
+                f.write_str(if is_absent { "absent: " } else { "unmatched: " })?;
                 f.write_str(match self.entry.rule().map(|rule| &rule.selector) {
                     Some(Selector::Address { .. }) => "there is no function at this address",
                     Some(Selector::Path { .. }) => "the path leads to no function",
@@ -194,7 +196,7 @@ impl fmt::Display for RuleLine<'_, '_> {
                     }
                     Some(Selector::BootVga) | None => "no function is the boot display",
                 })?;
-                f.write_str("; compare with lspci -Dnn")
+                f.write_str(if is_absent { "" } else { "; compare with lspci -Dnn" })
             }
             Outcome::Refused(Refusal::Bridge(address, class)) => write!(
                 f,
@@ -402,7 +404,7 @@ impl fmt::Display for Limit {
 #[derive(Default)]
 pub struct Summary {
     /// The number of rules of each outcome, in the order of `WORDS`.
-    counts: [usize; 7],
+    counts: [usize; 8],
     /// How many functions were taken: their override is set.
     pub taken: usize,
     /// How many of them their driver has.
@@ -413,11 +415,11 @@ impl Summary {
     /// Nothing counted yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { counts: [0; 7], taken: 0, bound: 0 }
+        Self { counts: [0; 8], taken: 0, bound: 0 }
     }
 
-    const WORDS: [&'static str; 7] =
-        ["applied", "excluded", "overruled", "unmatched", "refused", "invalid", "failed"];
+    const WORDS: [&'static str; 8] =
+        ["applied", "excluded", "overruled", "absent", "unmatched", "refused", "invalid", "failed"];
 
     /// Counts a rule.
     pub fn count(&mut self, outcome: Outcome) {
@@ -426,10 +428,11 @@ impl Summary {
             Outcome::Applied => 0,
             Outcome::Excluded => 1,
             Outcome::Overruled => 2,
-            Outcome::Unmatched => 3,
-            Outcome::Refused(_) => 4,
-            Outcome::Invalid(_) => 5,
-            Outcome::Failed(_) => 6,
+            Outcome::Absent => 3,
+            Outcome::Unmatched => 4,
+            Outcome::Refused(_) => 5,
+            Outcome::Invalid(_) => 6,
+            Outcome::Failed(_) => 7,
         };
         if let Some(count) = self.counts.get_mut(index) {
             *count += 1;

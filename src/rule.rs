@@ -35,6 +35,8 @@ pub struct Rule<'a> {
     pub expansion: Option<Expansion>,
     /// What becomes of a match.
     pub action: Action<'a>,
+    /// `?`: what it selects need not be there.
+    pub may_be_absent: bool,
 }
 
 /// What becomes of the functions that a rule matches.
@@ -191,6 +193,9 @@ impl fmt::Display for Rule<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.action == Action::Exclude {
             f.write_str("!")?;
+        }
+        if self.may_be_absent {
+            f.write_str("?")?;
         }
         self.selector.fmt(f)?;
         if let Some(id) = self.guard {

@@ -120,6 +120,7 @@ fn plan_tells_what_each_rule_would_do() {
         "plan --from two-t400 04:00.0 b3:00.0 b3:00.1=nonesuch",
         "plan --from two-t400 class:03,!0000:16:00",
         "plan --from two-t400 17:00.*,!0c:00.0",
+        "plan --from two-t400 17:00.*,?0c:00.0",
         "plan --from two-t400 17:00.0@10de:1b81 16:00.0 8086:37d2::17 1af4:1",
         "plan --from two-t400 off 17:00.0 17:00.9",
         "plan --from one-gpu 01:00.*",
@@ -178,6 +179,8 @@ fn what_is_not_applied_is_not_as_asked_with_off_and_beyond_the_limits() {
         ("17:00.0+Slot,off", 1, "not applied: rule 1 \"17:00.0+Slot\": invalid at column"),
         (&many, 1, "not done: more than 512 rules: the last 1 are not applied"),
         (&format!("{many},off"), 0, "nothing is touched"),
+        ("0c:00.0", 1, "not applied: rule 1 \"0c:00.0\": unmatched"),
+        ("?0c:00.0", 0, "everything is as asked"),
     ] {
         let cmdline = desk.path("two-t400/proc/cmdline");
         fs::write(cmdline, format!("quiet vfio.override={rules}\n")).unwrap();

@@ -13,6 +13,7 @@ use vfio_override::ruleset::RuleSet;
 fn almost_a_rule() -> impl Strategy<Value = Vec<u8>> {
     let words = proptest::sample::select(vec![
         "!",
+        "?",
         "0000:",
         "03:",
         "00.0",

@@ -89,6 +89,16 @@ fn each_outcome_of_a_rule() {
     scenes.run("nothing with these IDs", board(), "dead:beef");
     scenes.run("nothing with this class but bridges", board(), "class:06");
     scenes.run("no boot display", only(card("0000:02:00.0")), "boot_vga");
+    scenes.run(
+        "nothing where nothing need be",
+        board(),
+        "?09:00.0,?00:02.0/1f.0@10de:2204=auto,?dead:beef+group,?class:06=none,02:00.*",
+    );
+    scenes.run(
+        "something where nothing need be",
+        board(),
+        "?02:00.0+slot,?03:00.0@dead:beef,?00:02.0,?class:03",
+    );
     scenes.run("an exclusion of nothing", board(), "02:00.*,!09:00.0");
     scenes.run("a bridge", board(), "00:02.0");
     scenes.run("a guard that fails", board(), "02:00.0@10de:2205,02:00.*@10de:2204");
@@ -376,7 +386,8 @@ fn what_concerns_no_function_in_particular_is_not_said_of_one_that_appears_late(
     run("taken", "02:00.*");
     run("left alone", "01:00.0,!class:03");
     run("elsewhere, invalid, refused", "01:00.0,gpu,!gpu,00:01.0");
-    run("all is told", "01:00.0,!02:00.1,02:00.0,09:00.0,debug");
+    run("nothing need be there", "?09:00.0,?02:00.0");
+    run("all is told", "?09:00.1,01:00.0,!02:00.1,02:00.0,09:00.0,debug");
     run("a guard that fails", "02:00.0@dead:beef");
     run("a doubtful rule", "02:00.0=vfio_pci");
     run("off", "off");

@@ -151,7 +151,8 @@ impl Report {
             return;
         }
         let functions = if self.taken == 1 { "function" } else { "functions" };
-        let is_in_vain = self.rules.iter().any(|rule| rule.outcome == "unmatched");
+        let is_in_vain =
+            self.rules.iter().any(|rule| matches!(rule.outcome, "unmatched" | "absent"));
         let verdict = match (self.applied, is_in_vain) {
             (true, false) => "every rule is applied",
             (true, true) => "every rule that matches a function is applied",

@@ -70,7 +70,8 @@ fn sturdiest(
     let function = &device.function;
     let rule = |selector| {
         let action = Action::Take(Driver::DEFAULT);
-        let rule = Rule { selector, guard: Some(function.id), expansion, action };
+        let guard = Some(function.id);
+        let rule = Rule { selector, guard, expansion, action, may_be_absent: false };
         short(&rule.to_string())
     };
     path_to(machine, function.address)

@@ -101,6 +101,7 @@ pub fn word(outcome: Outcome) -> &'static str {
         Outcome::Applied => "applied",
         Outcome::Excluded => "excluded",
         Outcome::Overruled => "overruled",
+        Outcome::Absent => "absent",
         Outcome::Unmatched => "unmatched",
         Outcome::Elsewhere => "elsewhere",
         Outcome::Refused(_) => "refused",

@@ -18,6 +18,7 @@ pub struct Aim {
     action: Action<'static>,
     guard: Guard,
     expansion: Option<Expansion>,
+    may_be_absent: bool,
     spelling: Vec<bool>,
 }
 
@@ -116,13 +117,15 @@ fn aims_of(kinds: impl Strategy<Value = Kind>) -> impl Strategy<Value = Aim> {
     ];
     let expansion = proptest::option::of(select(vec![Expansion::Slot, Expansion::Group]));
     let spelling = proptest::collection::vec(any::<bool>(), 1..12);
-    (any::<Index>(), kinds, actions(), guard, expansion, spelling).prop_map(
-        |(target, kind, action, guard, expansion, spelling)| Aim {
+    let may_be_absent = proptest::bool::weighted(0.3);
+    (any::<Index>(), kinds, actions(), guard, expansion, may_be_absent, spelling).prop_map(
+        |(target, kind, action, guard, expansion, may_be_absent, spelling)| Aim {
             target,
             kind,
             action,
             guard,
             expansion,
+            may_be_absent,
             spelling,
         },
     )
@@ -158,6 +161,7 @@ impl Aim {
             guard: guard.filter(|_| takes_guard),
             expansion: self.expansion,
             action: self.action,
+            may_be_absent: self.may_be_absent && self.action != Action::Exclude,
         }
     }
 }

@@ -70,6 +70,8 @@ pub enum Outcome {
     Overruled,
     /// There is no function that it means.
     Unmatched,
+    /// Likewise, and its author said that this may be.
+    Absent,
     /// It must not be applied.
     Refused,
     /// It is no rule.
@@ -91,6 +93,7 @@ impl Outcome {
             Self::Excluded => Some("excluded"),
             Self::Overruled => Some("overruled"),
             Self::Unmatched => Some("unmatched"),
+            Self::Absent => Some("absent"),
             Self::Refused => Some("refused"),
             Self::Invalid => Some("invalid"),
             Self::InForce => Some("in"),
@@ -102,7 +105,7 @@ impl Outcome {
     /// Whether it is told though no rule says `debug`.
     #[must_use]
     pub const fn is_always_told(self) -> bool {
-        matches!(self, Self::Unmatched | Self::Refused | Self::Invalid | Self::Off)
+        matches!(self, Self::Unmatched | Self::Absent | Self::Refused | Self::Invalid | Self::Off)
     }
 }
 
@@ -181,15 +184,18 @@ pub fn decide(
         let decides = decided_by.values().any(|decider| *decider == index);
         let excludes =
             matches!(&item.meaning, Meaning::Rule(rule) if rule.action == Action::Exclude);
-        let outcome = match (&item.meaning, &candidates[index]) {
-            (Meaning::Off | Meaning::Debug, _) => Outcome::InForce,
-            (Meaning::Invalid, _) => Outcome::Invalid,
-            (Meaning::Rule(_), None) => Outcome::Refused,
-            (Meaning::Rule(_), Some(matched)) if matched.is_empty() => Outcome::Unmatched,
-            (Meaning::Rule(_), _) if !decides => Outcome::Overruled,
-            (Meaning::Rule(_), _) if excludes => Outcome::Excluded,
-            (Meaning::Rule(_), _) => Outcome::Applied,
-        };
+        let outcome =
+            match (&item.meaning, &candidates[index]) {
+                (Meaning::Off | Meaning::Debug, _) => Outcome::InForce,
+                (Meaning::Invalid, _) => Outcome::Invalid,
+                (Meaning::Rule(_), None) => Outcome::Refused,
+                (Meaning::Rule(rule), Some(matched)) if matched.is_empty() => {
+                    if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched }
+                }
+                (Meaning::Rule(_), _) if !decides => Outcome::Overruled,
+                (Meaning::Rule(_), _) if excludes => Outcome::Excluded,
+                (Meaning::Rule(_), _) => Outcome::Applied,
+            };
         verdict.is_applied &= match outcome {
             Outcome::Unmatched => excludes,
             outcome => !matches!(outcome, Outcome::Refused | Outcome::Invalid),

@@ -103,6 +103,11 @@ fn rule(text: &str) -> Option<Rule<'static>> {
         Some(text) => (true, text),
         None => (false, text),
     };
+    let (may_be_absent, text) = match text.strip_prefix('?') {
+        Some(_) if excludes => return None,
+        Some(text) => (true, text),
+        None => (false, text),
+    };
     let (text, driver) = cut(text, '=');
     let (text, expansion) = cut(text, '+');
     let (text, guard) = cut(text, '@');
@@ -123,7 +128,7 @@ fn rule(text: &str) -> Option<Rule<'static>> {
         Some(Some((vendor, device))) => Some(Id { vendor: id(vendor)?, device: id(device)? }),
     };
     let action = if excludes { Action::Exclude } else { Action::Take(driver_of(driver)?) };
-    Some(Rule { selector, guard, expansion, action })
+    Some(Rule { selector, guard, expansion, action, may_be_absent })
 }
 
 fn driver_of(name: Option<&str>) -> Option<Driver<'static>> {

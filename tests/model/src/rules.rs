@@ -74,10 +74,14 @@ pub fn rules() -> impl Strategy<Value = Rule<'static>> {
     let guard = proptest::option::of((id(), id()));
     let expansion =
         proptest::option::of(prop_oneof![Just(Expansion::Slot), Just(Expansion::Group)]);
-    (selector, guard, expansion, actions()).prop_map(|(selector, guard, expansion, action)| {
-        let takes_guard = matches!(selector, Selector::Address { .. } | Selector::Path { .. })
-            && action != Action::Exclude;
-        let guard = guard.filter(|_| takes_guard).map(|(vendor, device)| Id { vendor, device });
-        Rule { selector, guard, expansion, action }
-    })
+    let rest = (actions(), any::<bool>());
+    (selector, guard, expansion, rest).prop_map(
+        |(selector, guard, expansion, (action, may_be_absent))| {
+            let may_be_absent = may_be_absent && action != Action::Exclude;
+            let takes_guard = matches!(selector, Selector::Address { .. } | Selector::Path { .. })
+                && action != Action::Exclude;
+            let guard = guard.filter(|_| takes_guard).map(|(vendor, device)| Id { vendor, device });
+            Rule { selector, guard, expansion, action, may_be_absent }
+        },
+    )
 }

@@ -148,6 +148,9 @@ impl<'a> Spelling<'a> {
         if rule.action == Action::Exclude {
             self.text += "!";
         }
+        if rule.may_be_absent {
+            self.text += "?";
+        }
         match &rule.selector {
             Selector::Address { domain, bus, place } => {
                 self.bus(*domain, *bus);

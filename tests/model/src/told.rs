@@ -21,10 +21,11 @@ impl<'a> RuleLine<'a> {
     /// Reads `rule 3 "01:00.0": unmatched: …`; `None` for lines that do not tell what came of a rule.
     #[must_use]
     pub fn read(line: &'a str) -> Option<Self> {
-        const WORDS: [&str; 9] = [
+        const WORDS: [&str; 10] = [
             "applied",
             "excluded",
             "overruled",
+            "absent",
             "unmatched",
             "refused",
             "invalid",

@@ -40,10 +40,11 @@ const SUITE: std::ops::RangeInclusive<u64> = 1..=25;
 const MAX_RULES_LENGTH: usize = 1_500;
 
 /// The outcomes that the last line of the log counts, in its order.
-const COUNTED: [oracle::Outcome; 6] = [
+const COUNTED: [oracle::Outcome; 7] = [
     oracle::Outcome::Applied,
     oracle::Outcome::Excluded,
     oracle::Outcome::Overruled,
+    oracle::Outcome::Absent,
     oracle::Outcome::Unmatched,
     oracle::Outcome::Refused,
     oracle::Outcome::Invalid,
