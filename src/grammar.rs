@@ -203,7 +203,7 @@ impl<'a> Cursor<'a> {
             if exclude {
                 return self.fail(Expected::BareExclusion);
             }
-            if !matches!(selector, Selector::Address { .. } | Selector::Path { .. }) {
+            if selector.needs_scan() {
                 return self.fail(Expected::GuardOnAddress);
             }
             self.skip(1);

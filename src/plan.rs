@@ -351,6 +351,6 @@ fn names_one_function(selector: &Selector) -> bool {
     match selector {
         Selector::Address { place, .. } => is_one(place),
         Selector::Path { hops, .. } => hops.last().is_some_and(is_one),
-        _ => false,
+        Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
     }
 }

@@ -175,7 +175,10 @@ impl Selector {
     /// looked at.
     #[must_use]
     pub const fn needs_scan(&self) -> bool {
-        matches!(self, Self::Ids(_) | Self::Class { .. } | Self::BootVga)
+        match self {
+            Self::Address { .. } | Self::Path { .. } => false,
+            Self::Ids(_) | Self::Class { .. } | Self::BootVga => true,
+        }
     }
 }
 

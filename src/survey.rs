@@ -156,7 +156,10 @@ impl Inventory {
         // Functions are in order: those of an address stand together.
         let first = match selector {
             Selector::Address { domain, bus, place } => place.addresses(*domain, *bus).next(),
-            _ => None,
+            Selector::Path { .. }
+            | Selector::Ids(_)
+            | Selector::Class { .. }
+            | Selector::BootVga => None,
         };
         let start = first.map_or(0, |first| self.index(first).unwrap_or_else(|at| at));
         self.functions_from(start)
@@ -177,7 +180,7 @@ impl Inventory {
                 let mut of_this = ends.iter().take_while(|(rule, _)| *rule == number);
                 of_this.any(|(_, end)| *end == address)
             }
-            _ => false,
+            Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
         }
     }
 
@@ -315,7 +318,7 @@ impl Survey<'_, '_> {
                     }
                 }
                 Selector::Path { start, hops } => self.walk(system, number, *start, hops),
-                _ => {}
+                Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => {}
             }
         }
         if rules.rules().any(|(_, rule)| rule.selector.needs_scan()) {
@@ -340,13 +343,13 @@ impl Survey<'_, '_> {
         let rules = self.rules;
         for (number, rule) in rules.rules() {
             match &rule.selector {
-                Selector::Address { domain, bus, place } if rule.guard.is_some() => {
-                    for address in place.addresses(*domain, *bus) {
+                Selector::Address { domain, bus, place } => {
+                    for address in place.addresses(*domain, *bus).filter(|_| rule.guard.is_some()) {
                         self.visit(system, address);
                     }
                 }
                 Selector::Path { start, hops } => self.walk(system, number, *start, hops),
-                _ => {}
+                Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => {}
             }
         }
         self.visit(system, address);

@@ -89,13 +89,16 @@ proptest! {
 
         let named = |address: Address| {
             items.iter().any(|item| match &item.meaning {
-                Meaning::Rule(Rule { selector: Selector::Address { domain, bus, place }, expansion, .. }) => {
-                    address.domain() == *domain
-                        && address.bus() == *bus
-                        && address.device() == place.device
-                        && (expansion.is_some() || place.function.is_none_or(|f| f == address.function()))
-                }
-                _ => false,
+                Meaning::Rule(Rule { selector, expansion, .. }) => match selector {
+                    Selector::Address { domain, bus, place } => {
+                        address.domain() == *domain
+                            && address.bus() == *bus
+                            && address.device() == place.device
+                            && (expansion.is_some() || place.function.is_none_or(|f| f == address.function()))
+                    }
+                    Selector::Path { .. } | Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
+                },
+                Meaning::Off | Meaning::Debug | Meaning::Invalid => false,
             })
         };
         let group = |address: Address| {

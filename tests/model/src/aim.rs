@@ -149,15 +149,15 @@ impl Aim {
 
     fn rule(&self, by: &By, devices: &[Device]) -> Rule<'static> {
         let target = self.target.get(devices);
-        let takes_guard =
-            matches!(by, By::Address { .. } | By::Path { .. }) && self.action != Action::Exclude;
+        let selector = by.selector(devices, target);
+        let takes_guard = rules::takes_guard(&selector) && self.action != Action::Exclude;
         let guard = match self.guard {
             Guard::No => None,
             Guard::Holds => Some(target.id),
             Guard::IsThatOf(other) => Some(other.get(devices).id),
         };
         Rule {
-            selector: by.selector(devices, target),
+            selector,
             guard: guard.filter(|_| takes_guard),
             expansion: self.expansion,
             action: self.action,

@@ -264,7 +264,7 @@ fn names_one(selector: &Selector) -> bool {
     match selector {
         Selector::Address { place, .. } => place.function.is_some(),
         Selector::Path { hops, .. } => hops.last().is_some_and(|place| place.function.is_some()),
-        _ => false,
+        Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
     }
 }
 

@@ -7,6 +7,7 @@ use vfio_override::rule::{
 };
 
 use crate::oracle::{Item, Meaning};
+use crate::rules::takes_guard;
 
 /// A parameter's name, and its value where it has a `=`.
 pub type Parameter = (Vec<u8>, Option<Vec<u8>>);
@@ -112,7 +113,7 @@ fn rule(text: &str) -> Option<Rule<'static>> {
     let (text, expansion) = cut(text, '+');
     let (text, guard) = cut(text, '@');
     let selector = selector(text)?;
-    let takes_guard = matches!(selector, Selector::Address { .. } | Selector::Path { .. });
+    let takes_guard = takes_guard(&selector);
     if excludes && (driver.is_some() || guard.is_some()) || guard.is_some() && !takes_guard {
         return None;
     }

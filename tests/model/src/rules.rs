@@ -68,6 +68,14 @@ fn actions() -> impl Strategy<Value = Action<'static>> {
     ]
 }
 
+/// Whether a rule with this selector may have a guard.
+pub(crate) fn takes_guard(selector: &Selector) -> bool {
+    match selector {
+        Selector::Address { .. } | Selector::Path { .. } => true,
+        Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
+    }
+}
+
 /// Any rule there is.
 pub fn rules() -> impl Strategy<Value = Rule<'static>> {
     let selector = prop_oneof![addresses(), paths(), ids(), classes(), Just(Selector::BootVga)];
@@ -78,8 +86,7 @@ pub fn rules() -> impl Strategy<Value = Rule<'static>> {
     (selector, guard, expansion, rest).prop_map(
         |(selector, guard, expansion, (action, may_be_absent))| {
             let may_be_absent = may_be_absent && action != Action::Exclude;
-            let takes_guard = matches!(selector, Selector::Address { .. } | Selector::Path { .. })
-                && action != Action::Exclude;
+            let takes_guard = takes_guard(&selector) && action != Action::Exclude;
             let guard = guard.filter(|_| takes_guard).map(|(vendor, device)| Id { vendor, device });
             Rule { selector, guard, expansion, action, may_be_absent }
         },
