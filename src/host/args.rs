@@ -74,6 +74,11 @@ pub enum Command {
     /// on most systems.
     Status,
 
+    /// Print which functions are kept on purpose, as JSON for programs that hand devices out
+    ///
+    /// The host's service publishes this as /run/vfio-override/claims.json. Exit status: as that of status.
+    Claims(Claims),
+
     /// Make the sturdiest parameter for functions, and say where to write it
     ///
     /// Without ADDRESS, the displays are listed to choose from.
@@ -124,6 +129,13 @@ pub struct Rules {
     /// Rules of vfio.override=, such as 01:00.0+slot; vfio-override(7) has them all
     #[arg(value_name = "RULE")]
     pub rules: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Claims {
+    /// Put it into this file, at once as a whole, instead of printing it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub publish: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use args::{Arguments, Command};
 use clap::Parser;
-use commands::{apply, collect, list, manual, plan, release, status, suggest};
+use commands::{apply, claims, collect, list, manual, plan, release, status, suggest};
 use machine::Machine;
 use verdict::Verdict;
 
@@ -43,6 +43,7 @@ fn run(arguments: &Arguments) -> Result<Verdict> {
     match &arguments.command {
         Command::List(options) => list::run(&mut machine()?, options, json),
         Command::Plan(options) => plan::run(&mut machine()?, &options.rules, json),
+        Command::Claims(options) => claims::run(&mut machine()?, options.publish.as_deref()),
         Command::Status => status::run(&mut machine()?, json),
         Command::Suggest(options) => suggest::run(&mut machine()?, &options.addresses, json),
         Command::Apply(options) => apply::run(&mut machine()?, options, json),

@@ -165,6 +165,17 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// Prints what a command found as JSON.
 pub fn json(command: &str, report: &impl Serialize) -> anyhow::Result<()> {
+    raw(&json_text(command, report)?);
+    Ok(())
+}
+
+/// Writes a text to standard output as it is.
+pub fn raw(text: &str) {
+    note(writeln!(io::stdout().lock(), "{text}"));
+}
+
+/// What a command found, as JSON.
+pub fn json_text(command: &str, report: &impl Serialize) -> anyhow::Result<String> {
     #[derive(Serialize)]
     struct Envelope<'a, T> {
         schema: u32,
@@ -172,7 +183,6 @@ pub fn json(command: &str, report: &impl Serialize) -> anyhow::Result<()> {
         #[serde(flatten)]
         report: &'a T,
     }
-    let mut out = io::stdout().lock();
     let envelope = Envelope { schema: SCHEMA, command, report };
     let text = serde_json::to_string_pretty(&envelope)?;
     // Of what a terminal obeys JSON itself escapes the control characters of ASCII only; outside of strings there
@@ -187,6 +197,5 @@ pub fn json(command: &str, report: &impl Serialize) -> anyhow::Result<()> {
             escaped.push(letter);
         }
     }
-    note(writeln!(out, "{escaped}"));
-    Ok(())
+    Ok(escaped)
 }

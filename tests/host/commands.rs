@@ -756,6 +756,33 @@ fn status_names_the_character_device_of_a_function() {
 }
 
 #[test]
+fn claims_tell_what_is_kept_on_purpose() {
+    let desk = Desk::with(&["two-t400"]);
+    let line = "quiet vfio.override=65:00.0,17:00.0=none\n";
+    fs::write(desk.path("two-t400/proc/cmdline"), line).unwrap();
+    let modules = desk.path("two-t400/lib/modules");
+    let release = fs::read_dir(&modules).unwrap().next().unwrap().unwrap().path();
+    let aliases =
+        "alias pci:v000010DEd*sv*sd*bc03sc*i* nouveau\nalias pci:v0000144Dd*sv*sd*bc*sc*i* nvme\n";
+    fs::write(release.join("modules.alias"), aliases).unwrap();
+    let built_in = "nvme.alias=pci:v*d*sv*sd*bc01sc08i02*\0simple.alias=pci:v000010DEd00001FF2sv*sd*bc03sc*i*\0";
+    fs::write(release.join("modules.builtin.modinfo"), built_in).unwrap();
+    let device = desk.path("two-t400/sys/bus/pci/devices/0000:65:00.0");
+    fs::write(device.join("driver_override"), "vfio-pci\n").unwrap();
+    fs::remove_file(device.join("driver")).unwrap();
+
+    fs::create_dir(desk.path("run")).unwrap();
+    let output = desk.run("claims --from two-t400 --publish run/claims.json");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+    let published = fs::read_to_string(desk.path("run/claims.json")).unwrap();
+    assert_eq!(published, String::from_utf8(desk.run("claims --from two-t400").stdout).unwrap());
+    insta::assert_snapshot!(published);
+    let mode = fs::metadata(desk.path("run/claims.json")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
+    assert_eq!(fs::read_dir(desk.path("run")).unwrap().count(), 1);
+}
+
+#[test]
 fn a_kernel_log_that_cannot_be_written_is_told() {
     let desk = Desk::with(&["x58"]);
     fs::write(desk.path("records"), "").unwrap();
@@ -836,6 +863,7 @@ fn what_json_holds_is_as_the_schema_says() {
             "plan class:03+group=auto 1:2:3 off",
             "plan 00:00.0 1:1 99:99 !class:02",
             "status",
+            "claims",
             "collect copy.tar",
             &format!("release {first}"),
             "apply class:02",
@@ -850,7 +878,7 @@ fn what_json_holds_is_as_the_schema_says() {
     check(&desk, "suggest --json --from one-gpu 01:00.0");
     fs::write(desk.path("one-gpu/proc/cmdline"), "vfio.override=off\n").unwrap();
     check(&desk, "suggest --json --from one-gpu 01:00.0");
-    let all = ["apply", "collect", "list", "plan", "release", "status", "suggest"];
+    let all = ["apply", "claims", "collect", "list", "plan", "release", "status", "suggest"];
     assert!(checked.iter().eq(all), "{checked:?}");
 }
 

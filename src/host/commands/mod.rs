@@ -1,6 +1,7 @@
 //! One command a file.
 
 pub mod apply;
+pub mod claims;
 pub mod collect;
 pub mod list;
 pub mod manual;

@@ -5,7 +5,7 @@ use log::Level;
 use serde::Serialize;
 use vfio_override::report::{Off, RuleLine};
 use vfio_override::rule::NOBODY;
-use vfio_override::ruleset::RuleNumber;
+use vfio_override::ruleset::{RuleNumber, RuleSet};
 use vfio_override::run::Run;
 
 use crate::machine::Machine;
@@ -18,12 +18,12 @@ use crate::systems::generator::Initramfs;
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
-struct Report {
+pub struct Report {
     /// The values of `vfio.override=`.
     parameter: Vec<String>,
     /// The number of the rule `off`, if there is one.
     off: Option<RuleNumber>,
-    functions: Vec<Comparison>,
+    pub functions: Vec<Comparison>,
     /// Rules that are not applied.
     rules: Vec<Unapplied>,
     /// What else is not done.
@@ -32,17 +32,19 @@ struct Report {
     unasked: Vec<Device>,
     log: KernelLog,
     /// Whether everything is as asked.
-    as_asked: bool,
+    pub as_asked: bool,
 }
 
 #[derive(Serialize)]
-struct Comparison {
+pub struct Comparison {
     #[serde(flatten)]
-    device: Device,
-    rule: RuleNumber,
+    pub device: Device,
+    pub rule: RuleNumber,
+    #[serde(skip)]
+    pub rule_text: String,
     /// The driver that it is kept for.
-    asked: String,
-    state: State,
+    pub asked: String,
+    pub state: State,
     /// Why it is not as asked, or what is worth knowing though it is.
     reason: Option<String>,
     /// The driver that had it before; `null` where none did, or nothing tells.
@@ -52,7 +54,7 @@ struct Comparison {
 /// How what is there compares with what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum State {
+pub enum State {
     /// The driver has it, or nobody, as was asked.
     AsAsked,
     /// Kept for the driver, which is not loaded.
@@ -70,9 +72,7 @@ struct Unapplied {
 }
 
 pub fn run(machine: &mut Machine, json: bool) -> Result<Verdict> {
-    let line = machine.cmdline()?;
-    let asked = Asked::Line(line.clone());
-    let report = Report::of(machine, &asked, &line);
+    let report = Report::of_machine(machine)?;
     if json {
         screen::json("status", &report)?;
     } else {
@@ -82,6 +82,12 @@ pub fn run(machine: &mut Machine, json: bool) -> Result<Verdict> {
 }
 
 impl Report {
+    /// What is true of the rules of the kernel command line.
+    pub fn of_machine(machine: &mut Machine) -> Result<Self> {
+        let line = machine.cmdline()?;
+        Ok(Self::of(machine, &Asked::Line(line.clone()), &line))
+    }
+
     fn of(machine: &mut Machine, asked: &Asked, line: &[u8]) -> Self {
         let (run, gaps) = asked.preview(machine);
         let log = KernelLog::of(machine);
@@ -92,7 +98,8 @@ impl Report {
             if let Some(device) = devices.get(taken.function.address) {
                 let asked = taken.driver.escape_ascii().to_string();
                 let judge = Judge { machine, log: &log, image: image.as_ref() };
-                functions.push(judge.compare(device.clone(), taken.rule, asked));
+                let rule = (taken.rule, text_of(run.rules(), taken.rule));
+                functions.push(judge.compare(device.clone(), rule, asked));
             }
         }
         let rules = unapplied(&run);
@@ -231,6 +238,12 @@ impl Report {
     }
 }
 
+fn text_of(rules: &RuleSet<'_>, number: RuleNumber) -> String {
+    let mut entries = rules.entries();
+    let entry = entries.find_map(|(this, entry)| (this == number).then_some(entry));
+    entry.map(|entry| entry.text.escape_ascii().to_string()).unwrap_or_default()
+}
+
 fn unapplied(run: &Run<'_>) -> Vec<Unapplied> {
     preview::outcomes(run)
         .into_iter()
@@ -256,7 +269,12 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn compare(&self, device: Device, rule: RuleNumber, asked: String) -> Comparison {
+    fn compare(
+        &self,
+        device: Device,
+        (rule, rule_text): (RuleNumber, String),
+        asked: String,
+    ) -> Comparison {
         let first_driver = self.first_driver(&device.address);
         let is_kept = device.kept_for.as_ref() == Some(&asked);
         let wants_nobody = asked.as_bytes() == NOBODY;
@@ -285,7 +303,7 @@ impl Judge<'_> {
             )),
             State::Different => Some(self.difference(&device, &asked, is_kept, is_loaded)),
         };
-        Comparison { device, rule, asked, state, reason, first_driver }
+        Comparison { device, rule, rule_text, asked, state, reason, first_driver }
     }
 
     /// `unbound from X` in the line of the early binary's.

@@ -4,7 +4,7 @@ use vfio_override::pci::Function;
 use vfio_override::rule::NOBODY;
 use vfio_override::variant::Alias;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, file};
 
 /// Where a driver comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,28 @@ pub fn are_there_for(machine: &Machine, function: &Function) -> Option<bool> {
     let is_it = |line: &str| is_alias_for(line, function).then(|| line.to_owned());
     let lines = root.lines(&format!("{modules}/modules.alias"), is_it).ok()?;
     Some(!lines.is_empty())
+}
+
+/// The modules, loadable or built in, that hold a driver for this function; `None` where no list can be read.
+pub fn names_for(machine: &Machine, function: &Function) -> Option<Vec<String>> {
+    let (root, modules) = (machine.root.as_ref()?, machine.modules_directory()?);
+    let loadable = |line: &str| {
+        let is_it = line.starts_with("alias pci:") && is_alias_for(line, function);
+        is_it.then(|| line.to_owned())
+    };
+    let lines = root.lines(&format!("{modules}/modules.alias"), loadable).ok();
+    let names =
+        lines.iter().flatten().filter_map(|line| line.rsplit(' ').next().map(str::to_owned));
+    // NAME.alias=pci:…, each ended by a NUL byte.
+    let built_in = file::read_text(&root.path(&format!("{modules}/modules.builtin.modinfo"))).ok();
+    let of_kernel = built_in.iter().flat_map(|text| text.split('\0')).filter_map(|entry| {
+        let (name, pattern) = entry.split_once(".alias=pci:")?;
+        is_alias_for(&format!("alias pci:{pattern} {name}"), function).then(|| name.to_owned())
+    });
+    let mut names: Vec<String> = names.chain(of_kernel).collect();
+    names.sort();
+    names.dedup();
+    (lines.is_some() || built_in.is_some()).then_some(names)
 }
 
 /// Whether a line of `modules.alias` is for this function. The aliases of variant drivers differ from all
