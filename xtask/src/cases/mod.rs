@@ -138,7 +138,7 @@ fn displays() -> Vec<Case> {
         twins("twins-bochs", Machine::new(), BOCHS_DISPLAY, BOCHS_DISPLAY),
         twins("twins-virtio-vga", Machine::new(), VIRTIO_VGA, VIRTIO_VGA),
         // QEMU has no second qxl-vga, but a qxl with the same IDs; qboot hangs with either.
-        twins("twins-qxl", Machine::new().with_bios(), QXL_VGA, QXL),
+        twins("twins-qxl", Machine::new().lit(), QXL_VGA, QXL),
         twins("twins-ati", Machine::new(), ATI_VGA, ATI_VGA),
         // Both have the same IDs; the firmware's stays with the host.
         on_demo("all-displays-but-the-firmwares")

@@ -80,7 +80,7 @@ pub struct Guest {
 /// What a guest starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Firmware {
-    /// qboot and the ELF kernel; or `SeaBIOS` and the bzImage, which takes seconds longer and sets displays up.
+    /// The ELF kernel by qboot, or by `SeaBIOS`, which sets a display up; or `SeaBIOS` and the bzImage.
     Pc,
     /// None, and a device tree; or EFI, with ACPI.
     DeviceTree,

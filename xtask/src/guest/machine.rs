@@ -43,6 +43,8 @@ pub struct Model {
     pub needs: &'static [(&'static str, &'static str)],
     /// The driver that takes it on a host without rules, if any does.
     pub driver: Option<Driver>,
+    /// Whether it is a display that firmware sets up, by a ROM of its own.
+    pub has_rom: bool,
     /// Whether it takes more than its kind to tell which driver takes it, if any: for hot-plug behind
     /// bridges there are several, and they look at what is above.
     pub is_anybodys: bool,
@@ -54,7 +56,11 @@ impl Model {
     }
 
     pub const fn without_driver(device: &'static str) -> Self {
-        Self { device, needs: &[], driver: None, is_anybodys: false }
+        Self { device, needs: &[], driver: None, has_rom: false, is_anybodys: false }
+    }
+
+    const fn display(device: &'static str, driver: Driver) -> Self {
+        Self { has_rom: true, ..Self::new(device, driver) }
     }
 }
 
@@ -66,15 +72,15 @@ const USB: Driver = Driver::new("xhci_hcd", "xhci_pci");
 const VIRTIO: Driver = Driver::new("virtio-pci", "virtio_pci");
 const PORT: Driver = Driver { name: "pcieport", module: None };
 
-pub const VGA: Model = Model::new("VGA", BOCHS);
+pub const VGA: Model = Model::display("VGA", BOCHS);
 pub const SECONDARY_VGA: Model = Model::new("secondary-vga", BOCHS);
 pub const BOCHS_DISPLAY: Model = Model::new("bochs-display", BOCHS);
-pub const VIRTIO_VGA: Model = Model::new("virtio-vga", VIRTIO);
+pub const VIRTIO_VGA: Model = Model::display("virtio-vga", VIRTIO);
 pub const VIRTIO_GPU: Model = Model::new("virtio-gpu-pci", VIRTIO);
-pub const QXL_VGA: Model = Model::new("qxl-vga", QXL_DRIVER);
+pub const QXL_VGA: Model = Model::display("qxl-vga", QXL_DRIVER);
 /// A further one, which QEMU makes the same but for its class 0380.
 pub const QXL: Model = Model::new("qxl", QXL_DRIVER);
-pub const ATI_VGA: Model = Model::new("ati-vga", Driver::new("aty128fb", "aty128fb"));
+pub const ATI_VGA: Model = Model::display("ati-vga", Driver::new("aty128fb", "aty128fb"));
 pub const HDA: Model = Model::new("intel-hda", SOUND);
 pub const ICH9_HDA: Model = Model::new("ich9-intel-hda", SOUND);
 pub const XHCI: Model = Model::new("qemu-xhci", USB);
@@ -137,6 +143,7 @@ pub struct Machine {
     /// MiB beyond what every guest has.
     pub image_memory: u32,
     pub has_bios: bool,
+    pub is_lit: bool,
 }
 
 /// A function at its place.
@@ -235,7 +242,16 @@ impl Machine {
         self
     }
 
-    /// Boots by a BIOS, which sets displays up and knows `vga=`, but takes seconds longer.
+    /// Boots by firmware that sets up the display with the lowest address, so that every kernel knows it as the boot
+    /// display: since 7.0 a kernel takes none for it otherwise. Buses are then numbered by rising address.
+    #[must_use]
+    pub fn lit(mut self) -> Self {
+        self.is_lit = true;
+        self
+    }
+
+    /// Boots as a boot loader would have it, by the firmware and the kernel's own set-up code, which knows `vga=` but
+    /// takes seconds longer.
     #[must_use]
     pub fn with_bios(mut self) -> Self {
         self.has_bios = true;
@@ -322,9 +338,9 @@ impl Machine {
         let shared =
             self.functions.iter().filter(|other| slot(&other.place) == slot(&function.place));
         let multifunction = if shared.count() > 1 { ",multifunction=on" } else { "" };
-        // Option ROMs are for firmware that looks for them; qboot does not, and not every
-        // distribution installs them with QEMU.
-        let rom = if self.has_bios { "" } else { ",romfile=" };
+        // Not every distribution installs the ROMs of network cards with QEMU, and nobody needs them.
+        let is_set_up = function.model.has_rom && (self.has_bios || self.is_lit);
+        let rom = if is_set_up { "" } else { ",romfile=" };
         Ok(format!("bus={parent},addr={slot_and_function}{multifunction}{rom}"))
     }
 }
@@ -352,6 +368,7 @@ fn split(place: &str) -> Result<(&str, &str)> {
 /// | 01:00.2 | its USB function |
 pub fn demo() -> Machine {
     Machine::new()
+        .lit()
         .with("00:02.0", VGA)
         .with("00:03.0", E1000E)
         .with("00:04.0", E1000E)

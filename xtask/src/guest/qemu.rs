@@ -61,6 +61,9 @@ impl Guest<'_> {
             command.args(board.iommu);
         }
         match (board.firmware, self.machine.has_bios) {
+            (Firmware::Pc, false) if self.machine.is_lit => {
+                command.arg("-kernel").arg(&self.kernel.vmlinux);
+            }
             (Firmware::Pc, false) => {
                 command.args(["-bios", "qboot.rom"]).arg("-kernel").arg(&self.kernel.vmlinux);
             }

@@ -139,7 +139,7 @@ pub fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
 pub enum Numbering {
     /// By falling address, as qboot does (`pci.c`, where a list of bridges grows at its head).
     Falling,
-    /// By rising address, as the kernel does with `pci=assign-busses`.
+    /// By rising address, as the kernel does with `pci=assign-busses`, and `SeaBIOS`.
     Rising,
 }
 
@@ -169,8 +169,13 @@ pub fn build(sketches: &[Sketch], numbering: Numbering) -> (Machine, Vec<Device>
     for sketch in sketches {
         topology.plug(sketch);
     }
-    let numbers = topology.numbers(numbering);
-    (topology.machine(&numbers), topology.devices(&numbers))
+    if topology.boot_display(0).is_none() {
+        let numbers = topology.numbers(numbering);
+        return (topology.machine(&numbers), topology.devices(&numbers));
+    }
+    // Kernels agree about the boot display where firmware set it up, and that firmware numbers buses in one way.
+    let numbers = topology.numbers(Numbering::Rising);
+    (topology.machine(&numbers).lit(), topology.devices(&numbers))
 }
 
 impl Topology {
@@ -328,8 +333,8 @@ impl Topology {
         placed.isolates() && above.is_none_or(|above| self.isolates_up(above))
     }
 
-    /// The first VGA controller that the kernel meets, since no firmware sets one up
-    /// (`vga_is_boot_device` in `drivers/pci/vgaarb.c`).
+    /// The VGA controller with the lowest address, which `SeaBIOS` sets up (`pci_enable_default_vga` in
+    /// `src/fw/pciinit.c`).
     fn boot_display(&self, bus: usize) -> Option<usize> {
         let is_vga = |index: &usize| {
             let placed = &self.functions[*index];
