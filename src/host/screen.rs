@@ -145,6 +145,11 @@ impl Screen {
     }
 }
 
+/// Tells on standard error what stands before an answer.
+pub fn complain(text: &str) {
+    anstream::eprintln!("{BAD}{}{BAD:#}", printable(text));
+}
+
 /// Breaks a text at blanks into lines of at most `width` characters, a longer word left whole.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];

@@ -147,6 +147,53 @@ fn plan_tells_what_is_in_use_behind_each_function() {
     insta::assert_snapshot!(screen);
 }
 
+/// Machines of people who had a problem: each answer is what somebody who knows that machine would say.
+#[test]
+fn who_is_touched_is_told() {
+    let asked = [
+        ("accelerators", "suggest 05:00.0"),
+        ("altra", "suggest 0004:02:00.0"),
+        ("apu", "plan c6:00.0+slot"),
+        ("apu", "suggest c6:00.0"),
+        ("apu-group", "suggest 01:00.0"),
+        ("arc", "plan 03:00.0 03:00.1"),
+        ("arc", "suggest 03:00.0"),
+        ("arc", "suggest 03:00.1"),
+        ("egpu", "suggest 44:00.0"),
+        ("hpe", "suggest 00:1f.6"),
+        ("hpe", "suggest 04:00.0"),
+        ("hpe", "plan 01:00.*"),
+        ("keyboard", "plan 00:02.0 00:14.0+group"),
+        ("lom", "suggest c3:00.0"),
+        ("nic-off", "suggest 01:00.0"),
+        ("nvswitch", "plan"),
+        ("uplink", "plan 01:00.*"),
+        ("uplink", "suggest 01:00.0"),
+        ("vfs-off", "suggest 05:10.0"),
+        ("vmd-laptop", "suggest 00:0e.0"),
+        ("vmd-laptop", "suggest 10000:e1:00.0"),
+        ("volumes", "plan 02:00.0 03:00.0 04:00.0 05:00.0"),
+    ];
+    let mut screen = String::new();
+    for (machine, line) in asked {
+        let desk = Desk::with(&[machine]);
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let line = format!("{command} --from {machine} {rest}");
+        screen += &desk.screen(&[line.trim_end()]);
+        // A copy gives the answers of the machine, but for names that it does not tell.
+        assert!(desk.run(&format!("collect --from {machine} copy.tar")).status.success());
+        let answer = |machine: &str| {
+            let told = desk.run(&format!("{command} --json --from {machine} {rest}"));
+            let advice = json(&told)["advice"].clone();
+            let kinds =
+                |advice: &serde_json::Value| (advice["kind"].clone(), advice["severity"].clone());
+            advice.as_array().unwrap().iter().map(kinds).collect::<Vec<_>>()
+        };
+        assert_eq!(answer("copy.tar"), answer(machine), "{line}");
+    }
+    insta::assert_snapshot!(screen);
+}
+
 #[test]
 fn plan_points_at_every_mistake() {
     let desk = Desk::with(&["two-t400"]);

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, BufRead, Write as _};
 
+use anstyle::Style;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use vfio_override::cmdline;
@@ -11,16 +12,21 @@ use vfio_override::pci::Address;
 use crate::machine::Machine;
 use crate::machine::functions::{AddressStyle, Device, Devices};
 use crate::machine::usage::Usage;
-use crate::rules::companions::{self, Choice};
+use crate::rules::companions::{BRIDGE_STAYS, Beside, Choice};
 use crate::rules::parameter;
 use crate::rules::preview::Asked;
-use crate::screen::{self, BAD, PLAIN, QUIET, Screen, TAKEN};
+use crate::rules::prospect::{Possible, Prospect};
+use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, TAKEN};
 use crate::systems::advice::{self, Advice};
 use crate::systems::steps::{self, Step};
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
 struct Report {
+    /// Whether this machine can pass the functions through.
+    possible: Possible,
+    /// The same with the reason.
+    verdict: String,
     /// The value of `vfio.override=`.
     parameter: String,
     functions: Vec<Choice>,
@@ -48,7 +54,7 @@ pub fn run(machine: &mut Machine, addresses: &[Address], json: bool) -> Result<V
     } else {
         report.show(devices.style(), &mut Screen::new());
     }
-    Ok(Verdict::Good)
+    Ok(Verdict::of(report.possible == Possible::Yes))
 }
 
 /// Lets a person choose among the displays and accelerators.
@@ -108,7 +114,12 @@ fn needs_intel_iommu(devices: &Devices, line: &[u8]) -> bool {
 impl Report {
     fn of(machine: &mut Machine, devices: &Devices, addresses: &[Address]) -> Self {
         let usage = Usage::of(machine, devices);
-        let choices = companions::choose(devices, &usage, addresses);
+        let wanted: Vec<&Device> =
+            addresses.iter().filter_map(|address| devices.get(*address)).collect();
+        let beside = Beside { devices, usage: &usage, wanted: &wanted };
+        let choices = beside.choose();
+        let Prospect { possible, sentence } =
+            Prospect::of(machine, &beside, &choices, devices.style());
         let parameter = parameter::parameter(machine, devices, &choices, addresses);
         let asked = Asked::Given(vec![parameter.clone()]);
         let (run, gaps) = asked.preview(machine);
@@ -117,37 +128,46 @@ impl Report {
         let iommu = needs_intel_iommu(devices, &line).then(|| "intel_iommu=on".to_owned());
         let parameters: Vec<String> =
             iommu.into_iter().chain([format!("vfio.override={parameter}")]).collect();
-        let steps = steps::before_boot(machine, &parameters);
+        let steps = match possible {
+            Possible::No => Vec::new(),
+            Possible::Yes | Possible::NotYet => steps::before_boot(machine, &parameters),
+        };
         // The steps below say it better.
         let is_told = |advice: &Advice| {
             ["hook-missing", "initramfs-stale", "early-not-in-initramfs"].contains(&advice.kind)
         };
         let off = advice::about_off(&Asked::Line(line).run());
         let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off).collect();
-        Self { parameter, functions: choices, advice, steps }
+        Self { possible, verdict: sentence, parameter, functions: choices, advice, steps }
     }
 
     fn show(&self, style: AddressStyle, screen: &mut Screen) {
-        screen.line(TAKEN, format_args!("vfio.override={}", self.parameter));
+        let is_good = self.possible == Possible::Yes;
+        if !is_good {
+            // Before the rule, which would be taken for a good one, and where no program reads it as part of it.
+            screen::complain(&self.verdict);
+        }
+        let parameter = format!("vfio.override={}", self.parameter);
+        screen.line(if is_good { TAKEN } else { BAD }, parameter);
+        if is_good {
+            screen.line(GOOD, &self.verdict);
+        }
         screen.blank();
-        let rows = self.functions.iter().map(|choice| {
-            let verb = if choice.taken { "takes" } else { "leaves" };
-            let cells = vec![
-                verb.to_owned(),
-                style.text(choice.device.function.address),
-                choice.device.id.clone(),
-                choice.reason.clone(),
-                choice.device.title(),
-            ];
-            (if choice.taken { PLAIN } else { QUIET }, cells)
-        });
-        screen.table(2, &[], rows.collect());
+        screen.table(2, &[], self.rows(style));
         screen.blank();
-        for advice in &self.advice {
+        // Where a group cannot go as a whole, its warning would say to take all of it.
+        let is_told =
+            |advice: &&Advice| self.possible != Possible::No || advice.kind != "group-not-viable";
+        let told: Vec<&Advice> = self.advice.iter().filter(is_told).collect();
+        for advice in &told {
             advice.show(screen);
         }
-        if !self.advice.is_empty() {
+        if !told.is_empty() {
             screen.blank();
+        }
+        if self.possible == Possible::No {
+            screen.line(BAD, "nothing to write down: this rule would be in vain");
+            return;
         }
         for (number, step) in (1..).zip(&self.steps) {
             screen.line(PLAIN, format_args!("{number}. {}", step.what));
@@ -161,5 +181,37 @@ impl Report {
         if self.steps.is_empty() {
             screen.line(BAD, "add it to the kernel command line of that machine");
         }
+    }
+
+    /// What is taken and what is left; of several bridges, one row.
+    fn rows(&self, style: AddressStyle) -> Vec<(Style, Vec<String>)> {
+        let bridges: Vec<String> = self
+            .functions
+            .iter()
+            .filter(|choice| choice.reason == BRIDGE_STAYS)
+            .map(|choice| style.text(choice.device.function.address))
+            .collect();
+        let mut rows = Vec::new();
+        for choice in &self.functions {
+            let verb = if choice.taken { "takes" } else { "leaves" };
+            let mut cells = vec![
+                verb.to_owned(),
+                style.text(choice.device.function.address),
+                choice.device.id.clone(),
+                choice.reason.clone(),
+                choice.device.title(),
+            ];
+            if choice.reason == BRIDGE_STAYS && bridges.len() > 1 {
+                if cells[1] != bridges[0] {
+                    continue;
+                }
+                cells[1] = format!("{} bridges", bridges.len());
+                cells[2] = String::new();
+                "bridges stay with the host".clone_into(&mut cells[3]);
+                cells[4] = advice::list(&bridges);
+            }
+            rows.push((if choice.taken { PLAIN } else { QUIET }, cells));
+        }
+        rows
     }
 }

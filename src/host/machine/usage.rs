@@ -233,6 +233,17 @@ impl Usage {
         };
         (is_known || !uses.is_empty()).then_some(uses)
     }
+
+    /// Whether nobody can tell what is connected to this USB controller.
+    pub fn is_unseen(&self, address: Address) -> bool {
+        self.unseen.contains(&address)
+    }
+
+    /// The functions that some keyboard is behind.
+    pub fn keyboards(&self) -> impl Iterator<Item = Address> {
+        let has_keyboard = |uses: &[Use]| uses.contains(&Use::Input(Input::Keyboard));
+        self.found.iter().filter(move |(_, uses)| has_keyboard(uses)).map(|(address, _)| *address)
+    }
 }
 
 /// Whether ZFS has a pool imported: each has a directory there.

@@ -18,24 +18,8 @@ pub struct Choice {
     pub reason: String,
 }
 
-/// What is taken, and what stands beside it and is left, each with the reason.
-pub fn choose(devices: &Devices, usage: &Usage, addresses: &[Address]) -> Vec<Choice> {
-    let wanted: Vec<&Device> =
-        addresses.iter().filter_map(|address| devices.get(*address)).collect();
-    let beside = Beside { devices, usage, wanted: &wanted };
-    let mut choices = Vec::new();
-    for device in &devices.all {
-        let (taken, reason) = if addresses.contains(&device.function.address) {
-            (true, "asked for".to_owned())
-        } else if let Some(wanted) = beside.next_to(device) {
-            beside.companion(device, wanted)
-        } else {
-            continue;
-        };
-        choices.push(Choice { device: device.clone(), taken, reason });
-    }
-    choices
-}
+/// Why a bridge is left.
+pub const BRIDGE_STAYS: &str = "a bridge stays with the host";
 
 /// What decides whether a neighbour goes along.
 pub struct Beside<'a> {
@@ -46,6 +30,23 @@ pub struct Beside<'a> {
 }
 
 impl Beside<'_> {
+    /// What is taken, and what stands beside it and is left, each with the reason.
+    pub fn choose(&self) -> Vec<Choice> {
+        let mut choices = Vec::new();
+        for device in &self.devices.all {
+            let is_wanted = |wanted: &&Device| wanted.function.address == device.function.address;
+            let (taken, reason) = if self.wanted.iter().any(is_wanted) {
+                (true, "asked for".to_owned())
+            } else if let Some(wanted) = self.next_to(device) {
+                self.companion(device, wanted)
+            } else {
+                continue;
+            };
+            choices.push(Choice { device: device.clone(), taken, reason });
+        }
+        choices
+    }
+
     /// The wanted function that this one stands beside: in its slot, in its group, or on its card.
     fn next_to(&self, device: &Device) -> Option<&Device> {
         let stands_beside = |wanted: &&&Device| {
@@ -102,7 +103,7 @@ impl Beside<'_> {
     /// Whether a function goes with one that is asked for and stands beside it, and why.
     fn companion(&self, device: &Device, wanted: &Device) -> (bool, String) {
         if !device.is_endpoint() {
-            return (false, "a bridge stays with the host".to_owned());
+            return (false, BRIDGE_STAYS.to_owned());
         }
         if let Some(reason) = self.goes_along(device) {
             return (false, reason);
@@ -110,13 +111,12 @@ impl Beside<'_> {
         if !device.shares_group(wanted) && device.physical_function.is_some() {
             return (false, "a virtual function of its own".to_owned());
         }
-        if let Some(obstacle) = self.obstacle(device) {
-            return (false, obstacle);
-        }
         let same_slot = device.function.address.same_slot(wanted.function.address);
         let group = device.group_text();
         if device.shares_group(wanted) {
-            return if same_slot {
+            return if let Some(obstacle) = self.obstacle(device) {
+                (false, obstacle)
+            } else if same_slot {
                 (true, "same slot and group".to_owned())
             } else if self.stays_in_part(wanted) {
                 (false, format!("the host needs others of group {group}"))
@@ -124,12 +124,17 @@ impl Beside<'_> {
                 (true, format!("group {group} goes as a whole"))
             };
         }
+        // It has no part in this, so that only what is known of it is worth a word.
+        let is_known = self.usage.of_function(&device.function).is_some();
+        if let Some(obstacle) = self.obstacle(device).filter(|_| is_known) {
+            return (false, obstacle);
+        }
         if wanted.physical_function.is_some() {
             return (false, "a virtual function goes alone".to_owned());
         }
         let is_part = wanted.is_offered()
             && (same_slot && is_of_card(device, wanted) || self.is_sound_of(device, wanted));
-        if is_part && self.is_alone(device) {
+        if is_part && self.is_alone(device) && self.obstacle(device).is_none() {
             return (true, "part of the display's card".to_owned());
         }
         match device.group {

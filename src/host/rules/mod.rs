@@ -3,3 +3,5 @@
 pub mod companions;
 pub mod parameter;
 pub mod preview;
+pub mod prospect;
+pub mod touched;

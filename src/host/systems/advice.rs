@@ -12,6 +12,7 @@ use crate::machine::Machine;
 use crate::machine::functions::Devices;
 use crate::machine::modules::{self, Driver};
 use crate::machine::usage::{Usage, Use};
+use crate::rules::touched;
 use crate::screen::{PLAIN, Screen, WARN};
 use crate::systems::generator::Initramfs;
 
@@ -28,11 +29,11 @@ pub struct Advice {
 }
 
 impl Advice {
-    fn warning(kind: &'static str, functions: Vec<String>, message: &dyn Display) -> Self {
+    pub fn warning(kind: &'static str, functions: Vec<String>, message: &dyn Display) -> Self {
         Self { severity: "warning", kind, functions, message: message.to_string() }
     }
 
-    fn note(kind: &'static str, functions: Vec<String>, message: &dyn Display) -> Self {
+    pub fn note(kind: &'static str, functions: Vec<String>, message: &dyn Display) -> Self {
         Self { severity: "note", kind, functions, message: message.to_string() }
     }
 
@@ -60,6 +61,7 @@ pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>, gaps: Gaps) ->
     });
     run.each_warning(gaps, &mut |warning| advice.push(translate(run, &usage, warning)));
     advice.extend(about_other_uses(run, &usage));
+    touched::about(machine, devices, run, &usage, &mut advice);
     advice.extend(about_drivers(machine, run));
     advice
 }
@@ -134,12 +136,17 @@ fn about_other_uses(run: &Run<'_>, usage: &Usage) -> Vec<Advice> {
 
 /// The first few of what is in use, in words.
 pub fn join(uses: &[Use]) -> String {
+    list(&uses.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+/// The first few of a list, in words.
+pub fn list(words: &[String]) -> String {
     const MOST: usize = 3;
-    let mut text: Vec<String> = uses.iter().take(MOST).map(ToString::to_string).collect();
-    if let Some(more) = uses.len().checked_sub(MOST).filter(|&more| more > 0) {
-        text.push(format!("and {more} more"));
+    let first = words.get(..MOST).unwrap_or(words).join(", ");
+    match words.len().checked_sub(MOST) {
+        None | Some(0) => first,
+        Some(more) => format!("{first}, and {more} more"),
     }
-    text.join(", ")
 }
 
 /// Drivers that this kernel has not, and images that lack something.
