@@ -40,6 +40,7 @@ enum Task {
     Soak(soak::Options),
     Install(deliver::install::InstallOptions),
     Uninstall(deliver::install::UninstallOptions),
+    Dist(deliver::dist::Options),
     Bench(bench::Options),
 }
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Task::Soak(options) => soak::run(&options),
         Task::Install(options) => deliver::install::install(&options),
         Task::Uninstall(options) => deliver::install::uninstall(&options),
+        Task::Dist(options) => deliver::dist::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::unistd::geteuid;
 
-use crate::build::{self, MuslOptions};
+use super::dist::Built;
+use crate::build::MuslOptions;
 use crate::ground::arch;
 use crate::ground::command;
 use crate::ground::progress;
@@ -61,9 +62,8 @@ fn absolute(path: &str) -> io::Result<PathBuf> {
 pub fn install(options: &InstallOptions) -> Result<Verdict> {
     setup::ensure(&[&setup::MAKE])?;
     let workspace = Workspace::locate()?;
-    let early = build::preferred(&workspace, arch::of_this_machine(), None, options.musl)?;
-    let built = build_all(&workspace, &early.path, Profile::Release)?;
-    options.place.make(&workspace, "install", Some(&built))
+    let built = Built::make(&workspace, arch::of_this_machine(), options.musl)?;
+    options.place.make(&workspace, "install", Some(&built.directory))
 }
 
 pub fn uninstall(options: &UninstallOptions) -> Result<Verdict> {
@@ -71,29 +71,28 @@ pub fn uninstall(options: &UninstallOptions) -> Result<Verdict> {
     options.place.make(&Workspace::locate()?, "uninstall", None)
 }
 
-/// How the host tool is built.
-#[derive(Clone, Copy)]
-pub enum Profile {
-    Release,
-    /// As `cargo test` has built it already.
-    Debug,
+/// Gathers what images are tried with: this early binary, and the host tool as `cargo test` has built it already.
+pub fn gather_for_tests(workspace: &Workspace, early: &Path) -> Result<PathBuf> {
+    let mut cargo = Command::new(workspace::cargo());
+    cargo.args(["build", "--locked", "--quiet", "--bin", TOOL]).current_dir(&workspace.root);
+    progress::phase("build the host tool", || command::check(&mut cargo))?;
+    let tool = workspace.target.join("debug").join(TOOL);
+    gather(workspace, "install", early, &tool, &tool)
 }
 
-/// Gathers all that is built, with this early binary: the host tool, its manual and its completions.
-pub fn build_all(workspace: &Workspace, early: &Path, profile: Profile) -> Result<PathBuf> {
-    let (option, directory) = match profile {
-        Profile::Release => (Some("--release"), "release"),
-        Profile::Debug => (None, "debug"),
-    };
-    let mut cargo = Command::new(workspace::cargo());
-    cargo.args(["build", "--locked", "--quiet", "--bin", TOOL]).args(option);
-    cargo.current_dir(&workspace.root);
-    progress::phase("build the host tool", || command::check(&mut cargo))?;
-    let tool = workspace.target.join(directory).join(TOOL);
-    let built = workspace.scratch("install")?;
+/// Puts all that is built into one directory: this early binary, this host tool, and the manual and completions that the
+/// host tool of this machine makes.
+pub fn gather(
+    workspace: &Workspace,
+    name: &str,
+    early: &Path,
+    tool: &Path,
+    native: &Path,
+) -> Result<PathBuf> {
+    let built = workspace.scratch(name)?;
     fs::remove_dir_all(&built).with_context(|| format!("cannot empty {}", built.display()))?;
-    command::check(Command::new(&tool).arg("generate").arg(&built))?;
-    for (from, name) in [(early, EARLY), (&tool, TOOL)] {
+    command::check(Command::new(native).arg("generate").arg(&built))?;
+    for (from, name) in [(early, EARLY), (tool, TOOL)] {
         fs::copy(from, built.join(name))
             .with_context(|| format!("cannot copy {}", from.display()))?;
     }

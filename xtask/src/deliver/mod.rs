@@ -1,3 +1,5 @@
 //! What is put on other systems.
 
+mod changelog;
+pub mod dist;
 pub mod install;

@@ -19,7 +19,7 @@ use crate::cases;
 use crate::cases::case::{Case, Mode};
 use crate::cases::suite;
 use crate::cases::suite::Outcome;
-use crate::deliver::install::{self, Profile};
+use crate::deliver::install;
 use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::table;
@@ -283,7 +283,7 @@ impl Workshop {
     /// A Debian with this early binary and all hooks installed, and for each kernel a root disk.
     pub fn prepare(workspace: &Workspace, early: &Path) -> Result<Self> {
         let debian = Debian::prepare(workspace)?;
-        let built = install::build_all(workspace, early, Profile::Debug)?;
+        let built = install::gather_for_tests(workspace, early)?;
         install::install_to(debian.root(), &workspace.root, &built)?;
         let supply = |name: &'static str| {
             let kernel = kernel::named(name, workspace)?;

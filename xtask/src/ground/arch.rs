@@ -187,7 +187,8 @@ pub struct ArchOptions {
     pub arch: &'static Arch,
 }
 
-fn parser() -> impl TypedValueParser<Value = &'static Arch> {
+/// Reads an architecture's name.
+pub fn parser() -> impl TypedValueParser<Value = &'static Arch> {
     PossibleValuesParser::new(ALL.map(|arch| arch.name)).try_map(|name| {
         named(&name)
             .with_context(|| format!("no architecture {name}"))

@@ -178,6 +178,40 @@ pub const PEERS: [Tool; 4] = [
     },
 ];
 
+/// What makes packages, for `cargo xtask dist`.
+pub const PACKAGERS: [Tool; 5] = [
+    MAKE,
+    Tool {
+        name: "dpkg-deb",
+        why: "makes the .deb",
+        find: || program("dpkg-deb"),
+        packages: Packages { apt: "dpkg", dnf: "dpkg", pacman: "dpkg", zypper: "dpkg" },
+    },
+    Tool {
+        name: "rpmbuild",
+        why: "makes the .rpm",
+        find: || program("rpmbuild"),
+        packages: Packages {
+            apt: "rpm",
+            dnf: "rpm-build",
+            pacman: "rpm-tools",
+            zypper: "rpm-build",
+        },
+    },
+    Tool {
+        name: "makepkg",
+        why: "makes the pacman package",
+        find: || program("makepkg"),
+        packages: Packages { apt: "makepkg", dnf: "pacman", pacman: "pacman", zypper: "pacman" },
+    },
+    Tool {
+        name: "zstd",
+        why: "compresses the pacman package",
+        find: || program("zstd"),
+        packages: Packages { apt: "zstd", dnf: "zstd", pacman: "zstd", zypper: "zstd" },
+    },
+];
+
 pub const CXX: Tool = Tool {
     name: "c++",
     why: "builds libFuzzer",
