@@ -573,6 +573,44 @@ fn a_copy_is_as_good_as_the_machine() {
 }
 
 #[test]
+fn a_machine_without_functions_is_a_machine() {
+    let desk = Desk::with(&[]);
+    fs::create_dir_all(desk.path("none/sys/bus/pci/devices")).unwrap();
+    fs::create_dir_all(desk.path("none/proc")).unwrap();
+    fs::write(desk.path("none/proc/cmdline"), "quiet\n").unwrap();
+    assert!(desk.run("collect --from none none.tar").status.success());
+    for from in ["none", "none.tar"] {
+        let screen = desk.screen(&[&format!("list --from {from}")]);
+        assert!(screen.ends_with("\nthis machine has no PCI functions\n\n"), "{screen}");
+        for (line, status) in [("plan 01:00.0", 1), ("status", 0), ("claims", 0), ("suggest", 2)] {
+            let output = desk.run(&format!("{line} --from {from}"));
+            assert_eq!(output.status.code(), Some(status), "{}", shown(line, &output));
+        }
+    }
+    // The machine itself may have no bus at all.
+    let mount = r#"mount -t tmpfs tmpfs /sys && mkdir -p /sys/bus && exec "$@""#;
+    let screen = within(&desk, mount, "sh", "list");
+    assert!(screen.ends_with("\nthis machine has no PCI functions\n\n"), "{screen}");
+}
+
+#[test]
+fn a_copy_that_is_interrupted_leaves_no_file() {
+    let desk = Desk::with(&["two-t400"]);
+    for delay in ["0.001", "0.01", "0.03", "0.06", "0.1"] {
+        let mut command = Command::new("timeout");
+        command.args(["--signal=INT", delay, TOOL]);
+        let status =
+            desk.ready(command, "collect --from two-t400 copy.tar").env("PATH", PATH).status();
+        if desk.path("copy.tar").exists() {
+            let whole = desk.run("list --from copy.tar");
+            assert!(whole.status.success(), "{delay}: {:?} {}", status, shown("list", &whole));
+            fs::remove_file(desk.path("copy.tar")).unwrap();
+        }
+        assert_eq!(fs::read_dir(desk.0.path()).unwrap().count(), 2, "nothing else is left");
+    }
+}
+
+#[test]
 fn a_copy_holds_no_secrets() {
     let desk = Desk::with(&["two-t400"]);
     let secret = "cryptdevice=UUID=5ec2e7:luks password=5ec2e7 quiet\n";

@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use serde::Serialize;
 use tar::{Builder, EntryType, Header};
 use vfio_override::cmdline::{self, Parameter};
@@ -35,17 +37,12 @@ struct Report {
 }
 
 pub fn run(machine: &mut Machine, file: &Path, json: bool) -> Result<Verdict> {
-    let cannot = || format!("cannot write {}", file.display());
-    let out = fs::File::create_new(file).with_context(cannot)?;
     let devices = Devices::of(machine);
-    let mut copy = Copy { archive: Builder::new(out), made: BTreeSet::new() };
-    let written = copy.machine(machine, &devices).and_then(|()| Ok(copy.archive.finish()?));
-    if written.is_err() {
-        // A part of a copy is of no use, and would be in the way of the next.
-        let _ = fs::remove_file(file);
-    }
-    written.with_context(cannot)?;
-    let bytes = fs::metadata(file).with_context(cannot)?.len();
+    let mut copy = Copy { archive: Builder::new(Vec::new()), made: BTreeSet::new() };
+    copy.machine(machine, &devices)?;
+    let archive = copy.archive.into_inner()?;
+    write_whole(file, &archive).with_context(|| format!("cannot write {}", file.display()))?;
+    let bytes = archive.len() as u64;
     let functions = devices.all.len();
     let report = Report { file: file.to_owned(), bytes, functions };
     if json {
@@ -58,6 +55,20 @@ pub fn run(machine: &mut Machine, file: &Path, json: bool) -> Result<Verdict> {
         screen.line(PLAIN, format_args!("and with: vfio-override --from {shown} list"));
     }
     Ok(Verdict::Good)
+}
+
+/// Makes this file, or none: whoever interrupts it waits for that.
+fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before))?;
+    let written = fs::File::create_new(file).and_then(|mut out| {
+        out.write_all(bytes).inspect_err(|_| {
+            // A part of a copy is of no use, and would be in the way of the next.
+            let _ = fs::remove_file(file);
+        })
+    });
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    Ok(written?)
 }
 
 /// Parameters that a bug report may be about, as the beginnings of their names. All others may hold a
@@ -93,12 +104,13 @@ const PARAMETERS: [&[u8]; 24] = [
 const ATTRIBUTES: [&str; 3] = ["modalias", "driver_override", "boot_vga"];
 
 struct Copy {
-    archive: Builder<fs::File>,
+    archive: Builder<Vec<u8>>,
     made: BTreeSet<PathBuf>,
 }
 
 impl Copy {
     fn machine(&mut self, machine: &mut Machine, devices: &Devices) -> Result<()> {
+        self.directory("sys/bus/pci/devices")?;
         self.functions(&machine.sysfs)?;
         self.disks(&machine.sysfs)?;
         self.interfaces(machine)?;
@@ -387,27 +399,59 @@ fn below(sysfs: &Path, directory: &Path) -> Option<String> {
     Some(directory.strip_prefix(sysfs).ok()?.to_str()?.to_owned())
 }
 
-/// The parameters of a command line that concern drivers, PCI and the IOMMU; `…` stands for the others.
+/// The parameters of a command line that concern drivers, PCI and the IOMMU, as they stand there; `…` stands for the
+/// others.
 fn public_parameters(line: &[u8]) -> Vec<u8> {
-    let is_public = |parameter: &Parameter<'_>| {
-        // Not initrd, whose file may be named after the machine.
-        parameter.name == b"init"
-            || PARAMETERS.iter().any(|start| parameter.name.starts_with(start))
-    };
     let mut kept: Vec<Vec<u8>> = Vec::new();
-    for parameter in cmdline::parameters(line) {
-        if is_public(&parameter) {
-            let value = parameter.value.map(|value| {
-                let has_blank = value.iter().any(|&byte| cmdline::is_space(byte));
-                let quote: &[u8] = if has_blank { b"\"" } else { b"" };
-                [b"=", quote, value, quote].concat()
-            });
-            kept.push([parameter.name, &value.unwrap_or_default()].concat());
-        } else if kept.last().is_none_or(|last| last != "…".as_bytes()) {
-            kept.push("…".as_bytes().to_vec());
+    for word in words(line) {
+        let public =
+            cmdline::parameters(word).next().and_then(|parameter| public(word, &parameter));
+        match public {
+            Some(text) => kept.push(text),
+            None if kept.last().is_some_and(|last| last == ELSE) => {}
+            None => kept.push(ELSE.to_vec()),
         }
     }
     kept.join(&b' ')
+}
+
+/// Stands for what is not told.
+const ELSE: &[u8] = "…".as_bytes();
+
+/// The words of a line, separated by blanks that no quotes protect, up to `--`.
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut is_quoted = false;
+    line.split(move |&byte| {
+        is_quoted ^= byte == b'"';
+        cmdline::is_space(byte) && !is_quoted
+    })
+    .filter(|word| !word.is_empty())
+    .take_while(|word| *word != b"--")
+}
+
+/// What may be told of a word.
+fn public(word: &[u8], parameter: &Parameter<'_>) -> Option<Vec<u8>> {
+    // Not initrd, whose file may be named after the machine.
+    if parameter.name == b"init" {
+        // NixOS has the host's name in it: /nix/store/HASH-nixos-system-NAME-VERSION/init.
+        let value = parameter.value.unwrap_or_default();
+        let is_nixos = value.starts_with(b"/nix/store/");
+        return Some(if is_nixos {
+            [b"init=/nix/store/", ELSE, b"/init"].concat()
+        } else {
+            word.to_vec()
+        });
+    }
+    if !PARAMETERS.iter().any(|start| parameter.name.starts_with(start)) {
+        return None;
+    }
+    let is_closed = word.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
+    if is_closed {
+        return Some(word.to_vec());
+    }
+    // The rest of the line belongs to it, whatever that was meant to be.
+    let end = word.iter().position(|&byte| cmdline::is_space(byte)).unwrap_or(word.len());
+    Some([word.get(..end)?, b" ", ELSE].concat())
 }
 
 /// The assignment that counts. Of one that is more than a text in quotes no more is told than that.
@@ -481,6 +525,20 @@ mod tests {
             String::from_utf8(public_parameters(line)).unwrap(),
             "init=/x … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
         );
+        for (line, expected) in [
+            ("quiet vfio.override=\"01:00.0 password=hunter2", "quiet vfio.override=\"01:00.0 …"),
+            ("key=\"a quiet vfio.override=01:00.0", "…"),
+            ("pci=no\"a b\"c quiet", "pci=no\"a b\"c quiet"),
+            ("\"vfio.override=01:00.0, 02:00.0\"", "\"vfio.override=01:00.0, 02:00.0\""),
+            ("quiet -- vfio=key", "quiet"),
+            (
+                "init=/nix/store/abc-nixos-system-alice-24.11/init quiet",
+                "init=/nix/store/…/init quiet",
+            ),
+        ] {
+            let public = public_parameters(line.as_bytes());
+            assert_eq!(String::from_utf8(public).unwrap(), expected, "{line}");
+        }
         let grub = b"GRUB_CMDLINE_LINUX_DEFAULT='quiet luks.key=secret'\n";
         assert_eq!(
             String::from_utf8(public_grub(grub)).unwrap(),

@@ -30,7 +30,7 @@ struct Row {
 pub fn run(machine: &mut Machine, options: &List, json: bool) -> Result<Verdict> {
     let devices = Devices::of(machine);
     let takers = takers(machine)?;
-    let has_groups = devices.has_groups();
+    let (has_groups, has_functions) = (devices.has_groups(), !devices.all.is_empty());
     let style = devices.style();
     let mut functions: Vec<Row> = devices
         .all
@@ -77,14 +77,16 @@ pub fn run(machine: &mut Machine, options: &List, json: bool) -> Result<Verdict>
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
-        screen.line(PLAIN, "no such function");
+        let text =
+            if has_functions { "no such function" } else { "this machine has no PCI functions" };
+        screen.line(PLAIN, text);
     } else {
         screen.table(0, &head, rows);
     }
     for trouble in &report.troubles {
         screen.marked(WARN, "warning", trouble);
     }
-    if !has_groups {
+    if has_functions && !has_groups {
         screen.marked(
             WARN,
             "warning",

@@ -90,15 +90,23 @@ impl Machine {
 
     fn ready(mut self) -> Result<Self> {
         let bus = self.sysfs.join(BUS);
-        fs::read_dir(&bus).with_context(|| {
-            format!("cannot open {}: there is no PCI bus to look at", bus.display())
-        })?;
+        if self.has_pci() {
+            fs::read_dir(&bus).with_context(|| {
+                format!("cannot open {}: there is no PCI bus to look at", bus.display())
+            })?;
+        }
         let aliases = self
             .modules_directory()
             .map(|modules| self.root_path(&format!("{modules}/modules.alias")));
         let iomem = self.proc.as_ref().map(|proc| proc.join("iomem"));
         self.tree = Tree::new(&self.sysfs, aliases.flatten(), iomem);
         Ok(self)
+    }
+
+    /// Whether it has a PCI bus. A machine without one is a machine; a directory without one is no sysfs.
+    pub fn has_pci(&self) -> bool {
+        let is_sysfs = self.kind == Kind::Live && self.sysfs.join("bus").is_dir();
+        !is_sysfs || self.sysfs.join(BUS).exists()
     }
 
     fn root_path(&self, path: &str) -> Option<PathBuf> {
