@@ -444,12 +444,12 @@ impl<'a> Cursor<'a> {
 }
 
 /// Whether this is a bus and a device, after a domain or not, each with as many digits as lspci gives it. Taken for IDs,
-/// such an exclusion would protect nothing. Domains of more than four digits are no IDs anyway.
+/// such an exclusion would protect nothing.
 fn is_slot(text: &[u8]) -> bool {
     let &[ref domain @ .., b1, b0, b':', d1, d0] = text else { return false };
     let has_domain = domain
         .strip_suffix(b":")
-        .is_some_and(|digits| digits.len() >= 4 && hex::number(digits, 8).is_some());
+        .is_some_and(|digits| digits.len() == 4 && hex::number(digits, 4).is_some());
     (domain.is_empty() || has_domain)
         && hex::number(&[b1, b0, d1, d0], 4)
             .is_some_and(|numbers| numbers & 0xff <= MAX_DEVICE.into())

@@ -140,6 +140,7 @@ fn ids_that_are_not_written_as_lspci_writes_a_slot_stay_ids() {
         "000:01:00",
         "0x00:01:00",
         "*:01:00",
+        "ffffffff:01:00",
         "0000:1:00",
         "0000:01:0",
         "0000:01:20",

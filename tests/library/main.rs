@@ -1,6 +1,7 @@
 //! The library: the grammar, what is decided and done, and every message, against the model and fakes.
 
 mod corpus;
+mod exhaustive;
 mod faults;
 mod grammar;
 mod interleave;

@@ -51,7 +51,7 @@ pub fn grammar(text: &[u8]) {
         Meaning::Rule(rule) => Some(Statement::Rule(rule)),
         Meaning::Invalid => None,
     };
-    assert_eq!(parsed.as_ref().ok(), read.as_ref());
+    assert_eq!(parsed.as_ref().ok(), read.as_ref(), "{}", text.escape_ascii());
     match &parsed {
         Ok(statement) => {
             let canonical = statement.to_string();

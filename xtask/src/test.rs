@@ -31,7 +31,7 @@ use crate::soak;
 
 /// Run every check and every boot
 ///
-/// Formatting, lints, the tests of the workspace, documentation, dependencies, the build and audit of
+/// Formatting, lints, the tests of the workspace, the grammar on every string of its tokens, documentation, dependencies, the build and audit of
 /// both binaries, a proof that the audit can fail, the same binaries and images from another folder,
 /// shell files, a minute of fuzzing, boots on three kernels with the early binary as
 /// a hook, as PID 1 and, as the control, not at all, random boots, and boots of the images that real
@@ -94,6 +94,11 @@ fn check_sources(workspace: &Workspace, ledger: &mut Ledger) {
     });
     let tests = ["test", "--locked", "--workspace", "--quiet"];
     ledger.check_counted(workspace, "unit tests", Command::new(cargo()).args(tests));
+    let release = ["test", "--locked", "--quiet", "--release", "--no-default-features"];
+    let exhaustive = ["--test", "library", "exhaustive"];
+    let mut command = Command::new(cargo());
+    command.args(release).args(exhaustive);
+    ledger.check_counted(workspace, "grammar, exhaustively", &mut command);
     ledger.check("documentation", || document(root));
     ledger.check("dependencies", || deny(workspace, &["bans", "licenses", "sources"]));
     check_advisories(workspace, ledger);

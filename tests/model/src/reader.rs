@@ -1,6 +1,9 @@
 //! The command line and the grammar read a second time, from the text of the documentation alone: with
 //! copies, and by cutting texts in pieces where the library goes byte by byte.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+
 use vfio_override::pci::{Address, Class, Id};
 use vfio_override::rule::{
     Action, Driver, Expansion, Ids, MAX_DRIVER, MAX_HOPS, Place, Rule, Selector,
@@ -138,13 +141,28 @@ fn driver_of(name: Option<&str>) -> Option<Driver<'static>> {
         None | Some("vfio-pci") => Some(Driver::DEFAULT),
         Some("none") => Some(Driver::Nobody),
         Some("auto") => Some(Driver::Auto),
-        // Rules borrow the names of their drivers; a test can afford to keep these few bytes.
         Some("." | "..") => None,
         Some(name) if (1..=MAX_DRIVER).contains(&name.len()) && name.chars().all(is_letter) => {
-            Some(Driver::Named(name.to_owned().leak().as_bytes()))
+            Some(Driver::Named(kept(name).as_bytes()))
         }
         Some(_) => None,
     }
+}
+
+/// The same name, for as long as there are tests: rules borrow the names of their drivers. Each is kept once, since some
+/// tests read millions of rules.
+fn kept(name: &str) -> &'static str {
+    thread_local! {
+        static NAMES: RefCell<HashSet<&'static str>> = RefCell::default();
+    }
+    NAMES.with_borrow_mut(|names| {
+        if let Some(name) = names.get(name) {
+            return *name;
+        }
+        let name: &'static str = name.to_owned().leak();
+        names.insert(name);
+        name
+    })
 }
 
 fn selector(text: &str) -> Option<Selector> {
