@@ -81,7 +81,7 @@ impl Options {
         } else {
             Case::new("boot", machine::demo()).rules(self.rules())
         };
-        let case = case.mode(mode);
+        let case = case.mode(mode).on(self.arch.arch);
         if self.shell { case.parameter("guest.shell") } else { case }
     }
 
@@ -92,10 +92,10 @@ impl Options {
 
 pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
-    setup::ensure(&[&setup::QEMU, &setup::BUSYBOX])?;
+    setup::ensure(&[&options.arch.arch.guest.emulator])?;
     let case = options.case();
     let early = build::preferred(&workspace, options.arch.arch, options.libc, options.musl)?;
-    let kernel = kernel::prepare(&options.kernel, &case.drivers().all(), &workspace)?;
+    let kernel = kernel::prepare(&options.kernel, case.arch, &case.drivers().all(), &workspace)?;
     let image = progress::phase("make the image", || {
         Ingredients::of(&workspace, &kernel)?.mix(&kernel, &early.path, &case.drivers())?.to_bytes()
     })?;

@@ -243,7 +243,7 @@ fn same_files(here: &Path, there: &Path) -> Result<()> {
 /// The guest's image and the overlay of both, which must be equal.
 fn check_images(both: [(&Workspace, &PathBuf); 2]) -> Result<()> {
     let (workspace, _) = both[0];
-    let kernel = kernel::named("6.1", workspace)?;
+    let kernel = kernel::named("6.1", X86_64, workspace)?;
     let drivers = Drivers::of(&machine::demo());
     let images = |(workspace, early): (&Workspace, &PathBuf)| -> Result<[Vec<u8>; 2]> {
         let guest = Ingredients::of(workspace, &kernel)?.mix(&kernel, early, &drivers)?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::ground::arch::X86_64;
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -51,7 +52,7 @@ pub struct Boots {
 /// Boots every kernel in every mode.
 pub fn measure(workspace: &Workspace, early: &Path) -> Result<Vec<Boots>> {
     let boots = |version: &&str| -> Result<Boots> {
-        let kernel = kernel::named(version, workspace)?;
+        let kernel = kernel::named(version, X86_64, workspace)?;
         let boot = |mode, title: &str| {
             let title = format!("boot {}, {title}, instructions counted", kernel.release);
             progress::phase(title, || boot(workspace, &kernel, early, mode))
@@ -172,7 +173,7 @@ pub fn in_sysfs(workspace: &Workspace, early: &Path, floor: &Path) -> Result<Vec
     let mut found = Vec::new();
     for (name, machine, functions) in &machines {
         for version in KERNELS {
-            let kernel = kernel::named(version, workspace)?;
+            let kernel = kernel::named(version, X86_64, workspace)?;
             let title = format!("boot {}, {name}, instructions counted", kernel.release);
             let times = progress::phase(title, || {
                 let image = sysfs_image(workspace, early, floor, functions)?;

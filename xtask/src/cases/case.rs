@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cases::judge::{Expectation, Fate};
-use crate::ground::arch::Libc;
+use crate::ground::arch::{Arch, Libc, Serial, X86_64};
 use crate::guest::accelerator::Patience;
 use crate::guest::archive::Archive;
 use crate::guest::evidence::Evidence;
@@ -26,6 +26,7 @@ const VFIO: &str = "vfio-pci";
 #[derive(Clone)]
 pub struct Case {
     pub name: String,
+    pub arch: &'static Arch,
     /// The kernels that it is booted on, as `--kernel` takes them.
     kernels: Vec<&'static str>,
     /// Why these are not all that there are.
@@ -131,7 +132,8 @@ impl Case {
     pub fn new(name: impl Into<String>, machine: Machine) -> Self {
         Self {
             name: name.into(),
-            kernels: kernels::all().iter().map(|source| &*source.name).collect(),
+            arch: X86_64,
+            kernels: kernels::of(X86_64),
             limits: None,
             machine,
             libc: Libc::Musl,
@@ -151,6 +153,14 @@ impl Case {
             also: Vec::new(),
             story: None,
         }
+    }
+
+    /// Boots on a machine of this architecture.
+    #[must_use]
+    pub fn on(mut self, arch: &'static Arch) -> Self {
+        self.arch = arch;
+        self.kernels = kernels::of(arch);
+        self
     }
 
     /// Boots on no other kernels than these, for a reason that is told below the table of boots.
@@ -369,7 +379,10 @@ impl Case {
 
     /// The guest's kernel parameters, but for those that every guest gets.
     pub fn command_line(&self) -> String {
-        let case = self.parameters.join(" ");
+        let mut case = self.parameters.join(" ");
+        if self.arch.guest.serial == Serial::One {
+            case = format!("guest.one_port {case}");
+        }
         match self.mode {
             Mode::Hook | Mode::Control => format!("guest.mode={} {case}", self.mode),
             Mode::Rdinit => format!(

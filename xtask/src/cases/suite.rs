@@ -11,10 +11,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::build::Binary;
 use crate::cases::case::{Case, Fault, FaultKind, INIT_ARGUMENTS, INIT_VARIABLE, Mode};
 use crate::cases::judge;
-use crate::ground::arch::X86_64;
+use crate::ground::arch::{Arch, X86_64};
 use crate::ground::command;
 use crate::ground::pool;
 use crate::ground::progress;
+use crate::ground::setup;
 use crate::ground::table;
 use crate::ground::verdict::NotTestable;
 use crate::ground::workspace::Workspace;
@@ -29,33 +30,41 @@ use crate::guest::programs::Program;
 use crate::guest::qemu;
 use crate::guest::session::{ARTEFACTS, Artefacts, Interaction, Session, Stop};
 
+type Prepared = Result<(Kernel, Ingredients), String>;
+
 /// Each kernel with what an image needs of it, read once for all boots.
 pub struct Kernels {
-    known: BTreeMap<&'static str, Result<(Kernel, Ingredients), String>>,
+    /// By the architecture's name and their own.
+    known: BTreeMap<[&'static str; 2], Prepared>,
 }
 
 impl Kernels {
     /// Fetches every kernel that is to be booted; one that cannot be had fails its boots only.
     pub fn prepare(workspace: &Workspace, cells: &[Cell]) -> Self {
         let mut known = BTreeMap::new();
-        for Cell { kernel, .. } in cells {
-            known.entry(*kernel).or_insert_with(|| {
-                Self::one(workspace, kernel).map_err(|error| format!("{error:#}"))
+        for Cell { case, kernel } in cells {
+            known.entry([case.arch.name, *kernel]).or_insert_with(|| {
+                Self::one(workspace, kernel, case.arch).map_err(|error| format!("{error:#}"))
             });
         }
         Self { known }
     }
 
-    fn one(workspace: &Workspace, name: &str) -> Result<(Kernel, Ingredients)> {
-        let kernel = kernel::named(name, workspace)?;
+    fn one(
+        workspace: &Workspace,
+        name: &str,
+        arch: &'static Arch,
+    ) -> Result<(Kernel, Ingredients)> {
+        setup::ensure(&[&arch.guest.emulator])?;
+        let kernel = kernel::named(name, arch, workspace)?;
         progress::note(format_args!("the kernel {name} is {}", kernel.release));
         let ingredients = Ingredients::of(workspace, &kernel)?;
         Ok((kernel, ingredients))
     }
 
-    fn get(&self, name: &str) -> Result<&(Kernel, Ingredients)> {
+    fn get(&self, arch: &Arch, name: &'static str) -> Result<&(Kernel, Ingredients)> {
         self.known
-            .get(name)
+            .get(&[arch.name, name])
             .with_context(|| format!("kernel {name} was not prepared"))?
             .as_ref()
             .map_err(|error| anyhow!("{error}").context(NotTestable(format!("kernel {name}"))))
@@ -77,9 +86,14 @@ impl<'a> Cell<'a> {
         cases.iter().flat_map(cells)
     }
 
-    /// The case with the kernel: `hook, 6.12`.
+    /// The case with the kernel: `hook, 6.12`, or `hook, aarch64 6.12`.
     pub fn name(self) -> String {
-        format!("{}, {}", self.case.name, self.kernel)
+        let Self { case, kernel } = self;
+        if case.arch == X86_64 {
+            format!("{}, {kernel}", case.name)
+        } else {
+            format!("{}, {} {kernel}", case.name, case.arch)
+        }
     }
 }
 
@@ -128,14 +142,17 @@ pub fn run<'a>(
 }
 
 /// Where each program is that guests run besides the early binary, or why it did not build.
-type Programs = BTreeMap<Program, Result<PathBuf, String>>;
+type Programs = BTreeMap<(&'static str, Program), Result<PathBuf, String>>;
 
 fn build_programs(workspace: &Workspace, cells: &[Cell]) -> Programs {
     let mut programs = Programs::new();
-    for program in cells.iter().flat_map(|cell| &cell.case.programs) {
-        programs.entry(*program).or_insert_with(|| {
-            let title = format!("build {}, for guests", program.name());
-            progress::phase(title, || program.build(workspace, X86_64))
+    for (case, program) in cells
+        .iter()
+        .flat_map(|Cell { case, .. }| case.programs.iter().map(move |program| (case, program)))
+    {
+        programs.entry((case.arch.name, *program)).or_insert_with(|| {
+            program
+                .build(workspace, case.arch)
                 .map_err(|error| format!("{} did not build: {error:#}", program.name()))
         });
     }
@@ -151,12 +168,12 @@ pub fn show(Boots { boots, took }: &Boots) -> String {
         if !kernels.contains(&cell.kernel) {
             kernels.push(cell.kernel);
         }
-        if cases.last().is_none_or(|case| case.name != cell.case.name) {
+        if cases.last().is_none_or(|case| !is_same(case, cell.case)) {
             cases.push(cell.case);
         }
     }
     let cell = |case: &Case, kernel: &str| {
-        let is_here = |boot: &&Boot| boot.cell.case.name == case.name && boot.cell.kernel == kernel;
+        let is_here = |boot: &&Boot| is_same(boot.cell.case, case) && boot.cell.kernel == kernel;
         boots.iter().find(is_here).map_or_else(
             || "-".to_owned(),
             |boot| match boot.outcome {
@@ -168,16 +185,22 @@ pub fn show(Boots { boots, took }: &Boots) -> String {
     };
     let row = |case: &&Case| {
         let cells = kernels.iter().map(|kernel| cell(case, kernel));
-        [case.name.clone(), case.mode.to_string(), case.libc.to_string()]
+        [case.name.clone(), case.arch.to_string(), case.mode.to_string(), case.libc.to_string()]
             .into_iter()
             .chain(cells)
             .collect::<Vec<_>>()
     };
-    let header = ["case", "mode", "binary"].into_iter().chain(kernels.iter().copied());
+    let header =
+        ["case", "architecture", "mode", "libc"].into_iter().chain(kernels.iter().copied());
     let mut parts = vec![table::plain(header, cases.iter().map(row))];
     parts.extend(limits(&cases));
     parts.push(total(boots, *took));
     parts.join("\n")
+}
+
+/// Whether boots of both are in the same row.
+fn is_same(one: &Case, other: &Case) -> bool {
+    one.name == other.name && one.arch == other.arch
 }
 
 /// Each reason for which a case is booted on some kernels only.
@@ -270,7 +293,7 @@ fn boot(
     binaries: &[Binary],
     programs: &Programs,
 ) -> Result<Outcome> {
-    let (kernel, ingredients) = kernels.get(name)?;
+    let (kernel, ingredients) = kernels.get(case.arch, name)?;
     let drivers = case.drivers();
     let is_absent = |module: &&str| kernel.modules.presence(module) == Presence::Absent;
     if kernels::named(name).is_some_and(|source| !source.few_drivers)
@@ -285,7 +308,7 @@ fn boot(
     let mut image = ingredients.mix(kernel, &binary.path, &drivers)?;
     image.merge(&case.files);
     for program in &case.programs {
-        match &programs[program] {
+        match &programs[&(case.arch.name, *program)] {
             Ok(built) => image.program_from(&format!("bin/{}", program.name()), built)?,
             Err(error) => return Ok(Outcome::Failed(error.clone())),
         }
@@ -442,10 +465,10 @@ mod tests {
         ];
         assert_eq!(
             show(&Boots { boots, took: Duration::from_secs(90) }),
-            "case   mode  binary  6.1    6.12\n\
-             one    hook  musl    1.5 s  NOT TESTED\n\
-             two    hook  musl    -      FAILED\n\
-             three  hook  musl    -      1.5 s\n\
+            "case   architecture  mode  libc  6.1    6.12\n\
+             one    x86_64        hook  musl  1.5 s  NOT TESTED\n\
+             two    x86_64        hook  musl  -      FAILED\n\
+             three  x86_64        hook  musl  -      1.5 s\n\
              \n\
              only on 6.12, because 6.1 is too old: two, three\n\
              \n\
@@ -457,7 +480,7 @@ mod tests {
     fn a_case_is_booted_on_every_kernel_that_it_does_not_rule_out() {
         let cases = [case("one"), case("two").only_on(&["6.12"], "6.1 is too old")];
         let names: Vec<String> = Cell::all(&cases).map(Cell::name).collect();
-        let every = kernels::all().iter().map(|source| format!("one, {}", source.name));
+        let every = kernels::of(X86_64).into_iter().map(|kernel| format!("one, {kernel}"));
         assert_eq!(names, every.chain(["two, 6.12".to_owned()]).collect::<Vec<_>>());
     }
 

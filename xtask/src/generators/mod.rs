@@ -20,6 +20,7 @@ use crate::cases::case::{Case, Mode};
 use crate::cases::suite;
 use crate::cases::suite::Outcome;
 use crate::deliver::install;
+use crate::ground::arch::X86_64;
 use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::table;
@@ -286,7 +287,7 @@ impl Workshop {
         let built = install::gather_for_tests(workspace, early)?;
         install::install_to(debian.root(), &workspace.root, &built)?;
         let supply = |name: &'static str| {
-            let kernel = kernel::named(name, workspace)?;
+            let kernel = kernel::named(name, X86_64, workspace)?;
             debian.add_kernel(&kernel)?;
             let ingredients = Ingredients::of(workspace, &kernel)?;
             let disk = make_disk(&debian, &kernel, &ingredients)
@@ -438,7 +439,7 @@ impl Workshop {
 
     /// Debian's kernel for cloud machines has neither pci-stub nor most drivers.
     fn cloud(&self, workspace: &Workspace) -> Result<Kernel> {
-        let kernel = kernel::named("cloud", workspace)?;
+        let kernel = kernel::named("cloud", X86_64, workspace)?;
         if kernel.modules.presence("pci_stub") != Presence::Absent {
             bail!("{} has pci-stub, so it shows nothing", kernel.release);
         }

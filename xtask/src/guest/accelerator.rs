@@ -33,11 +33,14 @@ pub struct Patience {
     pub off: Duration,
 }
 
-/// Chosen by a trial with the first kernel that is booted, once for the whole run, and told.
+/// Chosen by a trial with the first kernel of this architecture that is booted, once for the whole run, and told.
 ///
 /// A `/dev/kvm` that opens is no proof: on some machines no guest ever says a word under it.
 pub fn of_this_machine(kernel: &Kernel) -> Accelerator {
     static CHOICE: OnceLock<Accelerator> = OnceLock::new();
+    if !kernel.arch.is_native() {
+        return Accelerator::Tcg;
+    }
     *CHOICE.get_or_init(|| match try_kvm(kernel) {
         Ok(took) => {
             let took = took.as_secs_f64();

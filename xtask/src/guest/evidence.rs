@@ -16,6 +16,22 @@ pub const UNPLUG: &str = "@guest unplug ";
 
 const MARK: &str = "@guest ";
 
+/// The line behind which a guest with one serial port writes its report, and then the kernel's log.
+const TRANSCRIPT: &str = "@guest transcript";
+
+/// The last line of the report, and of the log.
+const END: &str = "@guest end";
+
+/// The report and the kernel's log on the console of a guest with one serial port.
+pub fn sort(console: &str) -> Result<(&str, &str)> {
+    let (_, rest) = console.split_once(TRANSCRIPT).context("the console holds no report")?;
+    let report = rest.find(END).map(|start| start + END.len());
+    let (report, log) = report
+        .and_then(|end| rest.split_at_checked(end))
+        .context("the guest's report is cut short")?;
+    Ok((report.trim_start(), log.trim_start()))
+}
+
 /// All that is known about a boot that went through.
 pub struct Evidence {
     pub report: Report,
@@ -27,7 +43,7 @@ impl Evidence {
     /// Reads both serial ports' files; an incomplete one proves nothing and is an error.
     pub fn read(report: &str, log: &str) -> Result<Self> {
         let report = Report::parse(report)?;
-        let Some((log, _)) = log.split_once("@guest end") else {
+        let Some((log, _)) = log.split_once(END) else {
             bail!("the kernel log is cut short");
         };
         if !log.lines().take(3).any(|line| line.contains("Linux version")) {
@@ -263,6 +279,19 @@ mod tests {
         assert!(display.boot_vga && !bridge.boot_vga);
         assert_eq!(display.group.as_deref(), Some("8"));
         assert_eq!(display.driver_override.as_deref(), Some("vfio-pci"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_came_by_one_port_is_sorted() -> Result<()> {
+        let log = "[ 0.0] Linux version 6.1\n@guest end\n";
+        let console = format!("@guest start\r\n@guest transcript\r\n{REPORT}{log}@guest reported");
+        let (report, log) = sort(&console)?;
+        let evidence = Evidence::read(report, log)?;
+        assert_eq!(evidence.report.devices.len(), 2);
+        assert_eq!(evidence.log, "[ 0.0] Linux version 6.1\n");
+        assert!(sort("@guest start").is_err());
+        assert!(sort("@guest transcript\r\n@guest tell x").is_err());
         Ok(())
     }
 

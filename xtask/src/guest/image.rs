@@ -9,10 +9,10 @@ use clap::Args;
 use crate::build::{self, MuslOptions};
 use crate::ground::arch::{ArchOptions, Libc};
 use crate::ground::progress;
-use crate::ground::setup;
 use crate::ground::verdict::Verdict;
 use crate::ground::workspace::Workspace;
 use crate::guest::archive::Archive;
+use crate::guest::busybox;
 use crate::guest::kernel::{self, Choice, Kernel};
 use crate::guest::machine::{self, Machine, STUB_MODULE, VFIO_MODULES};
 use crate::guest::modules::{self, Presence};
@@ -65,9 +65,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
         println!("{}", path.display());
         return Ok(Verdict::Good);
     }
-    setup::ensure(&[&setup::BUSYBOX])?;
     let drivers = Drivers::of(&machine::demo());
-    let kernel = kernel::prepare(&options.kernel, &drivers.all(), &workspace)?;
+    let kernel = kernel::prepare(&options.kernel, options.arch.arch, &drivers.all(), &workspace)?;
     let image = progress::phase("make the image", || {
         Ingredients::of(&workspace, &kernel)?.mix(&kernel, &early.path, &drivers)?.to_bytes()
     })?;
@@ -121,7 +120,7 @@ impl Ingredients {
             common.directory(directory);
         }
         common.program_from("init", &guest_init(workspace))?;
-        common.program_from("bin/busybox", &setup::BUSYBOX.path()?)?;
+        common.program_from("bin/busybox", &busybox::of(workspace, kernel.arch)?)?;
         common.link("bin/sh", "busybox");
         common.link("sbin/modprobe", "../bin/busybox");
         let vfio_aliases = kernel.modules.vfio_aliases()?;

@@ -9,11 +9,12 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 
 use crate::ground::apt::Lists;
-use crate::ground::arch::{Arch, X86_64};
+use crate::ground::arch::{Arch, Firmware};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::verdict::NotTestable;
 use crate::ground::workspace::Workspace;
+use crate::guest::arm64;
 use crate::guest::bzimage::BzImage;
 use crate::guest::kernels::{self, Source};
 use crate::guest::modules::{Modules, Presence};
@@ -28,7 +29,7 @@ pub enum Choice {
     Auto,
     /// One of tests/kernels.toml.
     Named(&'static Source),
-    /// A bzImage, with its modules beside it or on this host.
+    /// An image, with its modules beside it or on this host.
     File(PathBuf),
 }
 
@@ -65,16 +66,22 @@ pub struct Kernel {
     pub arch: &'static Arch,
     pub release: String,
     /// What a boot loader loads.
-    pub bzimage: PathBuf,
-    /// The ELF kernel in it, which QEMU starts several seconds faster.
-    pub vmlinux: PathBuf,
+    pub image: PathBuf,
+    /// What QEMU starts fastest: the ELF kernel in a bzImage, several seconds faster than that.
+    pub fastest: PathBuf,
     pub modules: Modules,
 }
 
 /// Finds or fetches a kernel; the host's is taken only if it has these modules.
-pub fn prepare(choice: &Choice, needed: &[&str], workspace: &Workspace) -> Result<Kernel> {
+pub fn prepare(
+    choice: &Choice,
+    arch: &'static Arch,
+    needed: &[&str],
+    workspace: &Workspace,
+) -> Result<Kernel> {
     match choice {
-        Choice::Auto => match host(needed, workspace) {
+        Choice::Auto if !arch.is_native() => fetch(&kernels::all()[0], arch, workspace),
+        Choice::Auto => match host(arch, needed, workspace) {
             Ok(kernel) => {
                 progress::note(format_args!("kernel: the host's, {}", kernel.release));
                 Ok(kernel)
@@ -85,22 +92,22 @@ pub fn prepare(choice: &Choice, needed: &[&str], workspace: &Workspace) -> Resul
                     "kernel: {} from Debian, because the host's is not usable: {reason:#}",
                     source.name
                 ));
-                fetch(source, X86_64, workspace)
+                fetch(source, arch, workspace)
             }
         },
-        Choice::Named(source) => fetch(source, X86_64, workspace),
-        Choice::File(path) => from_file(path, workspace),
+        Choice::Named(source) => fetch(source, arch, workspace),
+        Choice::File(path) => from_file(path, arch, workspace),
     }
 }
 
 /// Finds or fetches a kernel of tests/kernels.toml.
-pub fn named(name: &str, workspace: &Workspace) -> Result<Kernel> {
+pub fn named(name: &str, arch: &'static Arch, workspace: &Workspace) -> Result<Kernel> {
     let source =
         kernels::named(name).with_context(|| format!("no kernel {name} in tests/kernels.toml"))?;
-    fetch(source, X86_64, workspace)
+    fetch(source, arch, workspace)
 }
 
-fn host(needed: &[&str], workspace: &Workspace) -> Result<Kernel> {
+fn host(arch: &'static Arch, needed: &[&str], workspace: &Workspace) -> Result<Kernel> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let release = release.trim();
     let directory = PathBuf::from("/lib/modules").join(release);
@@ -110,16 +117,18 @@ fn host(needed: &[&str], workspace: &Workspace) -> Result<Kernel> {
     if let Some(module) = needed.iter().find(lacks) {
         bail!("it has no {module}");
     }
-    extract(&image, modules, &workspace.scratch("kernels")?)
+    extract(&image, arch, modules, &workspace.scratch("kernels")?)
 }
 
-fn from_file(path: &Path, workspace: &Workspace) -> Result<Kernel> {
+fn from_file(path: &Path, arch: &'static Arch, workspace: &Workspace) -> Result<Kernel> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let release = BzImage::parse(&bytes)
-        .and_then(|image| image.release())
-        .with_context(|| format!("cannot use {}", path.display()))?;
-    let modules = modules_of(path, release)?;
-    extract(path, Modules::open(&modules)?, &workspace.scratch("kernels")?)
+    let release = match arch.guest.firmware {
+        Firmware::Pc => BzImage::parse(&bytes).and_then(|image| image.release().map(str::to_owned)),
+        Firmware::DeviceTree => arm64::release(&bytes),
+    }
+    .with_context(|| format!("cannot use {}", path.display()))?;
+    let modules = modules_of(path, &release)?;
+    extract(path, arch, Modules::open(&modules)?, &workspace.scratch("kernels")?)
 }
 
 /// Where the modules of a kernel's image are: in the directory that it lies in, as it has been installed by Fedora,
@@ -158,13 +167,13 @@ fn image_of(root: &Path, modules: &Path) -> Result<PathBuf> {
 }
 
 /// The kernel that Debian's package holds now; it is fetched unless it was before.
-fn fetch(source: &Source, arch: &Arch, workspace: &Workspace) -> Result<Kernel> {
+fn fetch(source: &Source, arch: &'static Arch, workspace: &Workspace) -> Result<Kernel> {
     let Source { name, suite, package, .. } = source;
     fetch_now(source, arch, workspace)
         .with_context(|| NotTestable(format!("no kernel {name}, {package} of {suite}")))
 }
 
-fn fetch_now(source: &Source, arch: &Arch, workspace: &Workspace) -> Result<Kernel> {
+fn fetch_now(source: &Source, arch: &'static Arch, workspace: &Workspace) -> Result<Kernel> {
     let lists = Lists::of(workspace, &source.suite, arch.debian)?;
     let package = source.package.replace("{arch}", arch.debian);
     let parts = parts(&package, |package| lists.dependencies(package))?;
@@ -178,7 +187,7 @@ fn fetch_now(source: &Source, arch: &Arch, workspace: &Workspace) -> Result<Kern
         .iter()
         .find_map(|path| first_entry(&directory.join(path)))
         .with_context(|| format!("no modules in {}", directory.display()))?;
-    extract(&image_of(&directory, &modules)?, Modules::open(&modules)?, &directory)
+    extract(&image_of(&directory, &modules)?, arch, Modules::open(&modules)?, &directory)
 }
 
 /// The package and those parts of the kernel that it depends on, and they in turn.
@@ -236,10 +245,13 @@ fn first_entry(directory: &Path) -> Option<PathBuf> {
     fs::read_dir(directory).ok()?.flatten().next().map(|entry| entry.path())
 }
 
-/// Unpacks the ELF kernel into the cache, unless it is there already.
-fn extract(image: &Path, modules: Modules, cache: &Path) -> Result<Kernel> {
+/// Unpacks what QEMU starts fastest into the cache, unless it is there already.
+fn extract(image: &Path, arch: &'static Arch, modules: Modules, cache: &Path) -> Result<Kernel> {
     let bytes = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
     let unpack = || -> Result<(String, PathBuf)> {
+        if arch.guest.firmware == Firmware::DeviceTree {
+            return Ok((arm64::release(&bytes)?, image.to_owned()));
+        }
         let kernel = BzImage::parse(&bytes)?;
         let release = kernel.release()?.to_owned();
         let vmlinux = cache.join(format!("vmlinux-{release}"));
@@ -251,8 +263,8 @@ fn extract(image: &Path, modules: Modules, cache: &Path) -> Result<Kernel> {
         }
         Ok((release, vmlinux))
     };
-    let (release, vmlinux) = unpack().with_context(|| format!("cannot use {}", image.display()))?;
-    Ok(Kernel { arch: X86_64, release, bzimage: image.to_owned(), vmlinux, modules })
+    let (release, fastest) = unpack().with_context(|| format!("cannot use {}", image.display()))?;
+    Ok(Kernel { arch, release, image: image.to_owned(), fastest, modules })
 }
 
 fn is_newer(file: &Path, than: &Path) -> bool {

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use crate::ground::arch::{Arch, X86_64};
+
 /// A kernel of the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -14,6 +16,8 @@ pub struct Source {
     pub suite: String,
     /// Its package there, in which `{arch}` stands for Debian's name of the architecture.
     pub package: String,
+    /// Debian's name of the only architecture that has it; none if all have.
+    only: Option<String>,
     /// Whether it is no mistake that it lacks the drivers that a case is about.
     #[serde(default)]
     pub few_drivers: bool,
@@ -34,10 +38,16 @@ pub fn all() -> &'static [Source] {
     &FILE.kernels
 }
 
+/// The names of those that an architecture has.
+pub fn of(arch: &Arch) -> Vec<&'static str> {
+    let is_there = |source: &&Source| source.only.as_deref().is_none_or(|only| only == arch.debian);
+    all().iter().filter(is_there).map(|source| &*source.name).collect()
+}
+
 /// The names of those that have the drivers of every device that a case may use.
 pub fn with_drivers() -> Vec<&'static str> {
-    let sources = all().iter().filter(|source| !source.few_drivers);
-    sources.map(|source| &*source.name).collect()
+    let has_drivers = |name: &&str| named(name).is_some_and(|source| !source.few_drivers);
+    of(X86_64).into_iter().filter(has_drivers).collect()
 }
 
 /// The kernel of this name.

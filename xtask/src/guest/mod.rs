@@ -3,6 +3,8 @@
 pub mod accelerator;
 pub mod acpi;
 pub mod archive;
+pub mod arm64;
+pub mod busybox;
 pub mod bzimage;
 pub mod evidence;
 pub mod image;

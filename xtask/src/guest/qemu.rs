@@ -61,20 +61,15 @@ impl Guest<'_> {
             command.args(board.iommu);
         }
         match (board.firmware, self.machine.has_bios) {
-            (Firmware::Pc, false) if self.machine.is_lit => {
-                command.arg("-kernel").arg(&self.kernel.vmlinux);
-            }
-            (Firmware::Pc, false) => {
-                command.args(["-bios", "qboot.rom"]).arg("-kernel").arg(&self.kernel.vmlinux);
-            }
-            (Firmware::Pc, true) | (Firmware::DeviceTree, false) => {
-                command.arg("-kernel").arg(&self.kernel.bzimage);
-            }
+            (Firmware::Pc, false) if self.machine.is_lit => {}
+            (Firmware::Pc, false) => drop(command.args(["-bios", "qboot.rom"])),
             (Firmware::DeviceTree, true) => {
                 command.arg("-bios").arg(setup::EFI_AARCH64.path()?);
-                command.arg("-kernel").arg(&self.kernel.bzimage);
             }
+            (Firmware::Pc, true) | (Firmware::DeviceTree, false) => {}
         }
+        let kernel = if self.machine.has_bios { &self.kernel.image } else { &self.kernel.fastest };
+        command.arg("-kernel").arg(kernel);
         if let Some(initrd) = self.initrd {
             command.args(["-initrd", initrd]);
         }

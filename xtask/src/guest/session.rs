@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::ground::arch::Serial;
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::workspace::Workspace;
@@ -113,6 +114,16 @@ impl Artefacts {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Puts the report and the kernel's log, which came by the console, where those of other guests are.
+    fn sort_console(&self) -> Result<()> {
+        let console = self.read("serial.log")?;
+        let (report, log) = evidence::sort(&console)?;
+        for (name, text) in [(qemu::REPORT, report), (qemu::KERNEL_LOG, log)] {
+            fs::write(self.path(name), text).with_context(|| format!("cannot write {name}"))?;
+        }
+        Ok(())
+    }
+
     /// Keeps the directory and says what is in it.
     pub fn keep(self) -> String {
         let directory = self.directory.keep();
@@ -187,6 +198,9 @@ impl Session<'_> {
         self.phase("load every driver, report", || {
             self.serve(&mut qemu, &console, artefacts.directory.path(), patience.drivers)
         })?;
+        if self.kernel.arch.guest.serial == Serial::One {
+            artefacts.sort_console()?;
+        }
         let evidence =
             Evidence::read(&artefacts.read(qemu::REPORT)?, &artefacts.read(qemu::KERNEL_LOG)?)?;
         Ok(Running { console, qemu, off: patience.off, evidence })
