@@ -31,11 +31,16 @@ impl<'a> Alias<'a> {
             .then_some(Self { pattern, module })
     }
 
-    /// The name of the driver in this module. Every variant driver is called as its module is
-    /// (`KBUILD_MODNAME`); only vfio-pci itself is not.
+    /// The name of the driver in this module, as far as it is known before the module is loaded: nearly all
+    /// variant drivers are called as their module is (`KBUILD_MODNAME`).
     #[must_use]
     pub fn driver(&self) -> &'a [u8] {
-        if self.module == b"vfio_pci" { VFIO_PCI } else { self.module }
+        match self.module {
+            b"vfio_pci" => VFIO_PCI,
+            // `drivers/vfio/pci/xe/main.c`
+            b"xe_vfio_pci" => b"xe-vfio-pci",
+            module => module,
+        }
     }
 
     /// How many fields may be anything: the alias with the fewest is the most specific.
@@ -78,6 +83,7 @@ mod tests {
                 true,
             ),
             ("alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci", "vfio-pci", 7, true),
+            ("alias vfio_pci:v*d*sv*sd*bc02sc*i* xe_vfio_pci", "xe-vfio-pci", 6, true),
             ("alias vfio_pci:v*d*sv*sd*bc02sc00i00 a", "a", 4, true),
             ("alias vfio_pci:v*d*sv*sd*bc03sc*i* a", "a", 6, false),
             ("alias vfio_pci:v000015B3d0000101Fsv*sd*bc*sc*i* a", "a", 5, false),

@@ -260,6 +260,11 @@ fn each_warning() {
             .with_aliases("alias vfio_pci:v000010DEd00002204sv*sd*bc*sc*i* nvgrace_gpu_vfio_pci\n"),
         "02:00.*=auto",
     );
+    scenes.run(
+        "a variant driver that is not called as its module is",
+        board().with_aliases("alias vfio_pci:v000010DEd00002204sv*sd*bc*sc*i* xe_vfio_pci\n"),
+        "02:00.*=auto",
+    );
     insta::assert_snapshot!(scenes.0);
 }
 

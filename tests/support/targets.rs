@@ -239,7 +239,11 @@ fn alias(line: &[u8], function: &pci::Function) -> Option<(usize, Vec<u8>)> {
             after
         };
     }
-    let driver = if module == "vfio_pci" { "vfio-pci" } else { module };
+    let driver = match module {
+        "vfio_pci" => "vfio-pci",
+        "xe_vfio_pci" => "xe-vfio-pci",
+        module => module,
+    };
     rest.is_empty().then(|| (pattern.matches('*').count(), driver.as_bytes().to_vec()))
 }
 
