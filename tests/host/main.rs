@@ -1,5 +1,6 @@
 //! The host tool as its users run it.
 
+mod bad_input;
 mod commands;
 mod manual;
 mod readme;
