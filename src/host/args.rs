@@ -122,6 +122,15 @@ pub struct List {
     /// Only functions that this driver has; "none" for those that none has
     #[arg(long, value_name = "NAME")]
     pub driver: Option<String>,
+
+    /// Draw the tree of bridges and functions, and say why a group cannot be split and which ports have groups of their
+    /// own
+    #[arg(long)]
+    pub tree: bool,
+
+    /// Write that tree as an SVG picture, which must not exist
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub svg: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -8,6 +8,7 @@ mod args;
 mod change;
 mod commands;
 mod machine;
+mod picture;
 mod rules;
 mod screen;
 mod systems;

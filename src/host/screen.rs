@@ -151,7 +151,7 @@ pub fn complain(text: &str) {
 }
 
 /// Breaks a text at blanks into lines of at most `width` characters, a longer word left whole.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.len() - 1;

@@ -111,6 +111,41 @@ fn list_shows_what_is_asked_for() {
 }
 
 #[test]
+fn a_tree_shows_why_a_group_cannot_be_split() {
+    let machines = ["b450", "egpu", "nic-off", "two-t400", "vmd-laptop"];
+    let desk = Desk::with(&machines);
+    let trees: Vec<String> = machines.iter().map(|it| format!("list --tree --from {it}")).collect();
+    let some = "list --tree --from b450 --class 02".to_owned();
+    let none = "list --tree --from b450 --class tape".to_owned();
+    let lines: Vec<&str> = trees.iter().chain([&some, &none]).map(String::as_str).collect();
+    insta::assert_snapshot!(desk.screen(&lines));
+}
+
+/// The picture in README is what the tool draws.
+#[test]
+fn the_tree_is_a_picture_too() {
+    let desk = Desk::with(&["b450"]);
+    assert!(desk.run("list --from b450 --svg groups.svg").status.success());
+    let picture = fs::read_to_string(desk.path("groups.svg")).unwrap();
+    let shown = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/groups.svg");
+    assert_eq!(picture, fs::read_to_string(shown).unwrap(), "docs/groups.svg");
+    let again = desk.run("list --from b450 --svg groups.svg");
+    let error = String::from_utf8(again.stderr).unwrap();
+    assert_eq!(error, "error: cannot write groups.svg: File exists (os error 17)\n");
+    assert_eq!(again.status.code(), Some(2));
+
+    // What a stranger calls things is text in it.
+    let drivers = desk.path("b450/sys/bus/pci/drivers");
+    fs::create_dir(drivers.join("<g>&amp;\u{7}")).unwrap();
+    let function = desk.path("b450/sys/bus/pci/devices/0000:04:00.0");
+    fs::remove_file(function.join("driver")).unwrap();
+    std::os::unix::fs::symlink(drivers.join("<g>&amp;\u{7}"), function.join("driver")).unwrap();
+    assert!(desk.run("list --sysfs b450/sys --svg other.svg").status.success());
+    let picture = fs::read_to_string(desk.path("other.svg")).unwrap();
+    assert!(picture.contains("(&lt;g&gt;&amp;amp;\\x07)"), "{picture}");
+}
+
+#[test]
 fn plan_tells_what_each_rule_would_do() {
     let desk = Desk::with(&["two-t400", "one-gpu", "b450", "x58", "pi5", "vmd"]);
     insta::assert_snapshot!(desk.screen(&[

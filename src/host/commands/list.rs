@@ -1,13 +1,17 @@
 //! `list`: every function at a glance.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::args::List;
 use crate::machine::Machine;
 use crate::machine::functions::{Device, Devices};
+use crate::picture::Picture;
 use crate::rules::preview::Asked;
 use crate::screen::{self, PLAIN, QUIET, Screen, TAKEN, WARN};
 use crate::verdict::Verdict;
@@ -25,18 +29,40 @@ struct Row {
     device: Device,
     /// The number of the rule of the kernel command line that takes it.
     rule: Option<u16>,
+    /// The bridge that it is behind, or another function that makes its bus.
+    parent: Option<String>,
 }
 
 pub fn run(machine: &mut Machine, options: &List, json: bool) -> Result<Verdict> {
     let devices = Devices::of(machine);
+    let picture = || Picture::of(&devices, |device| is_wanted(device, options));
+    if let Some(file) = &options.svg {
+        write(file, &picture().svg())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let has_functions = !devices.all.is_empty();
+    let is_off = has_functions && !devices.has_groups();
+    let none = if has_functions { "no such function" } else { "this machine has no PCI functions" };
+    if options.tree && !json {
+        let (mut screen, picture) = (Screen::new(), picture());
+        if picture.is_empty() {
+            screen.line(PLAIN, none);
+        } else {
+            picture.show(&mut screen);
+        }
+        return Ok(complain(&mut screen, &devices.troubles, is_off));
+    }
     let takers = takers(machine)?;
-    let (has_groups, has_functions) = (devices.has_groups(), !devices.all.is_empty());
     let style = devices.style();
     let mut functions: Vec<Row> = devices
         .all
         .into_iter()
         .filter(|device| is_wanted(device, options))
-        .map(|device| Row { rule: takers.get(&device.address).copied(), device })
+        .map(|device| Row {
+            rule: takers.get(&device.address).copied(),
+            parent: device.parent().map(|parent| parent.to_string()),
+            device,
+        })
         .collect();
     // Without a group behind all that have one.
     functions.sort_by_key(|row| {
@@ -77,23 +103,30 @@ pub fn run(machine: &mut Machine, options: &List, json: bool) -> Result<Verdict>
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
-        let text =
-            if has_functions { "no such function" } else { "this machine has no PCI functions" };
-        screen.line(PLAIN, text);
+        screen.line(PLAIN, none);
     } else {
         screen.table(0, &head, rows);
     }
-    for trouble in &report.troubles {
+    Ok(complain(&mut screen, &report.troubles, is_off))
+}
+
+/// Tells what could not be looked at.
+fn complain(screen: &mut Screen, troubles: &[String], is_off: bool) -> Verdict {
+    for trouble in troubles {
         screen.marked(WARN, "warning", trouble);
     }
-    if has_functions && !has_groups {
+    if is_off {
         screen.marked(
             WARN,
             "warning",
             "no IOMMU groups: the IOMMU is off; enable it in the firmware (VT-d, AMD-Vi), and on Intel add intel_iommu=on",
         );
     }
-    Ok(Verdict::of(report.troubles.is_empty()))
+    Verdict::of(troubles.is_empty())
+}
+
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    File::create_new(file)?.write_all(text.as_bytes())
 }
 
 /// The number of the rule of the kernel command line that takes each function.
