@@ -658,7 +658,8 @@ fn a_copy_holds_no_secrets() {
     let mounts = "36 35 259:2 / /home/5ec2e7 rw - ext4 /dev/nvme0n1p2 rw,label=5ec2e7\n\
         37 36 0:34 / / rw - btrfs /dev/mapper/luks-5ec2e7 rw\n\
         38 36 0:35 / /srv rw - zfs 5ec2e7/srv rw\n\
-        39 36 253:0 / /var rw - ext4 /dev/mapper/5ec2e7--vg-var rw\n";
+        39 36 253:0 / /var rw - ext4 /dev/mapper/5ec2e7--vg-var rw\n\
+        40 36 9:127 / /home rw - ext4 /dev/md/5ec2e7 rw\n";
     fs::write(desk.path("two-t400/proc/self/mountinfo"), mounts).unwrap();
     let swaps = "Filename Type\n/home/5ec2e7/swap file\n/dev/mapper/5ec2e7--vg-swap partition\n";
     fs::write(desk.path("two-t400/proc/swaps"), swaps).unwrap();
@@ -669,6 +670,22 @@ fn a_copy_holds_no_secrets() {
     let class = desk.path("two-t400/sys/class");
     std::os::unix::fs::symlink("../../devices/virtual/block/dm-0", class.join("block/dm-0"))
         .unwrap();
+    // mdadm with `CREATE names=yes`, on the disk that has the root file system, too.
+    let md = desk.path("two-t400/sys/devices/virtual/block/md_5ec2e7");
+    fs::create_dir_all(md.join("slaves")).unwrap();
+    fs::write(md.join("dev"), "9:127\n").unwrap();
+    let part = fs::canonicalize(class.join("block/nvme0n1p2")).unwrap();
+    let part = part.strip_prefix(desk.path("two-t400/sys").canonicalize().unwrap()).unwrap();
+    std::os::unix::fs::symlink(
+        Path::new("../../../../../").join(part),
+        md.join("slaves/nvme0n1p2"),
+    )
+    .unwrap();
+    std::os::unix::fs::symlink(
+        "../../devices/virtual/block/md_5ec2e7",
+        class.join("block/md_5ec2e7"),
+    )
+    .unwrap();
     let link = fs::read_link(class.join("net/eno1")).unwrap();
     let place = class.join("net").join(&link);
     fs::rename(&place, place.with_file_name("enx5ec2e7")).unwrap();
@@ -688,6 +705,7 @@ fn a_copy_holds_no_secrets() {
     let plan = desk.screen(&["plan --from copy.tar 04:00.0 b3:00.0"]);
     assert!(plan.contains("nvme0n1p2 is mounted at …"), "{plan}");
     assert!(plan.contains("net1 has the default route"), "{plan}");
+    assert!(plan.contains("block0"), "{plan}");
     let files: Vec<String> = tar::Archive::new(&copy[..])
         .entries()
         .unwrap()

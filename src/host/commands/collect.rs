@@ -38,7 +38,7 @@ struct Report {
 
 pub fn run(machine: &mut Machine, file: &Path, json: bool) -> Result<Verdict> {
     let devices = Devices::of(machine);
-    let mut copy = Copy { archive: Builder::new(Vec::new()), made: BTreeSet::new() };
+    let mut copy = Copy::of(machine);
     copy.machine(machine, &devices)?;
     let archive = copy.archive.into_inner()?;
     write_whole(file, &archive).with_context(|| format!("cannot write {}", file.display()))?;
@@ -105,10 +105,33 @@ const ATTRIBUTES: [&str; 3] = ["modalias", "driver_override", "boot_vga"];
 
 struct Copy {
     archive: Builder<Vec<u8>>,
-    made: BTreeSet<PathBuf>,
+    made: BTreeSet<String>,
+    /// The block devices that a person has named, each with the name that it has in the copy.
+    renamed: BTreeMap<String, String>,
 }
 
 impl Copy {
+    fn of(machine: &Machine) -> Self {
+        let disks = Disks::of(&machine.sysfs);
+        let named = disks.names().filter(|name| !is_numbered(name));
+        let renamed =
+            (0..).zip(named).map(|(number, name)| (name.to_owned(), format!("block{number}")));
+        Self {
+            archive: Builder::new(Vec::new()),
+            made: BTreeSet::new(),
+            renamed: renamed.collect(),
+        }
+    }
+
+    /// A path of the machine as the copy has it.
+    fn path(&self, path: &str) -> String {
+        let parts: Vec<&str> = path
+            .split('/')
+            .map(|part| self.renamed.get(part).map_or(part, String::as_str))
+            .collect();
+        parts.join("/")
+    }
+
     fn machine(&mut self, machine: &mut Machine, devices: &Devices) -> Result<()> {
         self.directory("sys/bus/pci/devices")?;
         self.functions(&machine.sysfs)?;
@@ -277,10 +300,10 @@ impl Copy {
         }
         let disks = Disks::of(&machine.sysfs);
         if let Some(text) = machine.proc("self/mountinfo") {
-            self.file("proc/self/mountinfo", public_mounts(&disks, &text).as_bytes())?;
+            self.file("proc/self/mountinfo", self.path(&public_mounts(&disks, &text)).as_bytes())?;
         }
         if let Some(text) = machine.proc("swaps") {
-            self.file("proc/swaps", public_swaps(&disks, &text).as_bytes())?;
+            self.file("proc/swaps", self.path(&public_swaps(&disks, &text)).as_bytes())?;
         }
         if machine.proc_directories("spl/kstat/zfs") > 0 {
             self.directory("proc/spl/kstat/zfs/…")?;
@@ -337,7 +360,8 @@ impl Copy {
     }
 
     fn file_of(&mut self, path: &str, text: &[u8], modified: Option<SystemTime>) -> Result<()> {
-        if !self.made.insert(path.into()) {
+        let path = self.path(path);
+        if !self.made.insert(path.clone()) {
             return Ok(());
         }
         let mut header = Header::new_gnu();
@@ -350,7 +374,8 @@ impl Copy {
     }
 
     fn directory(&mut self, path: &str) -> Result<()> {
-        if !self.made.insert(path.into()) {
+        let path = self.path(path);
+        if !self.made.insert(path.clone()) {
             return Ok(());
         }
         let mut header = Header::new_gnu();
@@ -382,7 +407,10 @@ impl Copy {
     }
 
     fn link_to(&mut self, path: &str, target: &Path) -> Result<()> {
-        if !self.made.insert(path.into()) {
+        let path = self.path(path);
+        let target =
+            target.to_str().map_or_else(|| target.to_owned(), |text| self.path(text).into());
+        if !self.made.insert(path.clone()) {
             return Ok(());
         }
         let mut header = Header::new_gnu();
@@ -391,6 +419,33 @@ impl Copy {
         header.set_size(0);
         Ok(self.archive.append_link(&mut header, path, target)?)
     }
+}
+
+/// Whether a block device's name is the kernel's own, which is a word and numbers; md, DRBD and others let a person
+/// give one.
+fn is_numbered(name: &str) -> bool {
+    const LETTERED: [&str; 4] = ["sd", "hd", "vd", "xvd"];
+    const NUMBERED: [&str; 18] = [
+        "nvme", "dm-", "md", "loop", "zram", "zd", "nbd", "drbd", "bcache", "mmcblk", "pmem", "sr",
+        "fd", "ram", "rbd", "ublkb", "cciss!c", "dasd",
+    ];
+    let is_letters = |rest: &str| {
+        let number = rest.trim_start_matches(|letter: char| letter.is_ascii_lowercase());
+        number.len() < rest.len()
+            && rest.len() - number.len() <= 3
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    // Parts such as `n1`, `c0`, `p2`, `boot0` stand between and behind the numbers.
+    let is_numbers = |rest: &str| {
+        let mut words = rest.split(|letter: char| letter.is_ascii_digit());
+        rest.starts_with(|letter: char| letter.is_ascii_digit())
+            && words.all(|word| matches!(word, "" | "n" | "c" | "p" | "d" | "boot" | "rpmb"))
+    };
+    LETTERED.iter().any(|kind| name.strip_prefix(kind).is_some_and(is_letters))
+        || NUMBERED.iter().any(|kind| {
+            name.strip_prefix(kind)
+                .is_some_and(|rest| is_numbers(rest) || *kind == "dasd" && is_letters(rest))
+        })
 }
 
 /// Where a directory is below sysfs.
@@ -544,6 +599,45 @@ mod tests {
             String::from_utf8(public_grub(grub)).unwrap(),
             "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet …\"\n"
         );
+    }
+
+    #[test]
+    fn names_that_the_kernel_gives_are_told_from_those_of_people() {
+        for name in [
+            "sda",
+            "sdaa12",
+            "vdb1",
+            "nvme0n1",
+            "nvme0c1n1",
+            "nvme10n1p12",
+            "dm-0",
+            "md127",
+            "md127p1",
+            "mmcblk0boot0",
+            "mmcblk0p1",
+            "loop7",
+            "zd16p1",
+            "drbd0",
+            "bcache0p1",
+            "sr0",
+            "dasda1",
+            "cciss!c0d0p1",
+        ] {
+            assert!(is_numbered(name), "{name}");
+        }
+        for name in [
+            "md_alice",
+            "md-alice",
+            "drbd_alice",
+            "sda_alice",
+            "alice",
+            "sd",
+            "md",
+            "nvmealice",
+            "md0alice",
+        ] {
+            assert!(!is_numbered(name), "{name}");
+        }
     }
 
     #[test]
