@@ -6,3 +6,4 @@ mod manual;
 mod readme;
 #[path = "../support/mod.rs"]
 mod support;
+mod systems;

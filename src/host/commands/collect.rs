@@ -25,8 +25,11 @@ use crate::machine::usage::{Mount, Usage};
 use crate::machine::{self, Machine};
 use crate::rules::preview::Asked;
 use crate::screen::{self, PLAIN, Screen};
-use crate::systems::bootloader::{self, GRUB_NAME, KERNEL_INSTALL_FILE};
-use crate::systems::generator::Initramfs;
+use crate::systems::iommu::Off;
+use crate::systems::steps::{self, System};
+use crate::systems::table::{Place, SYSTEMS};
+use crate::systems::takers::Takers;
+use crate::systems::words::Change;
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
@@ -73,7 +76,8 @@ fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Parameters that a bug report may be about, as the beginnings of their names. All others may hold a
 /// secret, such as the name of a disk's key.
-const PARAMETERS: [&[u8]; 24] = [
+const PARAMETERS: [&[u8]; 25] = [
+    b"acpi",
     b"vfio",
     b"kvm",
     b"iommu",
@@ -326,20 +330,24 @@ impl Copy {
         for driver in drivers.iter().chain(&common) {
             let _ = modules::find(machine, driver);
         }
+        let _ = Takers::of(machine, devices, &[]);
+        let _ = Off::of(machine, devices);
+        if let Some(system) = System::of(machine) {
+            let change = Change { add: vec![String::new()], ..Change::default() };
+            let _ = system.to_apply(change, true);
+        }
         let modules = machine.modules_directory();
         let Some(root) = &machine.root else { return Ok(()) };
-        let _ = bootloader::find(root, &[]);
-        let _ = Initramfs::of(machine, &machine.cmdline()?);
         if let Some(modules) = modules {
             let is_variant = |line: &str| line.contains("vfio_pci:").then(|| line.to_owned());
             let _ = root.lines(&format!("{modules}/modules.alias"), is_variant);
         }
         for (path, text) in root.seen() {
-            let text = match path.as_str() {
-                path if bootloader::is_grub_file(path) => public_grub(&text),
-                KERNEL_INSTALL_FILE => public_parameters(&text),
-                _ => text,
-            };
+            if root.path(&path).is_dir() {
+                self.directory(&path)?;
+                continue;
+            }
+            let text = public_file(&path, text);
             self.file_of(&path, &text, root.modified(&path))?;
         }
         let log = KernelLog::of(machine);
@@ -486,7 +494,6 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What may be told of a word.
 fn public(word: &[u8], parameter: &Parameter<'_>) -> Option<Vec<u8>> {
-    // Not initrd, whose file may be named after the machine.
     if parameter.name == b"init" {
         // NixOS has the host's name in it: /nix/store/HASH-nixos-system-NAME-VERSION/init.
         let value = parameter.value.unwrap_or_default();
@@ -497,7 +504,8 @@ fn public(word: &[u8], parameter: &Parameter<'_>) -> Option<Vec<u8>> {
             word.to_vec()
         });
     }
-    if !PARAMETERS.iter().any(|start| parameter.name.starts_with(start)) {
+    let is_public = PARAMETERS.iter().any(|start| parameter.name.starts_with(start));
+    if !is_public && !is_known_image(parameter) {
         return None;
     }
     let is_closed = word.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
@@ -509,14 +517,52 @@ fn public(word: &[u8], parameter: &Parameter<'_>) -> Option<Vec<u8>> {
     Some([word.get(..end)?, b" ", ELSE].concat())
 }
 
+/// Whether a parameter names the image that booted by a name that its maker gave it. Others may be named after the
+/// machine.
+fn is_known_image(parameter: &Parameter<'_>) -> bool {
+    let value = String::from_utf8_lossy(parameter.value.unwrap_or_default()).replace('\\', "/");
+    let name = value.rsplit('/').next().unwrap_or_default();
+    let has_name = |file: &&str| {
+        let file = file.rsplit('/').next().unwrap_or_default();
+        let (start, rest) = file.split_once('{').unwrap_or((file, ""));
+        let end = rest.split_once('}').map_or("", |(_, end)| end);
+        name.starts_with(start) && name.ends_with(end)
+    };
+    match parameter.name {
+        b"initrd" => {
+            let images = SYSTEMS.iter().filter_map(|system| system.image.as_ref());
+            images.flat_map(|image| image.files).any(has_name)
+        }
+        b"BOOT_IMAGE" => value.contains("/ostree/"),
+        _ => false,
+    }
+}
+
+/// What is told of a file that holds a kernel command line; all others hold no more than was of use.
+fn public_file(path: &str, text: Vec<u8>) -> Vec<u8> {
+    for place in SYSTEMS.iter().filter_map(|system| Some(&system.line.as_ref()?.place)) {
+        match place {
+            Place::Whole(file) if path == *file => return public_parameters(&text),
+            Place::Variable { file, name, more } => {
+                let is_more = more.as_ref().is_some_and(|more| path.starts_with(more.directory));
+                if path == *file || is_more {
+                    return public_assignment(&text, name);
+                }
+            }
+            _ => {}
+        }
+    }
+    text
+}
+
 /// The assignment that counts. Of one that is more than a text in quotes no more is told than that.
-fn public_grub(lines: &[u8]) -> Vec<u8> {
+fn public_assignment(lines: &[u8], name: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(lines);
-    let line = text.lines().rfind(|line| !bootloader::only_adds(line));
+    let line = text.lines().rfind(|line| !steps::only_adds(line, name));
     let line = line.map(|line| {
-        let value = bootloader::plain_value(line)
+        let value = steps::plain_value(line, name)
             .map_or_else(|| "$…".into(), |value| public_parameters(value.as_bytes()));
-        [GRUB_NAME.as_bytes(), b"\"", &value, b"\"\n"].concat()
+        [name.as_bytes(), b"\"", &value, b"\"\n"].concat()
     });
     line.unwrap_or_default()
 }
@@ -596,7 +642,7 @@ mod tests {
         }
         let grub = b"GRUB_CMDLINE_LINUX_DEFAULT='quiet luks.key=secret'\n";
         assert_eq!(
-            String::from_utf8(public_grub(grub)).unwrap(),
+            String::from_utf8(public_assignment(grub, "GRUB_CMDLINE_LINUX_DEFAULT=")).unwrap(),
             "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet …\"\n"
         );
     }

@@ -11,6 +11,7 @@ use crate::machine::functions::{AddressStyle, Device, Devices};
 use crate::rules::preview::{self, Asked};
 use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, TAKEN, WARN};
 use crate::systems::advice::{self, Advice};
+use crate::systems::takers::{self, Takers};
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
@@ -64,7 +65,8 @@ pub fn run(machine: &mut Machine, rules: &[String], json: bool) -> Result<Verdic
 impl Report {
     pub fn of(machine: &mut Machine, devices: &Devices, asked: &Asked) -> Self {
         let (run, gaps) = asked.preview(machine);
-        let advice = advice::about(machine, devices, &run, gaps);
+        let mut advice = advice::about(machine, devices, &run, gaps);
+        advice.extend(Takers::of(machine, devices, &takers::taken(&run)).advice);
         let rules: Vec<Rule> = preview::outcomes(&run)
             .into_iter()
             .zip(run.rules().entries())

@@ -14,7 +14,8 @@ use crate::machine::kernel_log::KernelLog;
 use crate::rules::preview::{self, Asked};
 use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, WARN};
 use crate::systems::advice;
-use crate::systems::generator::Initramfs;
+use crate::systems::initramfs::Initramfs;
+use crate::systems::iommu;
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
@@ -84,20 +85,22 @@ pub fn run(machine: &mut Machine, json: bool) -> Result<Verdict> {
 impl Report {
     /// What is true of the rules of the kernel command line.
     pub fn of_machine(machine: &mut Machine) -> Result<Self> {
-        let line = machine.cmdline()?;
-        Ok(Self::of(machine, &Asked::Line(line.clone()), &line))
+        let asked = Asked::Line(machine.cmdline()?);
+        Ok(Self::of(machine, &asked))
     }
 
-    fn of(machine: &mut Machine, asked: &Asked, line: &[u8]) -> Self {
+    fn of(machine: &mut Machine, asked: &Asked) -> Self {
         let (run, gaps) = asked.preview(machine);
         let log = KernelLog::of(machine);
-        let image = Initramfs::of(machine, line);
+        let image = Initramfs::of(machine);
         let devices = Devices::of(machine);
+        let iommu = iommu::Off::of(machine, &devices).map(|off| off.sentence());
         let mut functions = Vec::new();
         for taken in run.plan().decisions.taken(run.rules(), run.inventory()) {
             if let Some(device) = devices.get(taken.function.address) {
                 let asked = taken.driver.escape_ascii().to_string();
-                let judge = Judge { machine, log: &log, image: image.as_ref() };
+                let (image, iommu) = (image.as_ref(), iommu.as_deref());
+                let judge = Judge { machine, log: &log, image, iommu };
                 let rule = (taken.rule, text_of(run.rules(), taken.rule));
                 functions.push(judge.compare(device.clone(), rule, asked));
             }
@@ -266,6 +269,8 @@ struct Judge<'a> {
     machine: &'a Machine,
     log: &'a KernelLog,
     image: Option<&'a Initramfs>,
+    /// Why there are no IOMMU groups.
+    iommu: Option<&'a str>,
 }
 
 impl Judge<'_> {
@@ -301,7 +306,7 @@ impl Judge<'_> {
                 "no driver has it until {asked} loads: sudo modprobe {asked}; to have that done at boot, add \
                  {asked} to /etc/modules-load.d/vfio.conf"
             )),
-            State::Different => Some(self.difference(&device, &asked, is_kept, is_loaded)),
+            State::Different => Some(self.difference(&device, &asked, is_kept)),
         };
         Comparison { device, rule, rule_text, asked, state, reason, first_driver }
     }
@@ -314,7 +319,7 @@ impl Judge<'_> {
         Some(rest.split(',').next()?.to_owned())
     }
 
-    fn difference(&self, device: &Device, asked: &str, is_kept: bool, is_loaded: bool) -> String {
+    fn difference(&self, device: &Device, asked: &str, is_kept: bool) -> String {
         let address = &device.address;
         let mut newest_first = self.log.of_boot().rev();
         if let Some(failed) = newest_first.find_map(|line| line.about(address, ": failed: ")) {
@@ -322,16 +327,15 @@ impl Judge<'_> {
             return format!("setting it up failed at boot: {failure}");
         }
         if is_kept {
-            return match (&device.driver, is_loaded) {
+            return match (&device.driver, self.iommu) {
                 (Some(driver), _) => format!(
                     "{driver} has it still, though it is kept for {asked}: vfio-override apply takes it away, \
                      if {driver} lets go"
                 ),
-                (None, _) if device.group.is_none() => format!(
-                    "{asked} is loaded and did not take it: there are no IOMMU groups; enable it in the firmware \
-                     (VT-d, AMD-Vi), and on Intel add intel_iommu=on"
-                ),
-                (None, _) => format!(
+                (None, Some(iommu)) => {
+                    format!("{asked} is loaded and did not take it: {iommu}")
+                }
+                (None, None) => format!(
                     "{asked} is loaded and did not take it: dmesg | grep {address} tells why, in {asked}'s own words"
                 ),
             };

@@ -1,12 +1,12 @@
 //! `suggest`: the sturdiest parameter for functions, and where to write it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, Write as _};
 
 use anstyle::Style;
 use anyhow::{Result, bail};
 use serde::Serialize;
-use vfio_override::cmdline;
 use vfio_override::pci::Address;
 
 use crate::machine::Machine;
@@ -18,7 +18,10 @@ use crate::rules::preview::Asked;
 use crate::rules::prospect::{Possible, Prospect};
 use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, TAKEN};
 use crate::systems::advice::{self, Advice};
-use crate::systems::steps::{self, Step};
+use crate::systems::iommu::Off;
+use crate::systems::steps::{Step, System};
+use crate::systems::takers::{self, Takers};
+use crate::systems::words::{Change, Unwanted};
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
@@ -27,8 +30,8 @@ struct Report {
     possible: Possible,
     /// The same with the reason.
     verdict: String,
-    /// The value of `vfio.override=`.
-    parameter: String,
+    /// The value of `vfio.override=`; `None` where it cannot be told yet.
+    parameter: Option<String>,
     functions: Vec<Choice>,
     advice: Vec<Advice>,
     /// What to do, in order.
@@ -98,19 +101,6 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
     }
 }
 
-/// Whether the IOMMU of an Intel machine is off, perhaps only because nothing asked for it.
-fn needs_intel_iommu(devices: &Devices, line: &[u8]) -> bool {
-    const INTEL: u16 = 0x8086;
-    /// Class 06, subclass 00: a host bridge.
-    const HOST_BRIDGE: u32 = 0x06_00;
-    let is_intel =
-        devices.all.iter().map(|device| &device.function).any(|function| {
-            function.id.vendor == INTEL && function.class.code() >> 8 == HOST_BRIDGE
-        });
-    let is_said = cmdline::parameters(line).any(|parameter| parameter.name == b"intel_iommu");
-    is_intel && !is_said && !devices.has_groups()
-}
-
 impl Report {
     fn of(machine: &mut Machine, devices: &Devices, addresses: &[Address]) -> Self {
         let usage = Usage::of(machine, devices);
@@ -118,27 +108,68 @@ impl Report {
             addresses.iter().filter_map(|address| devices.get(*address)).collect();
         let beside = Beside { devices, usage: &usage, wanted: &wanted };
         let choices = beside.choose();
-        let Prospect { possible, sentence } =
-            Prospect::of(machine, &beside, &choices, devices.style());
+        if let Some(off) = Off::of(machine, devices) {
+            return Self::without_iommu(machine, &off, addresses);
+        }
+        let mut prospect = Prospect::of(machine, &beside, &choices, devices.style());
         let parameter = parameter::parameter(machine, devices, &choices, addresses);
         let asked = Asked::Given(vec![parameter.clone()]);
         let (run, gaps) = asked.preview(machine);
         let advice = advice::about(machine, devices, &run, gaps);
+        let takers = Takers::of(machine, devices, &takers::taken(&run));
+        let system = System::of(machine);
+        let obstacle = system.as_ref().and_then(System::obstacle);
+        let missing = advice.iter().find(|advice| advice.kind == "driver-missing");
+        let missing = missing.map(|advice| advice.message.clone());
+        if prospect.possible == Possible::Yes
+            && let Some(reason) = obstacle.or(missing)
+        {
+            prospect = Prospect {
+                possible: Possible::No,
+                sentence: format!("no, not as it is: {reason}"),
+            };
+        }
+        let Prospect { possible, sentence } = prospect;
         let line = machine.cmdline().unwrap_or_default();
-        let iommu = needs_intel_iommu(devices, &line).then(|| "intel_iommu=on".to_owned());
-        let parameters: Vec<String> =
-            iommu.into_iter().chain([format!("vfio.override={parameter}")]).collect();
-        let steps = match possible {
-            Possible::No => Vec::new(),
-            Possible::Yes | Possible::NotYet => steps::before_boot(machine, &parameters),
-        };
-        // The steps below say it better.
+        let words = vec![format!("vfio.override={parameter}")];
+        let change = Change { add: words.clone(), drop: BTreeSet::from([Unwanted::Ids]) };
+        let mut steps = Vec::new();
+        if let Some(system) = system.as_ref().filter(|_| possible != Possible::No) {
+            steps = takers.steps;
+            steps.extend(system.to_apply(change, takers.is_in_image));
+            let look = "After the next boot, see what came of it";
+            steps.push(Step::run(look, "vfio-override status"));
+            steps.push(system.to_undo(&words));
+        }
         let is_told = |advice: &Advice| {
-            ["hook-missing", "initramfs-stale", "early-not-in-initramfs"].contains(&advice.kind)
+            advice::OF_IMAGES.contains(&advice.kind)
+                || possible == Possible::No && advice.kind == "driver-missing"
         };
         let off = advice::about_off(&Asked::Line(line).run());
-        let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off).collect();
+        let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off);
+        let advice = advice.chain(takers.advice).collect();
+        let parameter = Some(parameter);
         Self { possible, verdict: sentence, parameter, functions: choices, advice, steps }
+    }
+
+    /// Without IOMMU groups nobody can tell what goes along: how to turn the IOMMU on, and then this is asked again.
+    fn without_iommu(machine: &Machine, off: &Off, addresses: &[Address]) -> Self {
+        let change = System::of(machine).map(|system| system.to_change(&off.change));
+        let elsewhere = off.elsewhere.map(Step::text);
+        let mut steps: Vec<Step> =
+            elsewhere.into_iter().chain(change.into_iter().flatten()).collect();
+        let (possible, lead, end) = if off.is_final {
+            (Possible::No, "no", "")
+        } else {
+            let again: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let command = format!("vfio-override suggest {}", again.join(" "));
+            steps.push(Step::run("After the next boot, ask again", command));
+            let end = "; turn the IOMMU on, reboot, and ask again";
+            (Possible::NotYet, "not yet", end)
+        };
+        let verdict = format!("{lead}: {}{end}", off.reason);
+        let (functions, advice) = (Vec::new(), Vec::new());
+        Self { possible, verdict, parameter: None, functions, advice, steps }
     }
 
     fn show(&self, style: AddressStyle, screen: &mut Screen) {
@@ -147,14 +178,18 @@ impl Report {
             // Before the rule, which would be taken for a good one, and where no program reads it as part of it.
             screen::complain(&self.verdict);
         }
-        let parameter = format!("vfio.override={}", self.parameter);
-        screen.line(if is_good { TAKEN } else { BAD }, parameter);
+        if let Some(parameter) = &self.parameter {
+            let style = if is_good { TAKEN } else { BAD };
+            screen.line(style, format_args!("vfio.override={parameter}"));
+        }
         if is_good {
             screen.line(GOOD, &self.verdict);
         }
-        screen.blank();
-        screen.table(2, &[], self.rows(style));
-        screen.blank();
+        if self.parameter.is_some() {
+            screen.blank();
+            screen.table(2, &[], self.rows(style));
+            screen.blank();
+        }
         // Where a group cannot go as a whole, its warning would say to take all of it.
         let is_told =
             |advice: &&Advice| self.possible != Possible::No || advice.kind != "group-not-viable";
@@ -166,7 +201,9 @@ impl Report {
             screen.blank();
         }
         if self.possible == Possible::No {
-            screen.line(BAD, "nothing to write down: this rule would be in vain");
+            if self.parameter.is_some() {
+                screen.line(BAD, "nothing to write down: this rule would be in vain");
+            }
             return;
         }
         for (number, step) in (1..).zip(&self.steps) {

@@ -56,6 +56,21 @@ impl Root {
         Ok(kept)
     }
 
+    /// The same of a file that may be anybody's: it is remembered only where a line is of use.
+    pub fn matches(&self, path: &str, keep: impl Fn(&str) -> Option<String>) -> Vec<String> {
+        let text = self.text(path).unwrap_or_default();
+        let kept: Vec<String> = text.lines().filter_map(keep).collect();
+        if !kept.is_empty() {
+            self.remember(path, &kept.join("\n"));
+        }
+        kept
+    }
+
+    /// The text of a file, of which nothing is remembered.
+    pub fn text(&self, path: &str) -> Option<String> {
+        file::read_text(&self.path(path)).ok()
+    }
+
     /// Remembers a text that no file holds, as if one did: what was of use before, and now.
     pub fn remember(&self, path: &str, text: &str) {
         let mut seen = self.seen.borrow_mut();
@@ -85,4 +100,9 @@ impl Root {
             |lines: &Vec<String>| lines.iter().flat_map(|line| [line, "\n"]).collect::<String>();
         seen.iter().map(|(path, lines)| (path.clone(), text(lines).into_bytes())).collect()
     }
+}
+
+/// Whether a name has this end behind its last dot, as programs look for it that read a whole directory.
+pub fn has_end(name: &str, end: &str) -> bool {
+    Path::new(name).extension().is_some_and(|its| its == end)
 }

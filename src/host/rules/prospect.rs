@@ -19,7 +19,7 @@ pub enum Possible {
     No,
 }
 
-/// The answer, and why.
+/// The answer, and why, for a machine with IOMMU groups.
 pub struct Prospect {
     pub possible: Possible,
     pub sentence: String,
@@ -32,19 +32,10 @@ impl Prospect {
         choices: &[Choice],
         style: AddressStyle,
     ) -> Self {
-        let Beside { devices, usage, wanted } = *beside;
+        let Beside { usage, wanted, .. } = *beside;
         let names: Vec<String> =
             wanted.iter().map(|device| style.text(device.function.address)).collect();
         let names = advice::list(&names);
-        if !devices.has_groups() {
-            return Self {
-                possible: Possible::NotYet,
-                sentence: format!(
-                    "not yet: without IOMMU groups no machine passes {names} through, and nobody can tell what has to go \
-                     along; turn the IOMMU on, reboot, and ask again"
-                ),
-            };
-        }
         let hindrance = wanted.iter().find_map(|wanted| hindrance(machine, beside, wanted, style));
         if let Some((possible, reason)) = hindrance {
             let word = if possible == Possible::No { "no, not as it is" } else { "not yet" };

@@ -14,7 +14,9 @@ use crate::machine::modules::{self, Driver};
 use crate::machine::usage::{Usage, Use};
 use crate::rules::touched;
 use crate::screen::{PLAIN, Screen, WARN};
-use crate::systems::generator::Initramfs;
+use crate::systems::initramfs::{Hook, Initramfs, Listing};
+use crate::systems::iommu::Off;
+use crate::systems::table::Way;
 
 /// One piece of advice.
 #[derive(Serialize)]
@@ -59,7 +61,10 @@ pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>, gaps: Gaps) ->
     run.each_omission(gaps, &mut |omission| {
         advice.push(Advice::warning("omission", Vec::new(), omission));
     });
-    run.each_warning(gaps, &mut |warning| advice.push(translate(run, &usage, warning)));
+    let off = Off::of(machine, devices).map(|off| off.sentence());
+    run.each_warning(gaps, &mut |warning| {
+        advice.push(translate(run, &usage, off.as_deref(), warning));
+    });
     advice.extend(about_other_uses(run, &usage));
     touched::about(machine, devices, run, &usage, &mut advice);
     advice.extend(about_drivers(machine, run));
@@ -67,14 +72,17 @@ pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>, gaps: Gaps) ->
 }
 
 /// A warning of the early binary's, with what the host has in use of the function.
-fn translate(run: &Run<'_>, usage: &Usage, warning: &Warning<'_, '_>) -> Advice {
+fn translate(run: &Run<'_>, usage: &Usage, off: Option<&str>, warning: &Warning<'_, '_>) -> Advice {
     let one = |address: &vfio_override::pci::Address| vec![address.to_string()];
     match warning {
         Warning::NoIommu => {
             let taken = run.plan().decisions.taken(run.rules(), run.inventory());
             let without = taken.filter(|taken| taken.function.group.is_none());
             let without = without.map(|taken| taken.function.address.to_string()).collect();
-            Advice::warning("iommu-off", without, warning)
+            match off {
+                Some(reason) => Advice::warning("iommu-off", without, &reason),
+                None => Advice::warning("iommu-off", without, warning),
+            }
         }
         Warning::NoGroup(address) => Advice::warning("no-iommu-group", one(address), warning),
         Warning::NotViable(group, _) => {
@@ -152,7 +160,7 @@ pub fn list(words: &[String]) -> String {
 /// Drivers that this kernel has not, and images that lack something.
 fn about_drivers(machine: &Machine, run: &Run<'_>) -> Vec<Advice> {
     let mut advice = Vec::new();
-    let image = machine.cmdline().ok().and_then(|line| Initramfs::of(machine, &line));
+    let image = Initramfs::of(machine);
     let drivers = run.drivers();
     for driver in &drivers {
         let driver = driver.escape_ascii().to_string();
@@ -189,60 +197,129 @@ fn about_drivers(machine: &Machine, run: &Run<'_>) -> Vec<Advice> {
 
 /// That what the image holds is not known.
 fn about_access(image: &Initramfs) -> Option<Advice> {
-    let file = image.image.as_deref().filter(|_| image.is_forbidden())?;
+    let file = image.file.as_deref().filter(|_| image.is_forbidden())?;
     let message = format_args!(
         "/{file} is for root only: to see whether it holds the early binary and the drivers, run this with sudo"
     );
     Some(Advice::note("initramfs-unknown", Vec::new(), &message))
 }
 
+/// The kinds of advice that the steps of `suggest` say better.
+pub const OF_IMAGES: [&str; 7] = [
+    "early-not-in-initramfs",
+    "hook-behind-udev",
+    "hook-missing",
+    "hook-not-listed",
+    "initramfs-stale",
+    "initramfs-unknown",
+    "no-generator",
+];
+
 /// Why the rules would not be applied at the next boot, if they would not.
 pub fn about_hook(image: &Initramfs) -> Option<Advice> {
     let warn = |kind, message: String| Some(Advice::warning(kind, Vec::new(), &message));
-    let file = image
-        .image
-        .as_deref()
-        .map_or_else(|| "the initramfs".to_owned(), |image| format!("/{image}"));
+    let file = image.name();
     if image.is_strict {
         return match image.has_early() {
             Some(false) => warn(
                 "early-not-in-initramfs",
                 format!(
-                    "{file} does not hold vfio-override-early, which the kernel command line starts"
+                    "{file} does not hold vfio-override-early, which the kernel command line starts: take that word out, \
+                     or the next boot stops"
                 ),
             ),
             _ => None,
         };
     }
-    let Some(generator) = image.generator else {
-        return warn(
-            "no-generator",
-            "no initramfs generator is known here (mkinitcpio, initramfs-tools, dracut): start the early \
-             binary with rdinit=/vfio-override-early"
-                .to_owned(),
-        );
+    if image.has_early() == Some(true) && !image.is_older_than_hook {
+        return None;
+    }
+    let nothing = "nothing is known to apply the rules at boot";
+    let maker = match image.makers.as_slice() {
+        [] => {
+            return warn(
+                "no-generator",
+                format!(
+                    "what makes the initramfs here is not known, so that {nothing}: vfio-override suggest says what is needed"
+                ),
+            );
+        }
+        [maker] => maker,
+        makers => {
+            let names: Vec<&str> = makers.iter().map(|maker| maker.image.maker).collect();
+            return warn(
+                "no-generator",
+                format!(
+                    "{} are both here, and which of them made the image that booted is not known, so that {nothing}",
+                    names.join(" and ")
+                ),
+            );
+        }
     };
-    let (name, rebuild) = (generator.name, generator.rebuild);
-    if !image.has_hook {
-        return warn(
+    let (name, rebuild) = (maker.image.maker, maker.image.rebuild);
+    let again = format!("then run {rebuild}");
+    match (&maker.image.way, &maker.hook) {
+        (Way::Not(why), _) => warn("hook-missing", format!("{name}: {why}; {nothing}")),
+        (Way::Archive | Way::Steps { .. }, _) => warn(
             "hook-missing",
             format!(
-                "the hook for {name} is not installed: nothing applies the rules at boot; install it and run \
-                 {rebuild}, or boot with rdinit=/vfio-override-early"
+                "there is no hook for {name}, so that {nothing}: vfio-override suggest has the steps"
             ),
-        );
-    }
-    if image.has_early() == Some(false) {
-        return warn(
+        ),
+        (Way::ReadyMade { install, .. }, Hook::Missing) => warn(
+            "hook-missing",
+            format!(
+                "the hook for {name} is not installed: nothing applies the rules at boot; {}",
+                lower(install.what)
+            ),
+        ),
+        (_, Hook::Missing) => warn(
+            "hook-missing",
+            format!(
+                "the hook for {name} is not installed: nothing applies the rules at boot; install it as docs/{} says, {again}",
+                maker.page
+            ),
+        ),
+        (_, Hook::NotListed(Listing { file, right })) => warn(
+            "hook-not-listed",
+            format!(
+                "the hook for {name} is installed, and HOOKS in {file} does not list it: nothing applies the rules at boot; write \
+                 there {}, {again}",
+                right.as_deref().unwrap_or("vfio-override before udev")
+            ),
+        ),
+        (_, Hook::BehindUdev(Listing { file, right })) => warn(
+            "hook-behind-udev",
+            format!(
+                "vfio-override stands behind udev in HOOKS in {file}, where drivers are loaded by then: write there {}, {again}",
+                right.as_deref().unwrap_or("vfio-override before udev")
+            ),
+        ),
+        (Way::ReadyMade { build, .. }, _) if image.has_early() != Some(true) => {
+            let kind = if image.has_early().is_some() {
+                "early-not-in-initramfs"
+            } else {
+                "initramfs-unknown"
+            };
+            let holds =
+                if image.has_early().is_some() { "does not hold" } else { "is not known to hold" };
+            let how = build.command.or(build.line).unwrap_or_default();
+            warn(kind, format!("{file} {holds} the early binary. {}: {how}", build.what))
+        }
+        _ if image.has_early() == Some(false) => warn(
             "early-not-in-initramfs",
             format!("{file} does not hold the early binary: run {rebuild}"),
-        );
-    }
-    if image.is_older_than_hook {
-        return warn(
+        ),
+        _ if image.is_older_than_hook => warn(
             "initramfs-stale",
             format!("{file} is older than the installed hook: run {rebuild}"),
-        );
+        ),
+        _ => None,
     }
-    None
+}
+
+/// A sentence that goes on.
+fn lower(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }

@@ -1,6 +1,11 @@
-//! What is known of distributions, boot loaders and initramfs generators.
+//! What is known of distributions, boot loaders and initramfs generators, and of who else takes functions.
 
 pub mod advice;
-pub mod bootloader;
-pub mod generator;
+pub mod found;
+pub mod initramfs;
+pub mod iommu;
+pub mod sign;
 pub mod steps;
+pub mod table;
+pub mod takers;
+pub mod words;

@@ -1,14 +1,20 @@
-//! What to do before the next boot: where the parameters go, and what the initramfs needs.
+//! What to do before the next boot, as one list in the order in which it is safe: what starts the early binary first,
+//! then the kernel's parameters.
+
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::found::Found;
+use super::initramfs::{self, Hook, Initramfs, Listing, Maker};
+use super::sign::Facts;
+use super::table::{Command, Given, Line, More, Place, Second, Way};
+use super::words::{Change, split};
 use crate::machine::Machine;
-use crate::systems::advice;
-use crate::systems::bootloader::{self, BootLoader, Steps};
-use crate::systems::generator::Initramfs;
+use crate::machine::root::Root;
 
 /// One thing to do.
-#[derive(Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Step {
     pub what: String,
     /// The file to edit.
@@ -19,60 +25,478 @@ pub struct Step {
     pub command: Option<String>,
 }
 
-/// Where to write the parameters, and what else to do before the next boot.
-pub fn before_boot(machine: &Machine, parameters: &[String]) -> Vec<Step> {
-    let step = |what: String| Step { what, file: None, line: None, command: None };
-    let Some(root) = &machine.root else { return Vec::new() };
-    let words = parameters.join(" ");
-    let mut steps = Vec::new();
-    let command = match bootloader::find(root, parameters) {
-        Some(BootLoader { name, steps: Steps::Edit { file, line, command } }) => {
-            let what = format!("{name}: in {file}, make the line");
-            steps.push(Step { file: Some(file), line: Some(line), ..step(what) });
-            command
-        }
-        Some(BootLoader { name, steps: Steps::Append { file, to, command } }) => {
-            let what = format!("{name}: in {file}, add to {to}");
-            steps.push(Step { file: Some(file), line: Some(words), ..step(what) });
-            command
-        }
-        Some(BootLoader { name, steps: Steps::Run(command) }) => {
-            steps.push(Step { command: Some(command), ..step(format!("{name}:")) });
-            None
-        }
-        None => {
-            let what = "No boot loader is known here: add to the kernel command line".to_owned();
-            steps.push(Step { line: Some(words), ..step(what) });
-            None
-        }
-    };
-    if let Some(command) = command {
-        steps.push(Step { command: Some(command.to_owned()), ..step("Then".to_owned()) });
+impl Step {
+    pub fn text(what: impl Into<String>) -> Self {
+        Self { what: what.into(), ..Self::default() }
     }
-    if let Some(image) = machine.cmdline().ok().and_then(|line| Initramfs::of(machine, &line)) {
-        steps.extend(image_step(&image));
+
+    pub fn run(what: impl Into<String>, command: impl Into<String>) -> Self {
+        Self { command: Some(command.into()), ..Self::text(what) }
     }
-    steps.push(Step {
-        command: Some("vfio-override status".to_owned()),
-        ..step("After the next boot, see what came of it".to_owned())
-    });
-    steps
+
+    pub fn write(
+        what: impl Into<String>,
+        file: impl Into<String>,
+        line: impl Into<String>,
+    ) -> Self {
+        Self { file: Some(file.into()), line: Some(line.into()), ..Self::text(what) }
+    }
 }
 
-/// What the initramfs needs, if anything: the parameter itself is not in it.
-fn image_step(image: &Initramfs) -> Option<Step> {
-    let advice = advice::about_hook(image)?;
-    let generator = image.generator.filter(|_| image.has_hook);
-    Some(Step {
-        what: match generator {
-            Some(generator) => format!(
-                "Once, {}: rebuild the initramfs, so that it holds the hook",
-                generator.name
+impl From<&Given> for Step {
+    fn from(given: &Given) -> Self {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Self {
+            what: given.what.to_owned(),
+            file: owned(given.file),
+            line: owned(given.line),
+            command: owned(given.command),
+        }
+    }
+}
+
+/// What starts the early binary, and the words on the command line without which these steps start nothing. Only
+/// here does a word come from that is not safe without its steps.
+struct Start {
+    steps: Vec<Step>,
+    words: Vec<String>,
+    /// The command that has to come behind all edits.
+    rebuild: Option<&'static str>,
+}
+
+/// What is known of a system: how it boots, and how its image is made.
+pub struct System<'a> {
+    facts: Facts<'a>,
+    found: Found,
+    pub image: Initramfs,
+}
+
+impl<'a> System<'a> {
+    /// `None` where the host's files are not there to look at.
+    pub fn of(machine: &'a Machine) -> Option<Self> {
+        let facts = Facts::of(machine)?;
+        let found = Found::of(&facts);
+        let image = Initramfs::found(machine, &facts, &found);
+        Some(Self { facts, found, image })
+    }
+
+    /// Why nothing of ours gets into this system's image, where that is so.
+    pub fn obstacle(&self) -> Option<String> {
+        let maker = self.image.maker().filter(|_| !self.image.is_strict)?;
+        let Way::Not(why) = maker.image.way else { return None };
+        Some(format!("{}: {why} (docs/{})", maker.image.maker, maker.page))
+    }
+
+    /// All that makes the rules in `change` come true at the next boot. `has_changes`: what an image holds a copy of is
+    /// changed besides.
+    pub fn to_apply(&self, change: Change, has_changes: bool) -> Vec<Step> {
+        let Start { steps, words, mut rebuild } = self.start();
+        let known = self.image.maker().map(|maker| maker.image.rebuild);
+        rebuild = rebuild.or(known.filter(|command| has_changes && !command.is_empty()));
+        let add = words.into_iter().chain(change.add).collect();
+        let mut line = self.line(&Change { add, ..change });
+        // One that writes the command line into the image makes it anew.
+        let is_twice = |step: &Step| step.command.is_some() && step.command.as_deref() == rebuild;
+        let rebuild = rebuild.filter(|_| !line.iter().any(is_twice));
+        let rebuild = rebuild.map(|command| Step::run(AGAIN, command));
+        let is_done_below = |step: &Step| {
+            step.command.is_some() && line.iter().any(|later| later.command == step.command)
+        };
+        let mut all: Vec<Step> = steps.into_iter().filter(|step| !is_done_below(step)).collect();
+        all.extend(rebuild);
+        all.append(&mut line);
+        all
+    }
+
+    /// How to get words onto the command line that need nothing of ours.
+    pub fn to_change(&self, change: &Change) -> Vec<Step> {
+        self.line(change)
+    }
+
+    fn start(&self) -> Start {
+        let nothing = Start { steps: Vec::new(), words: Vec::new(), rebuild: None };
+        let image = &self.image;
+        if image.has_early() == Some(true) && !image.is_older_than_hook {
+            let is_needed = |maker: &Maker| match maker.image.way {
+                Way::Steps { start, .. } => vec![start.to_owned()],
+                Way::Archive if !image.is_strict => vec![STRICT.to_owned()],
+                _ => Vec::new(),
+            };
+            let words = image.maker().map(is_needed).unwrap_or_default();
+            return Start { words, ..nothing };
+        }
+        if image.is_strict && image.has_early() != Some(false) {
+            // It has started that way, so that it is in the image.
+            return nothing;
+        }
+        match image.makers.as_slice() {
+            [] => self.archive("What makes the initramfs here is not known"),
+            [maker] => self.start_by(maker),
+            makers => {
+                let names: Vec<&str> = makers.iter().map(|maker| maker.image.maker).collect();
+                let mut what = format!(
+                    "{} are both here, and which of them made the image that booted is not known. See which",
+                    names.join(" and ")
+                );
+                if image.is_forbidden() {
+                    what.push_str(" (as root this command sees it)");
+                }
+                let mut steps = vec![Step::text(what)];
+                for maker in makers {
+                    let own = self.start_by(maker);
+                    if !own.words.is_empty() {
+                        let name = maker.image.maker;
+                        let what = format!(
+                            "If it is {name}, do not go on here: docs/{} has the steps",
+                            maker.page
+                        );
+                        steps.push(Step::text(what));
+                        continue;
+                    }
+                    let name = maker.image.maker;
+                    let lead = |step: Step| Step {
+                        what: format!("If it is {name}: {}", step.what),
+                        ..step
+                    };
+                    steps.extend(own.steps.into_iter().map(lead));
+                    let again = own.rebuild.or(Some(maker.image.rebuild)).map(|command| {
+                        Step::run(
+                            format!(
+                                "If it is {name}: make the image anew, so that it holds the hook"
+                            ),
+                            command,
+                        )
+                    });
+                    steps.extend(again);
+                }
+                Start { steps, ..nothing }
+            }
+        }
+    }
+
+    fn start_by(&self, maker: &Maker) -> Start {
+        let (name, page, image) = (maker.image.maker, maker.page, maker.image);
+        let hook = |steps| Start { steps, words: Vec::new(), rebuild: Some(image.rebuild) };
+        let list = |listing: &Listing, why: &str| {
+            let Listing { file, right } = listing;
+            let step = match right {
+                Some(line) => Step::write(format!("{why}: in {file}, make the line"), file, line),
+                None => Step::write(
+                    format!("{why}: in {file}, have it in HOOKS, before udev"),
+                    file,
+                    "vfio-override",
+                ),
+            };
+            hook(vec![step])
+        };
+        match (&image.way, &maker.hook) {
+            (Way::Not(_), _) => Start { steps: Vec::new(), words: Vec::new(), rebuild: None },
+            (Way::Archive, _) => self.archive(&format!("There is no hook for {name}")),
+            (Way::Steps { steps, start }, _) => Start {
+                steps: steps.iter().map(Step::from).collect(),
+                words: vec![(*start).to_owned()],
+                rebuild: None,
+            },
+            (Way::ReadyMade { install, build, .. }, state) => {
+                let given = [(*state == Hook::Missing).then_some(install), Some(build)];
+                Start {
+                    steps: given.into_iter().flatten().map(Step::from).collect(),
+                    words: Vec::new(),
+                    rebuild: None,
+                }
+            }
+            (Way::Listed(_), Hook::Missing) => {
+                let install = format!("Install the hook for {name}, as docs/{page} says");
+                let mut steps = vec![Step::text(install)];
+                if let Hook::NotListed(listing) | Hook::BehindUdev(listing) =
+                    initramfs::listed(self.facts.root)
+                {
+                    steps.extend(list(&listing, "Have HOOKS list it").steps);
+                }
+                hook(steps)
+            }
+            (Way::Listed(_), Hook::NotListed(listing)) => list(
+                listing,
+                &format!("The hook for {name} is installed, and HOOKS does not list it"),
             ),
-            None => format!("Once: {}", advice.message),
-        },
-        file: None,
-        line: None,
-        command: generator.map(|generator| generator.rebuild.to_owned()),
-    })
+            (Way::Listed(_), Hook::BehindUdev(listing)) => {
+                list(listing, "The hook stands behind udev, where drivers are loaded by then")
+            }
+            (Way::Hook(_), Hook::Missing) => {
+                hook(vec![Step::text(format!("Install the hook for {name}, as docs/{page} says"))])
+            }
+            (Way::Hook(_) | Way::Listed(_), _) => {
+                if self.image.has_early().is_some() || self.image.is_older_than_hook {
+                    return hook(Vec::new());
+                }
+                let what = "Make the image anew, unless you know that it holds the hook: that is not known here";
+                let again = Step::run(what, image.rebuild);
+                Start { steps: vec![again], words: Vec::new(), rebuild: None }
+            }
+        }
+    }
+
+    /// An archive beside the image, where the boot loader can be told of one.
+    fn archive(&self, why: &str) -> Start {
+        let second = self.found.loader.and_then(|(_, _, line)| line.second.as_ref());
+        let Second { archive, file, what, line } = second.unwrap_or(&Second {
+            archive: "boot/vfio-override.cpio.gz",
+            file: "",
+            what: "",
+            line: "",
+        });
+        let pack = if archive.contains(".gz") { " | gzip" } else { "" };
+        let make = format!(
+            "sh -c 'cd /usr/lib/vfio-override && echo vfio-override-early | cpio -o -H newc{pack} >/{archive}'"
+        );
+        let name = if second.is_some() {
+            Step::write(format!("In {file}, {what}"), *file, *line)
+        } else {
+            Step::text(format!(
+                "Have the boot loader load /{archive} as one more initrd, behind the image: its manual says how. Without \
+                 this the next step stops the boot"
+            ))
+        };
+        let what = format!("{why}: make an archive that holds the early binary (docs/overlay.md)");
+        Start {
+            steps: vec![Step::run(what, make), name],
+            words: vec![STRICT.to_owned()],
+            rebuild: None,
+        }
+    }
+
+    /// How to take the words off again.
+    pub fn to_undo(&self, words: &[String]) -> Step {
+        let what = "To undo it later";
+        let words: Vec<String> =
+            self.start().words.into_iter().chain(words.iter().cloned()).collect();
+        let all = words.join(" and ");
+        let Some((_, _, line)) = self.found.loader else {
+            return Step::text(format!("{what}: take {all} off the kernel command line again"));
+        };
+        let file = match &line.place {
+            Place::Command(Command { start, drop, each, .. }) if !drop.is_empty() => {
+                let quoted = |text: &str| drop.replace("{}", &format!("'{text}'"));
+                let options: Vec<String> = match each {
+                    true => words.iter().map(|word| quoted(word)).collect(),
+                    false => vec![quoted(&words.join(" "))],
+                };
+                return Step::run(what, format!("{start} {}", options.join(" ")));
+            }
+            Place::Command(_) => {
+                return Step::text(format!("{what}: set again what was set before"));
+            }
+            Place::Variable { file, name, more } => {
+                format!("/{}", Assignment::of(self.facts.root, file, name, more.as_ref()).file)
+            }
+            Place::Whole(file) => format!("/{file}"),
+            Place::Part { file, .. } | Place::Own { file, .. } => (*file).to_owned(),
+        };
+        let then = self.then(line).map_or_else(String::new, |command| format!(", then {command}"));
+        Step::text(format!("{what}: take {all} out of {file} again{then}"))
+    }
+
+    /// What makes a change of the command line count.
+    fn then(&self, line: &'static Line) -> Option<&'static str> {
+        let is_there =
+            |(program, _): &&(&str, &str)| !program.is_empty() && self.facts.root.has(program);
+        let then = line.then.iter().find(is_there).or_else(|| line.then.last());
+        then.map(|(_, command)| *command)
+    }
+
+    /// How to get words onto the command line.
+    fn line(&self, change: &Change) -> Vec<Step> {
+        let running = String::from_utf8_lossy(&self.facts.line).into_owned();
+        let dropped = change.dropped(&running);
+        if change.add.is_empty() && dropped.is_empty() {
+            return Vec::new();
+        }
+        let Some((name, page, line)) = self.found.loader else {
+            let mut what = "What boots this machine is not known here: get onto the kernel command line, all in one".to_owned();
+            push_dropped(&mut what, &dropped, ", and off it");
+            return vec![Step { line: Some(change.added()), ..Step::text(what) }];
+        };
+        let mut steps = match &line.place {
+            Place::Variable { file, name: variable, more } => {
+                vec![
+                    Assignment::of(self.facts.root, file, variable, more.as_ref())
+                        .step(name, change, &dropped),
+                ]
+            }
+            Place::Whole(file) => {
+                let file_name = format!("/{file}");
+                let keep = |line: &str| {
+                    (!line.trim_start().starts_with('#')).then(|| line.trim().to_owned())
+                };
+                let there = self.facts.root.lines(file, keep).unwrap_or_default().join(" ");
+                // What the boot loader adds itself is not for the file.
+                let is_loader_s = |word: &&str| {
+                    ["BOOT_IMAGE=", "initrd="].iter().any(|start| word.starts_with(start))
+                };
+                let own: Vec<&str> =
+                    split(&running).into_iter().filter(|word| !is_loader_s(word)).collect();
+                let there = if there.is_empty() { own.join(" ") } else { there };
+                let mut what = format!("{name}: in {file_name}, make the line");
+                push_elsewhere(&mut what, &there, &dropped);
+                vec![Step::write(what, &file_name, change.of(&there))]
+            }
+            Place::Part { file, to, word } => {
+                let mut what = format!("{name}: in {file}, add to {to}");
+                push_dropped(&mut what, &dropped, "; and take out");
+                let words: Vec<String> =
+                    change.add.iter().map(|it| word.replace("{}", it)).collect();
+                vec![Step::write(what, *file, words.join(" "))]
+            }
+            Place::Own { file, line } => {
+                let mut what = format!("{name}: in {file}, add the line");
+                push_dropped(&mut what, &dropped, ", and take out wherever it stands there");
+                let list: Vec<String> = change.add.iter().map(|it| format!("\"{it}\"")).collect();
+                let line = line.replace("{list}", &list.join(", ")).replace("{}", &change.added());
+                vec![Step::write(what, *file, line)]
+            }
+            Place::Command(command) => vec![command.step(name, page, change, &dropped)],
+        };
+        steps.extend(self.then(line).map(|command| Step::run("Then", command)));
+        steps
+    }
+}
+
+const AGAIN: &str = "Make the image anew, since it holds copies of all this";
+
+/// What has the kernel start the early binary itself.
+const STRICT: &str = "rdinit=/vfio-override-early";
+
+/// Adds what is to be taken out.
+fn push_dropped(what: &mut String, dropped: &[(&str, Option<String>)], lead: &str) {
+    for (number, (word, left)) in dropped.iter().enumerate() {
+        let lead = if number == 0 { lead } else { " and" };
+        let _ = write!(what, "{lead} {word}");
+        if let Some(left) = left {
+            let _ = write!(what, " (but for {left})");
+        }
+    }
+}
+
+/// Adds what is to be taken out of some other place than this text, where it is not.
+fn push_elsewhere(what: &mut String, text: &str, dropped: &[(&str, Option<String>)]) {
+    let here = split(text);
+    let elsewhere: Vec<_> =
+        dropped.iter().filter(|(word, _)| !here.contains(word)).cloned().collect();
+    push_dropped(what, &elsewhere, ", and take out of the place that it comes from:");
+}
+
+impl Command {
+    fn step(
+        &self,
+        name: &str,
+        page: &str,
+        change: &Change,
+        dropped: &[(&str, Option<String>)],
+    ) -> Step {
+        let quote = |option: &str, text: &str| {
+            let quoted = format!("'{}'", text.replace('\'', "'\\''"));
+            match option.split_once("\"{}\"") {
+                // The option is a text of its own, in which quotes mean something.
+                Some((start, end)) => format!("'{start}\"{}\"{end}'", text.replace('"', "\\\"")),
+                None => option.replace("{}", &quoted),
+            }
+        };
+        let left = dropped.iter().filter_map(|(_, left)| left.clone());
+        let added: Vec<String> = left.chain(change.add.iter().cloned()).collect();
+        let options = |option: &str, words: &[String]| -> Vec<String> {
+            match words {
+                [] => Vec::new(),
+                _ if self.each => words.iter().map(|word| quote(option, word)).collect(),
+                _ => vec![quote(option, &words.join(" "))],
+            }
+        };
+        let gone: Vec<String> = dropped.iter().map(|(word, _)| (*word).to_owned()).collect();
+        let mut what = format!("{name}:");
+        let mut all = vec![self.start.to_owned()];
+        if self.drop.is_empty() {
+            what = format!(
+                "{name}: this replaces what is set there, so put that in front (docs/{page} shows how to see it)"
+            );
+            push_dropped(&mut what, dropped, ", but for");
+        } else {
+            all.extend(options(self.drop, &gone));
+        }
+        all.extend(options(self.add, &added));
+        Step::run(what, all.join(" "))
+    }
+}
+
+/// An assignment to a variable, in a file that a shell reads.
+pub struct Assignment {
+    /// Below the root.
+    pub file: String,
+    name: &'static str,
+    line: Option<String>,
+}
+
+impl Assignment {
+    /// The one that counts: the last, but for those that only add to what was there before.
+    pub fn of(root: &Root, file: &str, name: &'static str, more: Option<&More>) -> Self {
+        let keep = |line: &str| {
+            let is_it = line.contains(name) && !line.trim_start().starts_with('#');
+            is_it.then(|| line.to_owned())
+        };
+        let mut files = vec![file.to_owned()];
+        if let Some(More { directory, end, .. }) = more.filter(|more| root.has(more.program)) {
+            let names = root.names(directory).into_iter().filter(|name| name.ends_with(end));
+            files.extend(names.map(|name| format!("{directory}/{name}")));
+        }
+        let lines = files.into_iter().flat_map(|file| {
+            let lines = root.lines(&file, keep).unwrap_or_default();
+            lines.into_iter().map(move |line| (file.clone(), line))
+        });
+        match lines.filter(|(_, line)| !only_adds(line, name)).last() {
+            Some((file, line)) => Self { file, name, line: Some(line) },
+            None => Self { file: file.to_owned(), name, line: None },
+        }
+    }
+
+    fn step(&self, loader: &str, change: &Change, dropped: &[(&str, Option<String>)]) -> Step {
+        let file = format!("/{}", self.file);
+        let value = self.line.as_deref().map_or(Some(""), |line| plain_value(line, self.name));
+        if let Some(value) = value {
+            let changed = change.of(value);
+            // Whichever quotes the words themselves have are not those of the shell.
+            let quote = if changed.contains('"') { '\'' } else { '"' };
+            let line = format!("{}{quote}{changed}{quote}", self.name);
+            let mut what = format!("{loader}: in {file}, make the line");
+            push_elsewhere(&mut what, value, dropped);
+            return Step::write(what, file, line);
+        }
+        let name = self.name.trim_end_matches('=');
+        let mut what = format!("{loader}: in {file}, add to the value of {name}");
+        push_dropped(&mut what, dropped, ", and take out");
+        Step::write(what, file, change.added())
+    }
+}
+
+/// Whether an assignment keeps what the variable had.
+pub fn only_adds(line: &str, name: &str) -> bool {
+    let name = name.trim_end_matches('=');
+    line.contains(&format!("${name}")) || line.contains(&format!("${{{name}}}"))
+}
+
+/// The value of an assignment; `None` where the shell that reads it would find more in it than a text in quotes.
+pub fn plain_value<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+    let value = line.trim_start().strip_prefix(name)?.trim_end();
+    let quoted = |quote: char| {
+        let (inner, rest) = value.strip_prefix(quote)?.split_once(quote)?;
+        (rest.is_empty() || rest.trim_start().starts_with('#')).then_some(inner)
+    };
+    let is_special = |letter: char| ['$', '`', '\\'].contains(&letter);
+    match value.chars().next() {
+        // Between single quotes nothing is special.
+        Some('\'') => quoted('\''),
+        Some('"') => quoted('"').filter(|inner| !inner.contains(is_special)),
+        _ => {
+            let value = value.split(" #").next()?.trim_end();
+            let is_plain = |letter: char| !is_special(letter) && !"\"' \t;&|<>()".contains(letter);
+            value.chars().all(is_plain).then_some(value)
+        }
+    }
 }

@@ -1,0 +1,107 @@
+//! What a system is recognised by, and looking for it.
+
+use vfio_override::cmdline;
+
+use crate::machine::Machine;
+use crate::machine::root::Root;
+
+/// Something by which a system is recognised. Paths are below the root, without a slash in front.
+pub enum Sign {
+    /// There is something at this path.
+    Has(&'static str),
+    /// os-release has this in `ID` or `ID_LIKE`.
+    Os(&'static str),
+    /// A line of this file, no comment, contains the text.
+    Says(&'static str, &'static str),
+    /// A line of a file in this directory, with this end of its name, contains the text.
+    SomeSays(&'static str, &'static str, &'static str),
+    /// The boot loader has told the firmware this name (`LoaderInfo` of the Boot Loader Interface).
+    Loader(&'static str),
+    /// systemd's stub of a unified kernel image has left its own word there (`StubInfo`).
+    Stub,
+    /// The kernel command line has a parameter of this name whose value contains the text.
+    Word(&'static str, &'static str),
+    All(&'static [Sign]),
+    Any(&'static [Sign]),
+    Not(&'static Sign),
+}
+
+/// What a machine shows of itself.
+pub struct Facts<'a> {
+    pub root: &'a Root,
+    pub line: Vec<u8>,
+    os: Vec<String>,
+    loader: Option<String>,
+    stub: Option<String>,
+}
+
+impl<'a> Facts<'a> {
+    /// `None` where the host's files are not there to look at.
+    pub fn of(machine: &'a Machine) -> Option<Self> {
+        let root = machine.root.as_ref()?;
+        Some(Self {
+            root,
+            line: machine.cmdline().unwrap_or_default(),
+            os: os_of(root),
+            loader: efi_text(root, "LoaderInfo", &LOADERS),
+            stub: efi_text(root, "StubInfo", &["systemd-stub"]),
+        })
+    }
+
+    pub fn show(&self, sign: &Sign) -> bool {
+        match sign {
+            Sign::Has(path) => self.root.has(path),
+            Sign::Os(name) => self.os.iter().any(|os| os == name),
+            Sign::Says(path, text) => says(self.root, path, text),
+            Sign::SomeSays(directory, end, text) => {
+                let names = self.root.names(directory).into_iter();
+                let mut files = names.filter(|name| name.ends_with(end));
+                files.any(|name| says(self.root, &format!("{directory}/{name}"), text))
+            }
+            Sign::Loader(name) => self.loader.as_deref() == Some(name),
+            Sign::Stub => self.stub.is_some(),
+            Sign::Word(name, text) => cmdline::parameters(&self.line).any(|parameter| {
+                let value = parameter.value.map(String::from_utf8_lossy);
+                parameter.name == name.as_bytes() && value.is_some_and(|value| value.contains(text))
+            }),
+            Sign::All(signs) => signs.iter().all(|sign| self.show(sign)),
+            Sign::Any(signs) => signs.iter().any(|sign| self.show(sign)),
+            Sign::Not(sign) => !self.show(sign),
+        }
+    }
+}
+
+/// Boot loaders that tell their names.
+const LOADERS: [&str; 4] = ["systemd-boot", "GRUB", "Limine", "rEFInd"];
+
+/// Which of these names a variable of the Boot Loader Interface has. It is in UTF-16.
+fn efi_text(root: &Root, variable: &str, names: &[&str]) -> Option<String> {
+    let path = format!("sys/firmware/efi/efivars/{variable}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f");
+    let keep = |line: &str| {
+        let text = line.replace('\0', "");
+        names.iter().find(|name| text.contains(**name)).map(|name| (*name).to_owned())
+    };
+    root.lines(&path, keep).ok()?.into_iter().next()
+}
+
+/// The names in `ID` and `ID_LIKE`.
+fn os_of(root: &Root) -> Vec<String> {
+    let keep = |line: &str| {
+        ["ID=", "ID_LIKE="].iter().any(|name| line.starts_with(name)).then(|| line.to_owned())
+    };
+    let lines = ["etc/os-release", "usr/lib/os-release"]
+        .iter()
+        .find_map(|path| root.lines(path, keep).ok())
+        .unwrap_or_default();
+    let values = lines.iter().filter_map(|line| line.split_once('='));
+    let names = values.flat_map(|(_, value)| value.trim_matches(['"', '\'']).split_whitespace());
+    names.map(str::to_owned).collect()
+}
+
+fn says(root: &Root, path: &str, text: &str) -> bool {
+    let keep = |line: &str| {
+        let is_it = line.contains(text) && !line.trim_start().starts_with('#');
+        is_it.then(|| text.to_owned())
+    };
+    !root.matches(path, keep).is_empty()
+}

@@ -1,0 +1,742 @@
+//! The systems that are known: how each is recognised, where its kernel parameters go, how its image is made.
+//!
+//! Of the entries whose sign is there, the first that says where the parameter goes and the first that says how the
+//! image is made count; one that is `alone` counts for both, whatever else is found. What no entry says is not known.
+//! A new system is one entry here, one machine in `tests/machines`, one page in `docs`.
+
+use super::sign::Sign::{self, All, Any, Has, Loader, Not, Os, Says, SomeSays, Stub, Word};
+
+/// A system, or the part of one that boots it or makes its image.
+pub struct System {
+    pub name: &'static str,
+    /// Its page in `docs`.
+    pub page: &'static str,
+    pub sign: Sign,
+    /// Whether nothing else that is found beside it counts.
+    pub is_alone: bool,
+    pub line: Option<Line>,
+    pub image: Option<Image>,
+}
+
+/// Where the kernel command line is.
+pub struct Line {
+    pub place: Place,
+    /// What makes a change there count: the first whose program is there, else the last.
+    pub then: &'static [(&'static str, &'static str)],
+    /// How this boot loader is told of one more archive beside the image.
+    pub second: Option<Second>,
+}
+
+pub enum Place {
+    /// The value of a shell variable in this file; the name is with its `=`.
+    Variable { file: &'static str, name: &'static str, more: Option<More> },
+    /// The one line of this file.
+    Whole(&'static str),
+    /// What is described so, in this file, where each word is written so.
+    Part { file: &'static str, to: &'static str, word: &'static str },
+    /// A line of one's own in this file, with all words.
+    Own { file: &'static str, line: &'static str },
+    /// No file, but commands.
+    Command(Command),
+}
+
+/// More files that are read behind the first, where a program is there.
+pub struct More {
+    pub program: &'static str,
+    pub directory: &'static str,
+    pub end: &'static str,
+}
+
+/// A command that changes the command line.
+pub struct Command {
+    pub start: &'static str,
+    /// An option for what is added, and one for what is taken out.
+    pub add: &'static str,
+    pub drop: &'static str,
+    /// Whether each word takes an option of its own.
+    pub each: bool,
+}
+
+/// One more archive beside the image.
+pub struct Second {
+    /// Where it has to be.
+    pub archive: &'static str,
+    pub file: &'static str,
+    pub what: &'static str,
+    pub line: &'static str,
+}
+
+/// How the image is made.
+pub struct Image {
+    pub maker: &'static str,
+    /// A path that is in every image of this maker's, and in no other's.
+    pub mark: Option<&'static str>,
+    /// Where the image of the running kernel is, below the root: `{release}`, `{package}`.
+    pub files: &'static [&'static str],
+    pub way: Way,
+    /// Makes it anew, with all others.
+    pub rebuild: &'static str,
+    /// Lists what an image holds, the image being its last argument.
+    pub list: Option<&'static str>,
+}
+
+/// How the early binary gets into an image and is started there.
+pub enum Way {
+    /// A hook that is at this path, of which one component may end behind a `*`, and is in every image once it is there.
+    Hook(&'static str),
+    /// mkinitcpio's, which has to be in `HOOKS` too.
+    Listed(&'static str),
+    /// A hook like the first; but images come ready made, so that it has to be installed and built in as said here.
+    ReadyMade { hook: &'static str, install: Given, build: Given },
+    /// Steps of the system's own. With them, and never without, the kernel is told to start the early binary.
+    Steps { steps: &'static [Given], start: &'static str },
+    /// There is no hook: an archive beside the image, where the boot loader can load one.
+    Archive,
+    /// It does not, as far as is known, for this reason.
+    Not(&'static str),
+}
+
+/// A step that is the same everywhere.
+pub struct Given {
+    pub what: &'static str,
+    pub file: Option<&'static str>,
+    pub line: Option<&'static str>,
+    pub command: Option<&'static str>,
+}
+
+const fn command(what: &'static str, command: &'static str) -> Given {
+    Given { what, file: None, line: None, command: Some(command) }
+}
+
+const fn line(what: &'static str, line: &'static str) -> Given {
+    Given { what, file: None, line: Some(line), command: None }
+}
+
+/// An entry that says only how the image is made.
+const fn maker(page: &'static str, sign: Sign, image: Image) -> System {
+    System { name: image.maker, page, sign, is_alone: false, line: None, image: Some(image) }
+}
+
+/// An entry that says only where the parameter goes.
+const fn loader(name: &'static str, page: &'static str, sign: Sign, line: Line) -> System {
+    System { name, page, sign, is_alone: false, line: Some(line), image: None }
+}
+
+const GRUB: Place = Place::Variable {
+    file: "etc/default/grub",
+    // The one that the recovery entries do not use, so that they stay a way out.
+    name: "GRUB_CMDLINE_LINUX_DEFAULT=",
+    more: Some(More {
+        program: "usr/sbin/update-grub",
+        directory: "etc/default/grub.d",
+        end: ".cfg",
+    }),
+};
+const KERNEL_INSTALL: Place = Place::Whole("etc/kernel/cmdline");
+const INITRAMFS_TOOLS: &str = "usr/share/initramfs-tools/hooks/vfio-override";
+const DRACUT: &str = "usr/lib/dracut/modules.d/*vfio-override";
+const MKINITCPIO: Way = Way::Listed("usr/lib/initcpio/install/vfio-override");
+const MKINITCPIO_FILES: &[&str] = &["boot/initramfs-{package}.img", "efi/initramfs-{package}.img"];
+/// What mkinitcpio puts into every image.
+const MKINITCPIO_MARK: &str = "buildconfig";
+const DRACUT_MARK: &str = "lib/dracut";
+const DRACUT_FILES: &[&str] =
+    &["boot/initramfs-{release}.img", "boot/initrd-{release}", "boot/initrd.img-{release}"];
+const SYSTEMD_BOOT: Sign = Loader("systemd-boot");
+const PROXMOX: Sign = Has("etc/kernel/proxmox-boot-uuids");
+const PROXMOX_REFRESH: &[(&str, &str)] = &[("", "proxmox-boot-tool refresh")];
+const REINSTALL: &[(&str, &str)] =
+    &[("usr/bin/reinstall-kernels", "reinstall-kernels"), ("", "kernel-install add-all")];
+/// One that mkinitcpio makes, where no image by itself was booted.
+const MKINITCPIO_UKI: Sign = All(&[
+    Has("usr/bin/mkinitcpio"),
+    SomeSays("etc/mkinitcpio.d", ".preset", "_uki="),
+    Not(&Word("initrd", "")),
+    Not(&Loader("GRUB")),
+]);
+/// An image that nothing here can change.
+const ARCHIVE: Image = Image {
+    maker: "the system's own",
+    mark: None,
+    files: &[],
+    way: Way::Archive,
+    rebuild: "",
+    list: None,
+};
+const BEHIND: &str = "below the line that begins with initrd, add the line";
+
+const fn entries(sign: &'static str, file: &'static str, archive: &'static str) -> System {
+    let second = Second { archive, file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
+    let place = Place::Part { file, to: "the line that begins with options", word: "{}" };
+    let line = Line { place, then: &[], second: Some(second) };
+    loader("systemd-boot", "systemd-boot.md", Has(sign), line)
+}
+
+const fn unknown(name: &'static str, sign: Sign, why: &'static str) -> System {
+    System {
+        name,
+        page: "appliances.md",
+        sign,
+        is_alone: true,
+        line: None,
+        image: Some(Image {
+            maker: name,
+            mark: None,
+            files: &[],
+            way: Way::Not(why),
+            rebuild: "",
+            list: None,
+        }),
+    }
+}
+
+pub static SYSTEMS: &[System] = &[
+    System {
+        name: "NixOS",
+        page: "nixos.md",
+        sign: Any(&[Has("etc/NIXOS"), Os("nixos"), Word("init", "/nix/store/")]),
+        is_alone: true,
+        line: Some(Line {
+            place: Place::Part {
+                file: "/etc/nixos/configuration.nix",
+                to: "the list boot.kernelParams (make one if there is none; a second one is an error)",
+                word: "\"{}\"",
+            },
+            then: &[("", "nixos-rebuild boot")],
+            second: None,
+        }),
+        image: Some(Image {
+            maker: "NixOS",
+            mark: None,
+            files: &[],
+            way: Way::Steps {
+                steps: &[
+                    Given {
+                        what: "Beside configuration.nix, make an archive that holds the early binary",
+                        file: Some("/etc/nixos/vfio-override.cpio"),
+                        line: None,
+                        command: Some(
+                            "sh -c 'cd /usr/lib/vfio-override && echo vfio-override-early | cpio -o -H newc \
+                             >/etc/nixos/vfio-override.cpio'",
+                        ),
+                    },
+                    Given {
+                        what: "In /etc/nixos/configuration.nix, add to the list boot.initrd.prepend (make one if there \
+                               is none)",
+                        file: Some("/etc/nixos/configuration.nix"),
+                        line: Some("\"${./vfio-override.cpio}\""),
+                        command: None,
+                    },
+                    Given {
+                        what: "There, add to the list boot.kernelModules, since vfio-pci does not load by itself",
+                        file: Some("/etc/nixos/configuration.nix"),
+                        line: Some("\"vfio-pci\""),
+                        command: None,
+                    },
+                ],
+                start: "rdinit=/vfio-override-early",
+            },
+            rebuild: "nixos-rebuild boot",
+            list: None,
+        }),
+    },
+    System {
+        name: "rpm-ostree",
+        page: "ostree.md",
+        sign: All(&[Has("run/ostree-booted"), Has("usr/bin/rpm-ostree")]),
+        is_alone: true,
+        line: Some(Line {
+            place: Place::Command(Command {
+                start: "rpm-ostree kargs",
+                add: "--append-if-missing={}",
+                drop: "--delete-if-present={}",
+                each: true,
+            }),
+            then: &[],
+            second: None,
+        }),
+        image: Some(Image {
+            maker: "dracut",
+            mark: Some(DRACUT_MARK),
+            files: &[],
+            way: Way::ReadyMade {
+                hook: DRACUT,
+                install: command(
+                    "Layer vfio-override's package, since /usr is read-only here",
+                    "rpm-ostree install ./vfio-override-*.rpm",
+                ),
+                build: command(
+                    "Once, have the image made on this machine, so that it holds the hook: those that come with the \
+                     system do not",
+                    "rpm-ostree initramfs --enable",
+                ),
+            },
+            rebuild: "rpm-ostree initramfs --enable",
+            list: Some("lsinitrd"),
+        }),
+    },
+    System {
+        name: "bootc",
+        page: "ostree.md",
+        sign: All(&[Has("usr/bin/bootc"), Any(&[Has("run/ostree-booted"), Word("composefs", "")])]),
+        is_alone: true,
+        line: Some(Line {
+            place: Place::Own {
+                file: "/usr/lib/bootc/kargs.d/50-vfio-override.toml of the container image",
+                line: "kargs = [{list}]",
+            },
+            then: &[("", "bootc upgrade")],
+            second: None,
+        }),
+        image: Some(Image {
+            maker: "dracut",
+            mark: Some(DRACUT_MARK),
+            files: &[],
+            way: Way::ReadyMade {
+                hook: DRACUT,
+                install: line(
+                    "In the Containerfile of the image, install vfio-override's package",
+                    "RUN dnf -y install ./vfio-override-*.rpm",
+                ),
+                build: line(
+                    "Behind that, make the initramfs anew, so that it holds the hook",
+                    "RUN kver=$(ls /usr/lib/modules) && dracut --force --no-hostonly --reproducible --add ostree \
+                     /usr/lib/modules/$kver/initramfs.img $kver",
+                ),
+            },
+            rebuild: "bootc upgrade",
+            list: Some("lsinitrd"),
+        }),
+    },
+    unknown(
+        "an ostree system",
+        Has("run/ostree-booted"),
+        "this system's images come ready made, and what makes them anew with a hook is not known here",
+    ),
+    unknown(
+        "Talos",
+        Os("talos"),
+        "Talos makes its image by its own imager and reads no hook, so that nothing here gets into it; its own way is a \
+         document PCIDriverRebindConfig of the machine configuration for each function, which takes it from the \
+         host's driver after that had it",
+    ),
+    unknown(
+        "an appliance",
+        Any(&[
+            Os("flatcar"),
+            Os("haos"),
+            Os("bottlerocket"),
+            Os("kairos"),
+            Os("sle-micro-rancher"),
+            Os("steamos"),
+            Has("etc/qubes-release"),
+        ]),
+        "this system comes as a whole and replaces its image with every update, and how anything of one's own stays in \
+         it is not known here",
+    ),
+    System {
+        name: "TrueNAS",
+        page: "appliances.md",
+        sign: Has("usr/bin/midclt"),
+        is_alone: true,
+        line: Some(Line {
+            place: Place::Command(Command {
+                start: "midclt call system.advanced.update",
+                add: "{\"kernel_extra_options\": \"{}\"}",
+                drop: "",
+                each: false,
+            }),
+            then: &[],
+            second: None,
+        }),
+        image: Some(Image {
+            maker: "initramfs-tools",
+            mark: Some("scripts/init-top"),
+            files: &["boot/initrd.img-{release}"],
+            way: Way::ReadyMade {
+                hook: INITRAMFS_TOOLS,
+                install: line(
+                    "TrueNAS keeps /usr read-only and replaces it with every update, so that the hook has to be put \
+                     there again each time: the page tells how. Its own setting, which goes by IDs, needs no hook",
+                    "System > Advanced Settings > Isolated GPU Device(s)",
+                ),
+                build: command("Have the image made anew", "update-initramfs -u -k all"),
+            },
+            rebuild: "update-initramfs -u -k all",
+            list: Some("lsinitramfs"),
+        }),
+    },
+    System {
+        name: "Unraid",
+        page: "limine.md",
+        sign: All(&[Has("etc/unraid-version"), Has("boot/limine.conf")]),
+        is_alone: true,
+        line: Some(Line {
+            place: Place::Part {
+                file: "/boot/limine.conf",
+                to: "the line that begins with cmdline:",
+                word: "{}",
+            },
+            then: &[],
+            second: Some(Second {
+                archive: "boot/vfio-override.cpio.gz",
+                file: "/boot/limine.conf",
+                what: "below the line that begins with module_path:, add the line",
+                line: "module_path: boot():/vfio-override.cpio.gz",
+            }),
+        }),
+        image: Some(ARCHIVE),
+    },
+    System {
+        name: "Unraid",
+        page: "appliances.md",
+        sign: Has("etc/unraid-version"),
+        is_alone: true,
+        line: Some(Line {
+            place: Place::Part {
+                file: "/boot/syslinux/syslinux.cfg",
+                to: "the first line that begins with append",
+                word: "{}",
+            },
+            then: &[],
+            second: Some(Second {
+                archive: "boot/vfio-override.cpio.gz",
+                file: "/boot/syslinux/syslinux.cfg",
+                what: "in the first line that begins with append, make initrd=/bzroot",
+                line: "initrd=/bzroot,/vfio-override.cpio.gz",
+            }),
+        }),
+        image: Some(ARCHIVE),
+    },
+    loader(
+        "Proxmox, systemd-boot",
+        "proxmox.md",
+        // It serves either, and both files are there.
+        All(&[PROXMOX, Any(&[SYSTEMD_BOOT, Not(&Has("etc/default/grub"))])]),
+        Line { place: KERNEL_INSTALL, then: PROXMOX_REFRESH, second: None },
+    ),
+    loader(
+        "Proxmox, GRUB",
+        "proxmox.md",
+        PROXMOX,
+        Line { place: GRUB, then: PROXMOX_REFRESH, second: None },
+    ),
+    System {
+        name: "openSUSE, sdbootutil",
+        page: "opensuse.md",
+        sign: All(&[
+            Has("usr/bin/sdbootutil"),
+            Any(&[
+                Has("boot/efi/EFI/systemd/installed_by_sdbootutil"),
+                Says("etc/sysconfig/bootloader", "LOADER_TYPE=\"systemd-boot\""),
+                Says("etc/sysconfig/bootloader", "LOADER_TYPE=\"grub2-bls\""),
+                SYSTEMD_BOOT,
+            ]),
+        ]),
+        is_alone: true,
+        line: Some(Line {
+            place: KERNEL_INSTALL,
+            then: &[("", "sdbootutil update-all-entries")],
+            second: None,
+        }),
+        image: Some(Image {
+            maker: "dracut",
+            mark: Some(DRACUT_MARK),
+            files: &[],
+            way: Way::Hook(DRACUT),
+            rebuild: "sdbootutil mkinitrd",
+            list: Some("lsinitrd"),
+        }),
+    },
+    loader(
+        "Limine",
+        "limine.md",
+        All(&[
+            Has("etc/default/limine"),
+            Any(&[Has("usr/bin/limine-mkinitcpio"), Has("usr/bin/limine-update")]),
+            Not(&SYSTEMD_BOOT),
+        ]),
+        Line {
+            place: Place::Own {
+                file: "/etc/default/limine",
+                line: "KERNEL_CMDLINE[default]+=\" {}\"",
+            },
+            then: &[
+                ("usr/bin/limine-mkinitcpio", "limine-mkinitcpio"),
+                ("usr/bin/limine-update", "limine-update"),
+            ],
+            second: None,
+        },
+    ),
+    maker(
+        "limine.md",
+        All(&[Has("usr/bin/mkinitcpio"), Has("usr/bin/limine-mkinitcpio")]),
+        Image {
+            maker: "mkinitcpio",
+            mark: Some(MKINITCPIO_MARK),
+            files: MKINITCPIO_FILES,
+            way: MKINITCPIO,
+            rebuild: "limine-mkinitcpio",
+            list: Some("lsinitcpio"),
+        },
+    ),
+    loader(
+        "UKI by mkinitcpio",
+        "uki.md",
+        All(&[MKINITCPIO_UKI, SomeSays("etc/cmdline.d", ".conf", "")]),
+        Line {
+            place: Place::Own { file: "/etc/cmdline.d/vfio-override.conf", line: "{}" },
+            then: &[("", "mkinitcpio -P")],
+            second: None,
+        },
+    ),
+    loader(
+        "UKI by mkinitcpio",
+        "uki.md",
+        MKINITCPIO_UKI,
+        Line { place: KERNEL_INSTALL, then: &[("", "mkinitcpio -P")], second: None },
+    ),
+    loader(
+        "UKI by kernel-install",
+        "uki.md",
+        All(&[Stub, Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]),
+        Line { place: KERNEL_INSTALL, then: REINSTALL, second: None },
+    ),
+    loader(
+        "UKI",
+        "uki.md",
+        Stub,
+        Line {
+            place: Place::Part {
+                file: "the file that the unified kernel image has its command line from",
+                to: "the command line, then make and sign that image anew",
+                word: "{}",
+            },
+            then: &[],
+            second: None,
+        },
+    ),
+    loader(
+        "kernelstub",
+        "systemd-boot.md",
+        Has("etc/kernelstub/configuration"),
+        Line {
+            place: Place::Command(Command {
+                start: "kernelstub",
+                add: "--add-options={}",
+                drop: "--delete-options={}",
+                each: false,
+            }),
+            then: &[],
+            second: None,
+        },
+    ),
+    loader(
+        "grubby",
+        "grub.md",
+        Any(&[Has("usr/sbin/grubby"), Has("usr/bin/grubby")]),
+        Line {
+            place: Place::Command(Command {
+                start: "grubby --update-kernel=ALL",
+                add: "--args={}",
+                drop: "--remove-args={}",
+                each: false,
+            }),
+            then: &[],
+            second: None,
+        },
+    ),
+    loader(
+        "Alpine, extlinux",
+        "alpine.md",
+        Has("etc/update-extlinux.conf"),
+        Line {
+            place: Place::Variable {
+                file: "etc/update-extlinux.conf",
+                name: "default_kernel_opts=",
+                more: None,
+            },
+            then: &[("", "update-extlinux")],
+            second: None,
+        },
+    ),
+    loader(
+        "Raspberry Pi",
+        "raspberry-pi.md",
+        Has("boot/firmware/cmdline.txt"),
+        Line { place: Place::Whole("boot/firmware/cmdline.txt"), then: &[], second: None },
+    ),
+    loader(
+        "Raspberry Pi",
+        "raspberry-pi.md",
+        All(&[Has("boot/cmdline.txt"), Has("boot/config.txt")]),
+        Line { place: Place::Whole("boot/cmdline.txt"), then: &[], second: None },
+    ),
+    loader(
+        "GRUB",
+        "grub.md",
+        // One that was there before may have left its files.
+        All(&[Has("etc/default/grub"), Not(&SYSTEMD_BOOT), Not(&Loader("Limine"))]),
+        Line {
+            place: GRUB,
+            then: &[
+                ("usr/sbin/update-grub", "update-grub"),
+                ("usr/sbin/grub2-mkconfig", "grub2-mkconfig -o /boot/grub2/grub.cfg"),
+                ("", "grub-mkconfig -o /boot/grub/grub.cfg"),
+            ],
+            second: Some(Second {
+                archive: "boot/vfio-override.cpio",
+                file: "/etc/default/grub",
+                what: "make the line",
+                line: "GRUB_EARLY_INITRD_LINUX_CUSTOM=\"vfio-override.cpio\"",
+            }),
+        },
+    ),
+    loader(
+        "systemd-boot",
+        "kernel-install.md",
+        Has("etc/kernel/cmdline"),
+        Line { place: KERNEL_INSTALL, then: REINSTALL, second: None },
+    ),
+    entries("boot/loader/entries", "/boot/loader/entries/*.conf", "boot/vfio-override.cpio.gz"),
+    entries("efi/loader/entries", "/efi/loader/entries/*.conf", "efi/vfio-override.cpio.gz"),
+    entries(
+        "boot/efi/loader/entries",
+        "/boot/efi/loader/entries/*.conf",
+        "boot/efi/vfio-override.cpio.gz",
+    ),
+    loader(
+        "rEFInd",
+        "refind.md",
+        Has("boot/refind_linux.conf"),
+        Line {
+            place: Place::Part {
+                file: "/boot/refind_linux.conf",
+                to: "the second text in quotes of the first line",
+                word: "{}",
+            },
+            then: &[],
+            second: Some(Second {
+                archive: "boot/vfio-override.cpio.gz",
+                file: "/boot/refind_linux.conf",
+                what: "in the second text in quotes of the first line, add behind the other initrd= (and with its \
+                       directory)",
+                line: "initrd=\\vfio-override.cpio.gz",
+            }),
+        },
+    ),
+    loader(
+        "Limine",
+        "limine.md",
+        Has("boot/limine.conf"),
+        Line {
+            place: Place::Part {
+                file: "/boot/limine.conf",
+                to: "the line that begins with cmdline: (where a tool writes that file, its own configuration)",
+                word: "{}",
+            },
+            then: &[],
+            second: Some(Second {
+                archive: "boot/vfio-override.cpio.gz",
+                file: "/boot/limine.conf",
+                what: "below the line that begins with module_path:, add the line",
+                line: "module_path: boot():/vfio-override.cpio.gz",
+            }),
+        },
+    ),
+    loader(
+        "extlinux",
+        "alpine.md",
+        Has("boot/extlinux/extlinux.conf"),
+        Line {
+            place: Place::Part {
+                file: "/boot/extlinux/extlinux.conf",
+                to: "the line that begins with append",
+                word: "{}",
+            },
+            then: &[],
+            second: None,
+        },
+    ),
+    maker(
+        "mkinitcpio.md",
+        Has("usr/bin/mkinitcpio"),
+        Image {
+            maker: "mkinitcpio",
+            mark: Some(MKINITCPIO_MARK),
+            files: MKINITCPIO_FILES,
+            way: MKINITCPIO,
+            rebuild: "mkinitcpio -P",
+            list: Some("lsinitcpio"),
+        },
+    ),
+    maker(
+        "initramfs-tools.md",
+        Has("usr/sbin/mkinitramfs"),
+        Image {
+            maker: "initramfs-tools",
+            mark: Some("scripts/init-top"),
+            files: &["boot/initrd.img-{release}"],
+            way: Way::Hook(INITRAMFS_TOOLS),
+            rebuild: "update-initramfs -u -k all",
+            list: Some("lsinitramfs"),
+        },
+    ),
+    maker(
+        "dracut.md",
+        Any(&[Has("usr/bin/dracut"), Has("usr/sbin/dracut")]),
+        Image {
+            maker: "dracut",
+            mark: Some(DRACUT_MARK),
+            files: DRACUT_FILES,
+            way: Way::Hook(DRACUT),
+            rebuild: "dracut --force --regenerate-all",
+            list: Some("lsinitrd"),
+        },
+    ),
+    maker(
+        "overlay.md",
+        Has("usr/bin/booster"),
+        Image {
+            maker: "Booster",
+            mark: Some("etc/booster.init.yaml"),
+            files: &["boot/booster-{package}.img", "boot/booster-{release}.img"],
+            way: Way::Archive,
+            rebuild: "/usr/lib/booster/regenerate_images",
+            list: None,
+        },
+    ),
+    maker(
+        "alpine.md",
+        Any(&[Has("sbin/mkinitfs"), Has("usr/sbin/mkinitfs")]),
+        Image {
+            maker: "mkinitfs",
+            mark: None,
+            files: &["boot/initramfs-lts", "boot/initramfs-virt", "boot/initramfs-stable"],
+            way: Way::Steps {
+                steps: &[
+                    Given {
+                        what: "In /etc/mkinitfs/features.d/vfio-override.files, a new file, name the early binary",
+                        file: Some("/etc/mkinitfs/features.d/vfio-override.files"),
+                        line: Some("/usr/lib/vfio-override/vfio-override-early"),
+                        command: None,
+                    },
+                    Given {
+                        what: "In /etc/mkinitfs/mkinitfs.conf, add to the value of features",
+                        file: Some("/etc/mkinitfs/mkinitfs.conf"),
+                        line: Some("vfio-override"),
+                        command: None,
+                    },
+                    command("Make the image anew", "mkinitfs"),
+                    command(
+                        "See that it holds the early binary: a line must come. Without it the next steps stop the boot",
+                        "sh -c 'zcat /boot/initramfs-* | cpio -t | grep vfio-override-early'",
+                    ),
+                ],
+                start: "rdinit=/usr/lib/vfio-override/vfio-override-early",
+            },
+            rebuild: "mkinitfs",
+            list: None,
+        },
+    ),
+];

@@ -1,0 +1,374 @@
+//! Who else takes PCI functions on this host, or keeps drivers from them: what people set up before, or beside.
+
+use vfio_override::pci::Address;
+use vfio_override::run::Run;
+
+use super::advice::Advice;
+use super::steps::Step;
+use super::words::{Unwanted, split};
+use crate::machine::Machine;
+use crate::machine::functions::{Device, Devices};
+use crate::machine::modules::{self, Driver};
+use crate::machine::root::{self, Root};
+use crate::rules::preview::Asked;
+
+/// What was found, and how to undo it.
+#[derive(Default)]
+pub struct Takers {
+    pub advice: Vec<Advice>,
+    /// What has to be done beside the kernel command line. Each stands for itself.
+    pub steps: Vec<Step>,
+    /// Whether the image holds a copy of something that these steps change.
+    pub is_in_image: bool,
+}
+
+/// Where modprobe's configuration of people's own is.
+const MODPROBE: &str = "etc/modprobe.d";
+/// Lists of modules that go into an image, or are loaded at boot.
+const MODULE_LISTS: [&str; 7] = [
+    "etc/mkinitcpio.conf",
+    "etc/initramfs-tools/modules",
+    "etc/modules",
+    "etc/booster.yaml",
+    "etc/mkinitcpio.conf.d",
+    "etc/dracut.conf.d",
+    "etc/modules-load.d",
+];
+
+impl Takers {
+    /// What others do to the functions of a run, or in its place.
+    pub fn of(machine: &mut Machine, devices: &Devices, taken: &[(Address, String)]) -> Self {
+        let mut takers = Self::default();
+        takers.by_ids(machine, devices, taken);
+        let machine = &*machine;
+        let Some(root) = &machine.root else { return takers };
+        takers.by_modprobe(root, devices, taken);
+        takers.by_driverctl(root, devices, taken);
+        takers.by_udev(root);
+        takers.by_libvirt(root, taken);
+        takers.by_old_modules(machine, root);
+        takers
+    }
+
+    /// `vfio-pci.ids=` and its like, on the command line and in modprobe's configuration.
+    fn by_ids(&mut self, machine: &mut Machine, devices: &Devices, taken: &[(Address, String)]) {
+        let line = machine.cmdline().unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let mut found: Vec<(String, String)> = Vec::new();
+        for word in split(&line).into_iter().filter(|word| Unwanted::Ids.is(word)) {
+            let (name, ids) = word.split_once('=').unwrap_or((word, ""));
+            let ids = ids.trim_matches('"').to_owned();
+            let name = name.trim_matches('"');
+            found.push((format!("{name} on the kernel command line"), ids));
+        }
+        for (file, text) in modprobe_lines(machine) {
+            let mut words = text.split_whitespace();
+            let is_it = words.next() == Some("options")
+                && words.next().is_some_and(|module| {
+                    ["vfio-pci", "pci-stub"].contains(&module.replace('_', "-").as_str())
+                });
+            let Some(ids) = words.find_map(|word| word.strip_prefix("ids=")).filter(|_| is_it)
+            else {
+                continue;
+            };
+            found.push((format!("ids= in /{file}"), ids.trim_matches('"').to_owned()));
+            self.is_in_image = true;
+            // Other options may stand in the same line.
+            let part = if text.split_whitespace().count() > 3 {
+                format!("ids={ids}")
+            } else {
+                text.clone()
+            };
+            let what = format!("In /{file}, take out (the image may hold a copy of it)");
+            self.steps.push(Step::write(what, format!("/{file}"), part));
+        }
+        for (place, ids) in found {
+            let asked = Asked::Given(vec![ids]);
+            let (run, _) = asked.preview(machine);
+            let decisions = &run.plan().decisions;
+            let all = decisions.taken(run.rules(), run.inventory()).map(|it| it.function.address);
+            let others: Vec<Address> =
+                all.filter(|address| !taken.iter().any(|(taken, _)| taken == address)).collect();
+            let names: Vec<String> = others.iter().map(ToString::to_string).collect();
+            let advice = if others.is_empty() {
+                Advice::note(
+                    "ids-left",
+                    names,
+                    &format_args!("{place} is not needed with vfio.override=: take it out"),
+                )
+            } else {
+                let boot = others.iter().filter_map(|address| devices.get(*address));
+                let boot = if boot.into_iter().any(|device| device.boot_display) {
+                    " (the boot display among them)"
+                } else {
+                    ""
+                };
+                let message = format_args!(
+                    "{place} makes vfio-pci take what no rule selects, too: {}{boot}; take it out",
+                    names.join(", ")
+                );
+                Advice::warning("ids-left", names.clone(), &message)
+            };
+            self.advice.push(advice);
+        }
+    }
+
+    /// Lines that order modules or keep drivers away.
+    fn by_modprobe(&mut self, root: &Root, devices: &Devices, taken: &[(Address, String)]) {
+        let is_taken =
+            |device: &&Device| taken.iter().any(|(taken, _)| *taken == device.function.address);
+        for (file, text) in modprobe_lines_of(root) {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let message = match words.as_slice() {
+                ["softdep", module, "pre:", ..] => format!(
+                    "/{file} has {module} wait for vfio-pci, which is not needed: overrides are set before either loads"
+                ),
+                ["install", "vfio-pci" | "vfio_pci", ..] => format!(
+                    "/{file} has a command run in place of vfio-pci, which may take functions that no rule selects"
+                ),
+                ["blacklist", module]
+                | ["install", module, "/bin/false" | "/bin/true" | "/usr/bin/false", ..] => {
+                    let module = module.replace('-', "_");
+                    let has = |device: &&Device| {
+                        device
+                            .driver
+                            .as_ref()
+                            .is_some_and(|driver| driver.replace('-', "_") == module)
+                    };
+                    let is_for = |device: &&Device| has(device) || is_driver_of(&module, device);
+                    if !devices.all.iter().filter(is_taken).any(|device| is_for(&device)) {
+                        continue;
+                    }
+                    let others: Vec<&Device> = devices
+                        .all
+                        .iter()
+                        .filter(|device| has(device) && !is_taken(device))
+                        .collect();
+                    let harm = match others.first() {
+                        Some(device) => format!(", and {} needs it", device.address),
+                        None => String::new(),
+                    };
+                    format!(
+                        "/{file} keeps {module} from being loaded for any function, which vfio.override= does not need{harm}"
+                    )
+                }
+                _ => continue,
+            };
+            self.advice.push(Advice::note("modprobe-left", Vec::new(), &message));
+        }
+    }
+
+    /// What driverctl has saved, and sets again after the boot.
+    fn by_driverctl(&mut self, root: &Root, devices: &Devices, taken: &[(Address, String)]) {
+        const SAVED: &str = "etc/driverctl.d";
+        const PARTS: [&str; 3] = [
+            "usr/lib/udev/rules.d/05-driverctl.rules",
+            "lib/udev/rules.d/05-driverctl.rules",
+            "usr/sbin/driverctl",
+        ];
+        if root.first(&PARTS).is_none() {
+            return;
+        }
+        for name in root.names(SAVED) {
+            let Some(address) = Address::from_sysfs(name.as_bytes()) else { continue };
+            let lines = root.lines(&format!("{SAVED}/{name}"), |line| Some(line.trim().to_owned()));
+            let Some(driver) = lines.unwrap_or_default().into_iter().find(|line| !line.is_empty())
+            else {
+                continue;
+            };
+            let Some((_, asked)) = taken.iter().find(|(taken, _)| *taken == address) else {
+                continue;
+            };
+            // It gives vfio-pci the IDs, not the address.
+            let id = devices.get(address).map(|device| device.function.id);
+            let twins: Vec<String> = devices
+                .all
+                .iter()
+                .filter(|device| Some(device.function.id) == id && driver == "vfio-pci")
+                .filter(|device| !taken.iter().any(|(taken, _)| *taken == device.function.address))
+                .map(|device| device.address.clone())
+                .collect();
+            let undo = format!("driverctl unset-override {address}");
+            let functions = vec![address.to_string()];
+            let advice = if driver != *asked {
+                Advice::warning(
+                    "driverctl",
+                    functions,
+                    &format_args!(
+                        "driverctl has {driver} saved for {address} and sets that again after the boot, against the rule: {undo}"
+                    ),
+                )
+            } else if twins.is_empty() {
+                Advice::note(
+                    "driverctl",
+                    functions,
+                    &format_args!(
+                        "driverctl has {driver} saved for {address} too, which is not needed: {undo}"
+                    ),
+                )
+            } else {
+                Advice::warning(
+                    "driverctl",
+                    functions,
+                    &format_args!(
+                        "driverctl has {driver} saved for {address} and gives vfio-pci its IDs, so that it may take {} too: {undo}",
+                        twins.join(", ")
+                    ),
+                )
+            };
+            self.advice.push(advice);
+            self.steps
+                .push(Step::run(format!("Take back what driverctl has saved for {address}"), undo));
+        }
+    }
+
+    /// Rules of udev's that people wrote to set overrides.
+    fn by_udev(&mut self, root: &Root) {
+        const RULES: &str = "etc/udev/rules.d";
+        for name in root.names(RULES) {
+            let file = format!("{RULES}/{name}");
+            let keep = |line: &str| {
+                let is_it = line.contains("driver_override") && !line.trim_start().starts_with('#');
+                is_it.then(|| "driver_override".to_owned())
+            };
+            if !root.matches(&file, keep).is_empty() {
+                let message = format_args!(
+                    "/{file} sets driver_override, too: see that it agrees with the rules"
+                );
+                self.advice.push(Advice::note("udev-left", Vec::new(), &message));
+            }
+        }
+    }
+
+    /// libvirt's managed mode.
+    fn by_libvirt(&mut self, root: &Root, taken: &[(Address, String)]) {
+        let managed = managed(root);
+        for (address, _) in taken.iter().filter(|(address, _)| managed.contains(address)) {
+            let message = format_args!(
+                "libvirt has {address} in a domain with managed='yes', which does no harm: the function is vfio-pci's already"
+            );
+            self.advice.push(Advice::note("libvirt-managed", vec![address.to_string()], &message));
+        }
+    }
+
+    /// `vfio_virqfd` among the modules of an image.
+    fn by_old_modules(&mut self, machine: &Machine, root: &Root) {
+        const OLD: &str = "vfio_virqfd";
+        let files = MODULE_LISTS.iter().flat_map(|path| match root.names(path) {
+            names if names.is_empty() => vec![(*path).to_owned()],
+            names => names.into_iter().map(|name| format!("{path}/{name}")).collect(),
+        });
+        let keep = |line: &str| {
+            let text = line.split('#').next().unwrap_or_default();
+            text.contains(OLD).then(|| OLD.to_owned())
+        };
+        let files: Vec<String> = files
+            .filter(|file| root.lines(file, keep).is_ok_and(|lines| !lines.is_empty()))
+            .collect();
+        if files.is_empty() || modules::find(machine, OLD) != Some(Driver::Missing) {
+            return;
+        }
+        for file in files {
+            let message = format_args!(
+                "/{file} names {OLD}, which is no module of its own since Linux 6.2: take it out, or the next image is built with \
+                 an error"
+            );
+            self.advice.push(Advice::warning("old-module", Vec::new(), &message));
+            let what = format!("In /{file}, take out");
+            self.steps.push(Step::write(what, format!("/{file}"), OLD));
+        }
+    }
+}
+
+/// Whether a driver that people keep away for the sake of passthrough is for a function of this kind.
+fn is_driver_of(module: &str, device: &Device) -> bool {
+    let function = &device.function;
+    let is_display = function.class.is_display();
+    match module {
+        "nouveau" | "nvidia" | "nvidiafb" | "nvidia_drm" => {
+            is_display && function.id.vendor == 0x10de
+        }
+        "amdgpu" | "radeon" => is_display && function.id.vendor == 0x1002,
+        "i915" | "xe" => is_display && function.id.vendor == 0x8086,
+        "snd_hda_intel" => function.class.code() >> 8 == 0x04_03,
+        _ => false,
+    }
+}
+
+fn modprobe_lines(machine: &Machine) -> Vec<(String, String)> {
+    machine.root.as_ref().map(modprobe_lines_of).unwrap_or_default()
+}
+
+/// The lines of people's own that are about drivers of PCI functions, each with its file.
+fn modprobe_lines_of(root: &Root) -> Vec<(String, String)> {
+    let names = root.names(MODPROBE).into_iter().filter(|name| root::has_end(name, "conf"));
+    let files = names.map(|name| format!("{MODPROBE}/{name}"));
+    files
+        .flat_map(|file| {
+            let keep = |line: &str| {
+                let text = line.split('#').next().unwrap_or_default().trim();
+                let is_vfio = ["vfio-pci", "vfio_pci", "pci-stub", "pci_stub"]
+                    .iter()
+                    .any(|part| text.contains(part));
+                let keeps_away = text.starts_with("blacklist ")
+                    || text.starts_with("install ")
+                        && text.split_whitespace().nth(2).is_some_and(|it| it.starts_with("/bin/"));
+                (is_vfio || keeps_away).then(|| text.to_owned())
+            };
+            let lines = root.matches(&file, keep);
+            lines.into_iter().map(move |line| (file.clone(), line))
+        })
+        .collect()
+}
+
+/// The functions of libvirt's domains that it manages. What the domains are called is nobody's business.
+fn managed(root: &Root) -> Vec<Address> {
+    const DOMAINS: &str = "etc/libvirt/qemu";
+    let mut found = Vec::new();
+    for name in root.names(DOMAINS).into_iter().filter(|name| root::has_end(name, "xml")) {
+        let Some(text) = root.text(&format!("{DOMAINS}/{name}")) else { continue };
+        for device in text.split("<hostdev").skip(1) {
+            let device = device.split("</hostdev>").next().unwrap_or_default();
+            let (head, body) = device.split_once('>').unwrap_or((device, ""));
+            if !head.contains("managed='yes'") && !head.contains("managed=\"yes\"") {
+                continue;
+            }
+            let source = body.split("</source>").next().unwrap_or_default();
+            let number = |name: &str| {
+                let (_, rest) = source.split_once(&format!("{name}="))?;
+                let digits = rest.trim_start_matches(['\'', '"']).trim_start_matches("0x");
+                let digits: String = digits.chars().take_while(char::is_ascii_hexdigit).collect();
+                u32::from_str_radix(&digits, 16).ok()
+            };
+            let address = || {
+                let (domain, bus) = (number("domain")?, number("bus")?);
+                let (slot, function) = (number("slot")?, number("function")?);
+                Address::from_sysfs(
+                    format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}").as_bytes(),
+                )
+            };
+            found.extend(address());
+        }
+    }
+    if !found.is_empty() {
+        let line = |address: &Address| {
+            let text = address.to_string();
+            let mut parts = text.split([':', '.']);
+            let mut part = || parts.next().unwrap_or_default();
+            let (domain, bus, slot, function) = (part(), part(), part(), part());
+            format!(
+                "<hostdev managed='yes'><source><address domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' \
+                 function='0x{function}'/></source></hostdev>"
+            )
+        };
+        let lines: Vec<String> = found.iter().map(line).collect();
+        root.remember(&format!("{DOMAINS}/domain.xml"), &lines.join("\n"));
+    }
+    found
+}
+
+/// What a run takes, and for which driver.
+pub fn taken(run: &Run<'_>) -> Vec<(Address, String)> {
+    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
+    taken.map(|it| (it.function.address, it.driver.escape_ascii().to_string())).collect()
+}
