@@ -13,6 +13,7 @@ mod ground;
 mod guest;
 mod soak;
 mod test;
+mod trials;
 
 use std::process::ExitCode;
 

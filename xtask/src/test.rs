@@ -14,6 +14,7 @@ use crate::build::{self, Binary, MuslOptions, Target};
 use crate::cases;
 use crate::cases::case::Case;
 use crate::cases::suite::{self, Kernels, Outcome};
+use crate::deliver::dist::Built;
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
 use crate::generators::{Cell, Workshop};
@@ -28,6 +29,7 @@ use crate::guest::image::{Drivers, Ingredients};
 use crate::guest::kernel;
 use crate::guest::machine;
 use crate::soak;
+use crate::trials::{self, Packages, Trial};
 
 /// Run every check and every boot
 ///
@@ -62,7 +64,6 @@ pub fn run(options: &Options) -> Result<Verdict> {
         &setup::BUSYBOX,
         &setup::SHELLCHECK,
         &setup::SHFMT,
-        &setup::SHFMT,
         &setup::MAKE,
         &setup::STRACE,
         &setup::CXX,
@@ -77,6 +78,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_fuzzing(&workspace, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
     check_generators(&workspace, &binaries, &mut ledger);
+    check_packages(&workspace, options.musl, &mut ledger);
     Ok(ledger.close())
 }
 
@@ -300,6 +302,33 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
     }
     for boot in boots {
         ledger.close_boot(&name(boot.cell), boot.outcome);
+    }
+}
+
+/// What people install, by their own package managers.
+fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
+    const AGAIN: &str = "packages: the same bytes twice";
+    const LINT: &str = "packages: lintian and rpmlint";
+    let trials: Vec<Trial> =
+        Trial::all(ledger.all).into_iter().filter(|trial| ledger.wants(&trial.name())).collect();
+    if trials.is_empty() && !ledger.wants(AGAIN) && !ledger.wants(LINT) {
+        return;
+    }
+    let made = ledger.always("packages: make", || {
+        setup::ensure(&setup::PACKAGERS.iter().chain(&setup::TRIERS).collect::<Vec<_>>())?;
+        let built = Built::make(workspace, X86_64, musl)?;
+        Ok((Packages::make(workspace, &built)?, built))
+    });
+    let Some((packages, built)) = made else { return };
+    ledger.check(AGAIN, || packages.check_again(workspace, &built));
+    ledger.check(LINT, || packages.check_lint(workspace));
+    for (trial, outcome) in trials::run(workspace, &trials, &packages) {
+        match outcome {
+            Ok(outcome) => ledger.close_boot(&trial.name(), outcome),
+            Err(error) => {
+                ledger.always(&trial.name(), || Err::<(), _>(error));
+            }
+        }
     }
 }
 

@@ -139,7 +139,7 @@ impl Job<'_> {
     fn archive(&self, built: &Path) -> Result<PathBuf> {
         let tree = self.tree();
         let root = &self.workspace.root;
-        let list = fs::read_to_string(root.join(LIST)).with_context(|| format!("no {LIST}"))?;
+        let list = self.list()?;
         let sources = list
             .lines()
             .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
@@ -175,11 +175,26 @@ impl Job<'_> {
         Ok(archive)
     }
 
+    fn list(&self) -> Result<String> {
+        fs::read_to_string(self.workspace.root.join(LIST)).with_context(|| format!("no {LIST}"))
+    }
+
+    /// What every package does once its files are there, in the shell.
+    fn complete(&self) -> Result<String> {
+        let list = self.list()?;
+        let gone = list.lines().filter(|line| line.starts_with("gone "));
+        let gone: Vec<&str> = gone.filter_map(|line| line.split_whitespace().nth(2)).collect();
+        let path = self.workspace.root.join("packaging/complete");
+        let text = fs::read_to_string(path).context("no packaging/complete")?;
+        Ok(text.replace("@GONE@", &gone.join(" ")))
+    }
+
     /// What is in a file of packaging/, with these words replaced.
     fn template(&self, name: &str, more: &[(&str, &str)]) -> Result<String> {
         let path = self.workspace.root.join("packaging").join(name);
         let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
         let text = text.replace("@VERSION@", &self.release.version);
+        let text = text.replace("@COMPLETE@", self.complete()?.trim_end());
         let text = more.iter().fold(text, |text, (word, value)| text.replace(word, value));
         Ok(text)
     }

@@ -169,9 +169,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-
-    /// What 0.1.0 installed below /usr, as its sources have it.
-    const FIRST: &str = include_str!("first.txt");
+    use crate::deliver::first;
 
     /// A renaming of a file that is the last thing to happen: what called it is killed.
     const CUT: &str = r#"#!/bin/sh
@@ -254,7 +252,7 @@ exec /bin/mv "$@"
 
         /// What the version before left, each file with this text.
         fn lay_first(&self) -> Result<()> {
-            for place in FIRST.lines() {
+            for place in first::PLACES.lines() {
                 let path = self.root().join("usr").join(place);
                 fs::create_dir_all(path.parent().context("it has a parent")?)?;
                 fs::write(&path, "0.1.0")?;

@@ -1,5 +1,6 @@
 //! What is put on other systems.
 
-mod changelog;
+pub mod changelog;
 pub mod dist;
+pub mod first;
 pub mod install;

@@ -199,6 +199,28 @@ impl Cell {
         }
     }
 
+    fn boot(
+        &self,
+        workspace: &Workspace,
+        name: &str,
+        kernel: &Kernel,
+        disk: &Path,
+        image: Vec<u8>,
+    ) -> Result<Outcome> {
+        let case = self.case(disk);
+        let session = Session {
+            name: &slug(name),
+            kernel,
+            image,
+            parameters: case.command_line(),
+            machine: &case.machine,
+            tests_pid1: true,
+            patience: |patience| patience.boot *= 3,
+            interaction: Interaction::Silent,
+        };
+        suite::observe(workspace, &session, &case, |evidence| self.judge(&case, kernel, evidence))
+    }
+
     /// What is appended to the generator's image.
     fn addition(&self, early: &Path) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
@@ -290,7 +312,8 @@ impl Workshop {
             let kernel = kernel::named(name, X86_64, workspace)?;
             debian.add_kernel(&kernel)?;
             let ingredients = Ingredients::of(workspace, &kernel)?;
-            let disk = make_disk(&debian, &kernel, &ingredients)
+            let make = |arguments: &str| debian.run("mke2fs", arguments.split(' '));
+            let disk = make_disk(workspace, &debian.path("tmp"), make, &kernel)
                 .with_context(|| format!("cannot make a root disk for {name}"))?;
             Ok(Supply { name, kernel, ingredients, disk })
         };
@@ -486,25 +509,39 @@ impl Workshop {
 
     fn boot_one(&self, workspace: &Workspace, cell: &Cell, made: &Path) -> Result<Outcome> {
         let Supply { kernel, disk, .. } = self.supply(cell.kernel)?;
-        let case = cell.case(disk);
         let mut image = fs::read(made).with_context(|| format!("no {}", made.display()))?;
         image.extend(cell.addition(&self.early)?);
-        let session = Session {
-            name: &slug(&cell.name()),
-            kernel,
-            image,
-            parameters: case.command_line(),
-            machine: &case.machine,
-            tests_pid1: true,
-            patience: |patience| patience.boot *= 3,
-            interaction: Interaction::Silent,
-        };
-        suite::observe(workspace, &session, &case, |evidence| cell.judge(&case, kernel, evidence))
+        cell.boot(workspace, &cell.name(), kernel, disk, image)
     }
 }
 
-/// A root file system with the guest's init, which loads every driver once more and reports.
-fn make_disk(debian: &Debian, kernel: &Kernel, ingredients: &Ingredients) -> Result<PathBuf> {
+/// What the root disk needs, and the host's drivers, which an image is told to load on purpose.
+pub fn drivers() -> [&'static [&'static str]; 2] {
+    [&ROOT_DRIVERS, &FORCED]
+}
+
+/// Boots from an image that a generator made where the package was installed.
+pub fn boot_installed(
+    workspace: &Workspace,
+    name: &str,
+    is_systemd: bool,
+    kernel: &Kernel,
+    disk: &Path,
+    image: Vec<u8>,
+) -> Result<Outcome> {
+    let generator = if is_systemd { Generator::DracutSystemd } else { Generator::InitramfsTools };
+    let cell = Cell { generator, how: How::Hook, kernel: KERNELS[0] };
+    cell.boot(workspace, name, kernel, disk, image)
+}
+
+/// A root file system with the guest's init, which loads every driver once more and reports. `tmp` is /tmp for mke2fs.
+pub fn make_disk(
+    workspace: &Workspace,
+    tmp: &Path,
+    mke2fs: impl Fn(&str) -> Result<String>,
+    kernel: &Kernel,
+) -> Result<PathBuf> {
+    let ingredients = Ingredients::of(workspace, kernel)?;
     let drivers = Drivers::of(&machine(Path::new("")));
     let mut archive = ingredients.without_early(kernel, &drivers)?;
     for directory in ["run", "tmp"] {
@@ -513,12 +550,11 @@ fn make_disk(debian: &Debian, kernel: &Kernel, ingredients: &Ingredients) -> Res
     archive.link("sbin/init", "../init");
     // systemd hands over to nothing that has none.
     archive.file("etc/os-release", "ID=guest\n");
-    let tree = tempfile::tempdir_in(debian.path("tmp"))?;
+    let tree = tempfile::tempdir_in(tmp)?;
     archive.unpack(tree.path())?;
     let name = |path: &Path| format!("/tmp/{}", path.file_name().unwrap_or_default().display());
-    let disk = debian.path("tmp").join(format!("root-{}.img", kernel.release));
-    debian
-        .run("mke2fs", ["-q", "-F", "-t", "ext4", "-d", &name(tree.path()), &name(&disk), "64M"])?;
+    let disk = tmp.join(format!("root-{}.img", kernel.release));
+    mke2fs(&format!("-q -F -t ext4 -d {} {} 64M", name(tree.path()), name(&disk)))?;
     Ok(disk)
 }
 

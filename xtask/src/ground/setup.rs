@@ -212,6 +212,33 @@ pub const PACKAGERS: [Tool; 5] = [
     },
 ];
 
+/// What packages are tried with.
+pub const TRIERS: [Tool; 3] = [
+    Tool {
+        name: "mmdebstrap",
+        why: "installs the systems that packages are tried in",
+        find: || program("mmdebstrap"),
+        packages: Packages {
+            apt: "mmdebstrap",
+            dnf: "mmdebstrap",
+            pacman: "mmdebstrap",
+            zypper: "mmdebstrap",
+        },
+    },
+    Tool {
+        name: "lintian",
+        why: "checks the .deb",
+        find: || program("lintian"),
+        packages: Packages { apt: "lintian", dnf: "lintian", pacman: "lintian", zypper: "lintian" },
+    },
+    Tool {
+        name: "rpmlint",
+        why: "checks the .rpm",
+        find: || program("rpmlint"),
+        packages: Packages { apt: "rpmlint", dnf: "rpmlint", pacman: "rpmlint", zypper: "rpmlint" },
+    },
+];
+
 pub const CXX: Tool = Tool {
     name: "c++",
     why: "builds libFuzzer",

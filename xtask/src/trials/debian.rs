@@ -1,0 +1,131 @@
+//! The .deb, by dpkg, on Debian.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::root::{Generator, Layer};
+use super::{Packages, Trial, bring, expect_plan, expect_same};
+use crate::cases::suite::Outcome;
+use crate::deliver::first;
+use crate::generators;
+use crate::ground::workspace::Workspace;
+use crate::guest::kernel::{self, Choice};
+
+/// What makes the image small, and loads the host's drivers in it.
+const INITRAMFS_TOOLS: &str =
+    "sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
+    printf '%s\\n' @DRIVERS@ >/etc/initramfs-tools/modules";
+const DRACUT: &str = r#"mkdir -p /etc/dracut.conf.d; cat >/etc/dracut.conf.d/trial.conf <<'END'
+hostonly=yes
+hostonly_cmdline=no
+use_fstab=yes
+compress="zstd -q -1"
+add_dracutmodules+=" systemd-initrd dracut-systemd "
+omit_dracutmodules+=" network network-legacy network-manager systemd-networkd nfs plymouth "
+filesystems+=" ext4 "
+add_drivers+=" @ROOT@ "
+force_drivers+=" @DRIVERS@ "
+END
+: >/etc/fstab"#;
+
+/// Whether the image holds the early binary.
+const LOOK: &str = r#"image=$(echo /boot/initrd.img-*)
+if command -v lsinitramfs >/dev/null; then lsinitramfs "$image"; else lsinitrd "$image"; fi | grep -c vfio-override-early || :"#;
+
+pub fn run(
+    trial: &Trial,
+    layer: &Layer,
+    workspace: &Workspace,
+    packages: &Packages,
+) -> Result<Outcome> {
+    let [root, forced] = generators::drivers().map(|drivers| drivers.join(" "));
+    let setting = match trial.system.generator {
+        Generator::InitramfsTools => {
+            INITRAMFS_TOOLS.replace("@DRIVERS@", &format!("{root} {forced}"))
+        }
+        Generator::Dracut => DRACUT.replace("@ROOT@", &root).replace("@DRIVERS@", &forced),
+    };
+    layer.run(&setting)?;
+    let before = layer.listing()?;
+    let deb = bring(layer, &packages.deb())?;
+
+    // Over what 0.1.0 installed, of which one file is gone.
+    for place in first::PLACES.lines().skip(1) {
+        layer.write(&format!("usr/{place}"), "0.1.0")?;
+    }
+    let said = layer.run(&format!("dpkg -i {deb}"))?;
+    expect_clean(&said)?;
+    let installed = layer.listing()?;
+    let old = first::PLACES
+        .lines()
+        .find(|place| place.contains("90vfio") && installed.contains(&format!("/usr/{place}\n")));
+    ensure!(old.is_none(), "what 0.1.0 had is still there: {old:?}");
+    ensure!(layer.run(LOOK)?.trim() != "0", "the trigger made no image with the hook:\n{said}");
+    ensure!(layer.run("dpkg --audit")?.is_empty(), "dpkg is not content");
+    expect_plan(layer)?;
+    let outcome = boot(trial, layer, workspace)?;
+
+    // The list of files is that of a package that nothing was there before.
+    let newer = bring(layer, &packages.later_deb())?;
+    expect_clean(&layer.run(&format!("dpkg -i {newer}"))?)?;
+    expect_same(&installed, &layer.listing()?)?;
+    layer.run("dpkg -r vfio-override")?;
+    ensure!(layer.run(LOOK)?.trim() == "0", "the image still holds what was removed");
+    layer.run("dpkg -P vfio-override")?;
+    expect_same(&before, &layer.listing()?)?;
+
+    install_over(layer, packages, &deb)?;
+    expect_same(&before, &layer.listing()?)?;
+    Ok(outcome)
+}
+
+/// The archive's Makefile and the package, one over the other.
+fn install_over(layer: &Layer, packages: &Packages, deb: &str) -> Result<()> {
+    let archive =
+        packages.now.join(format!("vfio-override-{}-linux-x86_64.tar.zst", packages.version));
+    let archive = bring(layer, &archive)?;
+    layer
+        .run(&format!("mkdir /tmp/tree && tar -xf {archive} -C /tmp/tree --strip-components=1"))?;
+    layer.run("make -C /tmp/tree install")?;
+    let by_make = layer.listing()?;
+    let said = layer.run(&format!("dpkg -i {deb} && dpkg --verify vfio-override"))?;
+    expect_clean(&said)?;
+    let refused = layer.run_to_failure("make -C /tmp/tree install")?;
+    ensure!(refused.contains("installed as a package here"), "{refused}");
+    let refused = layer.run_to_failure("make -C /tmp/tree uninstall")?;
+    ensure!(refused.contains("installed as a package here"), "{refused}");
+    layer.run("dpkg -P vfio-override && make -C /tmp/tree install")?;
+    expect_same(&by_make, &layer.listing()?)?;
+    layer.run("make -C /tmp/tree uninstall").map(drop)
+}
+
+/// Neither dpkg nor the generator complains of what is ours.
+fn expect_clean(said: &str) -> Result<()> {
+    let complaint = said.lines().find(|line| {
+        let is_ours = line.contains("vfio-override");
+        is_ours
+            && ["W: ", "E: ", "warning", "dracut[W]", "dracut[E]"]
+                .iter()
+                .any(|sign| line.contains(sign))
+    });
+    ensure!(complaint.is_none(), "{complaint:?}");
+    Ok(())
+}
+
+/// Boots from the image that the trigger made, with the kernel of that system.
+fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace) -> Result<Outcome> {
+    let release = layer.run("ls /usr/lib/modules")?.trim().to_owned();
+    let kernel = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")]
+        .map(|path| layer.original(&path))
+        .into_iter()
+        .find(|path| path.is_file() && !path.is_symlink())
+        .with_context(|| format!("no kernel {release}"))?;
+    let kernel = kernel::prepare(&Choice::File(kernel), &[], workspace)?;
+    let image = fs::read(layer.changed(&format!("boot/initrd.img-{release}")))
+        .context("the trigger made no image")?;
+    let make = |arguments: &str| layer.run(&format!("mke2fs {arguments}"));
+    let disk = generators::make_disk(workspace, &layer.changed("tmp"), make, &kernel)?;
+    let is_systemd = trial.system.generator == Generator::Dracut;
+    generators::boot_installed(workspace, &trial.name(), is_systemd, &kernel, &disk, image)
+}

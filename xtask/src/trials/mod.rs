@@ -1,0 +1,201 @@
+//! Packages as people meet them: installed, used, upgraded and removed by the real package managers, and booted from the
+//! image that the package's own trigger made.
+
+mod debian;
+mod foreign;
+mod root;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use self::root::{Generator, Layer, System};
+use crate::cases::suite::{Outcome, Tally};
+use crate::deliver::changelog::Release;
+use crate::deliver::dist::{self, Built};
+use crate::ground::command;
+use crate::ground::pool;
+use crate::ground::progress;
+use crate::ground::workspace::Workspace;
+
+/// The managers of Fedora, openSUSE and Arch.
+const MANAGERS: [&str; 4] = ["dnf", "pacman-package-manager", "rpm", "zypper"];
+
+const SYSTEMS: [System; 6] = {
+    use Generator::{Dracut, InitramfsTools};
+    [
+        System::of("trixie", InitramfsTools),
+        System { managers: &MANAGERS, ..System::of("trixie", Dracut) },
+        System::of("bookworm", InitramfsTools),
+        System::of("bookworm", Dracut),
+        System::of("sid", InitramfsTools),
+        System::of("sid", Dracut),
+    ]
+};
+
+/// A trial of a package on a system.
+pub struct Trial {
+    system: &'static System,
+    package: Package,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Package {
+    Deb,
+    Rpm,
+    Pacman,
+}
+
+impl Trial {
+    /// Every trial; those of the stable version, and of the other distributions' managers, are for every change.
+    pub fn all(is_long: bool) -> Vec<Self> {
+        let systems = SYSTEMS.iter().filter(|system| is_long || system.suite == "trixie");
+        let packages = |system: &'static System| {
+            let others: &[Package] =
+                if system.managers.is_empty() { &[] } else { &[Package::Rpm, Package::Pacman] };
+            [Package::Deb].iter().chain(others).map(move |&package| Self { system, package })
+        };
+        systems.flat_map(packages).collect()
+    }
+
+    pub fn name(&self) -> String {
+        let package = match self.package {
+            Package::Deb => ".deb",
+            Package::Rpm => ".rpm",
+            Package::Pacman => "pacman",
+        };
+        format!("package {package}: {}, {}", self.system.suite, self.system.generator.package())
+    }
+
+    /// Installs, uses, boots, upgrades and removes it.
+    pub fn run(&self, workspace: &Workspace, packages: &Packages) -> Result<Outcome> {
+        let lower = self.system.prepare(workspace)?;
+        let layer = Layer::above(&lower, workspace)?;
+        let passed = Outcome::Passed(Tally::default());
+        match self.package {
+            Package::Deb => debian::run(self, &layer, workspace, packages),
+            Package::Rpm => foreign::rpm(&layer, packages).map(|()| passed),
+            Package::Pacman => foreign::pacman(&layer, packages).map(|()| passed),
+        }
+    }
+}
+
+/// What is tried: this version's packages, and a later one's.
+pub struct Packages {
+    now: PathBuf,
+    later: PathBuf,
+    version: String,
+}
+
+/// The number of the later version.
+const LATER: &str = "99.0.0";
+
+impl Packages {
+    /// Makes them, and looks at them.
+    pub fn make(workspace: &Workspace, built: &Built) -> Result<Self> {
+        let scratch = workspace.scratch("trials")?;
+        let [now, later] = ["now", "later"].map(|name| scratch.join(name));
+        let release = Release::of(workspace)?;
+        let mut next = Release::of(workspace)?;
+        LATER.clone_into(&mut next.version);
+        for (release, out) in [(&release, &now), (&next, &later)] {
+            let _ = std::fs::remove_dir_all(out);
+            dist::pack(workspace, release, built, out)?;
+        }
+        Ok(Self { now, later, version: release.version })
+    }
+
+    /// The same once more, in another folder: equal bytes.
+    pub fn check_again(&self, workspace: &Workspace, built: &Built) -> Result<()> {
+        let again = tempfile::tempdir()?;
+        let release = Release::of(workspace)?;
+        dist::pack(workspace, &release, built, again.path())?;
+        for directory in [&*self.now, again.path()] {
+            dist::seal(workspace, &release, directory)?;
+        }
+        let sums = |directory: &Path| std::fs::read_to_string(directory.join("SHA256SUMS"));
+        let [one, other] = [sums(&self.now)?, sums(again.path())?];
+        ensure!(one == other, "made twice:\n{one}\n{other}");
+        ensure!(one.lines().count() == 5, "not all is there:\n{one}");
+        Ok(())
+    }
+
+    /// Debian's and rpm's own checks find nothing.
+    pub fn check_lint(&self, workspace: &Workspace) -> Result<()> {
+        let mut lintian = Command::new("lintian");
+        lintian.args(["--fail-on", "error,warning", "--allow-root"]).arg(self.deb());
+        command::check(&mut lintian)?;
+        let mut rpmlint = Command::new("rpmlint");
+        let filters = workspace.root.join("packaging/rpm/rpmlintrc");
+        rpmlint.arg("--strict").arg("--rpmlintrc").arg(filters).arg(self.rpm());
+        command::check(&mut rpmlint).map(drop)
+    }
+
+    fn deb(&self) -> PathBuf {
+        self.now.join(format!("vfio-override_{}_amd64.deb", self.version))
+    }
+
+    fn later_deb(&self) -> PathBuf {
+        self.later.join(format!("vfio-override_{LATER}_amd64.deb"))
+    }
+
+    fn rpm(&self) -> PathBuf {
+        self.now.join(format!("vfio-override-{}.x86_64.rpm", self.version))
+    }
+
+    fn later_rpm(&self) -> PathBuf {
+        self.later.join(format!("vfio-override-{LATER}.x86_64.rpm"))
+    }
+
+    fn pacman(&self) -> PathBuf {
+        self.now.join(format!("vfio-override-{}-1-x86_64.pkg.tar.zst", self.version))
+    }
+
+    fn later_pacman(&self) -> PathBuf {
+        self.later.join(format!("vfio-override-{LATER}-1-x86_64.pkg.tar.zst"))
+    }
+}
+
+/// Runs the trials two at a time; each system is installed once, before.
+pub fn run<'a>(
+    workspace: &Workspace,
+    trials: &'a [Trial],
+    packages: &Packages,
+) -> Vec<(&'a Trial, Result<Outcome>)> {
+    let mut systems: Vec<&System> = trials.iter().map(|trial| trial.system).collect();
+    systems.dedup_by_key(|system| system.name());
+    // What fails fails again, in the trial.
+    pool::each(&systems, |system| system.prepare(workspace).map(drop));
+    let outcomes = pool::each(trials, |trial| {
+        let title = trial.name();
+        progress::phase(title, || trial.run(workspace, packages))
+    });
+    trials.iter().zip(outcomes).collect()
+}
+
+/// Copies a file into a layer's /tmp; its path there.
+fn bring(layer: &Layer, file: &Path) -> Result<String> {
+    let bytes = std::fs::read(file).with_context(|| format!("no {}", file.display()))?;
+    let name = format!("tmp/{}", file.file_name().unwrap_or_default().display());
+    layer.write(&name, bytes)?;
+    Ok(format!("/{name}"))
+}
+
+/// Nothing may be left of a package that was there, and nothing of others may be gone.
+fn expect_same(before: &str, after: &str) -> Result<()> {
+    let only = |one: &str, other: &str| -> Vec<String> {
+        let known: std::collections::BTreeSet<&str> = other.lines().collect();
+        one.lines().filter(|line| !known.contains(line)).map(str::to_owned).collect()
+    };
+    let (gone, left) = (only(before, after), only(after, before));
+    ensure!(gone.is_empty() && left.is_empty(), "gone: {gone:?}; left behind: {left:?}");
+    Ok(())
+}
+
+/// The host tool starts there, and looks at this machine.
+fn expect_plan(layer: &Layer) -> Result<()> {
+    let said = layer.run_with_sysfs("vfio-override plan ffff:00:00.0 2>&1 || test $? = 1")?;
+    ensure!(said.contains("rule 1 \"ffff:00:00.0\": unmatched"), "plan says: {said}");
+    Ok(())
+}
