@@ -157,3 +157,17 @@ fn the_pages_are_without_mistakes() {
         }
     }
 }
+
+/// What is generated and has no line there would be in no package.
+#[test]
+fn every_page_and_completion_is_in_the_list_of_files() {
+    let list = include_str!("../../packaging/files");
+    for entry in fs::read_dir(generated().path()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let source = format!("BUILT/{name}");
+        assert!(
+            list.lines().any(|line| line.split_whitespace().nth(1) == Some(&source)),
+            "packaging/files has no line for {source}"
+        );
+    }
+}

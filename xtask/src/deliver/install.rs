@@ -297,6 +297,7 @@ exec /bin/mv "$@"
                 "644 usr/share/fish/vendor_completions.d/vfio-override.fish",
                 "644 usr/share/man/man7/vfio-override.7.gz",
                 "644 usr/share/man/man8/vfio-override-apply.8.gz",
+                "644 usr/share/man/man8/vfio-override-claims.8.gz",
                 "644 usr/share/man/man8/vfio-override-collect.8.gz",
                 "644 usr/share/man/man8/vfio-override-early.8.gz",
                 "644 usr/share/man/man8/vfio-override-list.8.gz",

@@ -9,6 +9,7 @@ use super::{Packages, Trial, bring, expect_plan, expect_same};
 use crate::cases::suite::Outcome;
 use crate::deliver::first;
 use crate::generators;
+use crate::ground::arch::X86_64;
 use crate::ground::workspace::Workspace;
 use crate::guest::kernel::{self, Choice};
 
@@ -121,7 +122,7 @@ fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace) -> Result<Outcome> 
         .into_iter()
         .find(|path| path.is_file() && !path.is_symlink())
         .with_context(|| format!("no kernel {release}"))?;
-    let kernel = kernel::prepare(&Choice::File(kernel), &[], workspace)?;
+    let kernel = kernel::prepare(&Choice::File(kernel), X86_64, &[], workspace)?;
     let image = fs::read(layer.changed(&format!("boot/initrd.img-{release}")))
         .context("the trigger made no image")?;
     let make = |arguments: &str| layer.run(&format!("mke2fs {arguments}"));
