@@ -127,13 +127,14 @@ impl Copy {
         }
     }
 
-    /// A path of the machine as the copy has it.
-    fn path(&self, path: &str) -> String {
-        let parts: Vec<&str> = path
-            .split('/')
-            .map(|part| self.renamed.get(part).map_or(part, String::as_str))
-            .collect();
-        parts.join("/")
+    /// A text with paths of the machine as the copy has them.
+    fn path(&self, text: &str) -> String {
+        let parts = text.split_inclusive(['/', ' ', '\n']).flat_map(|part| {
+            let name = part.trim_end_matches(['/', ' ', '\n']);
+            let (name, end) = part.split_at(name.len());
+            [self.renamed.get(name).map_or(name, String::as_str), end]
+        });
+        parts.collect()
     }
 
     fn machine(&mut self, machine: &mut Machine, devices: &Devices) -> Result<()> {
