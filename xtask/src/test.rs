@@ -311,6 +311,10 @@ fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger)
     const LINT: &str = "packages: lintian and rpmlint";
     let trials: Vec<Trial> =
         Trial::all(ledger.all).into_iter().filter(|trial| ledger.wants(&trial.name())).collect();
+    ledger.check("packages: the NixOS module", || {
+        setup::ensure(&[&setup::NIX])?;
+        trials::check_nix(workspace)
+    });
     if trials.is_empty() && !ledger.wants(AGAIN) && !ledger.wants(LINT) {
         return;
     }

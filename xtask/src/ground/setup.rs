@@ -212,6 +212,13 @@ pub const PACKAGERS: [Tool; 5] = [
     },
 ];
 
+pub const NIX: Tool = Tool {
+    name: "nix-instantiate",
+    why: "evaluates the NixOS module",
+    find: || program("nix-instantiate"),
+    packages: Packages { apt: "nix-bin", dnf: "nix", pacman: "nix", zypper: "nix" },
+};
+
 /// What packages are tried with.
 pub const TRIERS: [Tool; 3] = [
     Tool {

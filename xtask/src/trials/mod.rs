@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use self::root::{Generator, Layer, System};
 use crate::cases::suite::{Outcome, Tally};
@@ -155,6 +156,32 @@ impl Packages {
     fn later_pacman(&self) -> PathBuf {
         self.later.join(format!("vfio-override-{LATER}-1-x86_64.pkg.tar.zst"))
     }
+}
+
+/// What the `NixOS` module sets, as Nix itself evaluates it: for both kinds of stage 1, and without rules.
+pub fn check_nix(workspace: &Workspace) -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let evaluate = |arguments: [&str; 3]| {
+        let mut nix = Command::new("nix-instantiate");
+        nix.args(["--eval", "--strict", "--json", "--store"]).arg(store.path());
+        nix.arg(workspace.root.join("packaging/nix/test.nix")).args(arguments);
+        let text = command::stdout(&mut nix)?;
+        serde_json::from_str::<Value>(&text).with_context(|| format!("no JSON: {text}"))
+    };
+    let early = "/package/lib/vfio-override/vfio-override-early";
+    let systemd = evaluate(["--arg", "systemd", "true"])?;
+    let unit = &systemd["systemd"]["services"]["vfio-override"];
+    ensure!(unit["serviceConfig"]["ExecStart"] == format!("-{early} --modprobe"), "{systemd}");
+    ensure!(unit["before"][1] == "systemd-udevd.service", "{systemd}");
+    ensure!(systemd["kernelParams"] == json!(["vfio.override=01:00.0+slot,class:03"]), "{systemd}");
+    let script = evaluate(["--arg", "systemd", "false"])?;
+    ensure!(script["kernelParams"][1] == "rdinit=/vfio-override-early", "{script}");
+    ensure!(script["extraFiles"]["vfio-override-early"]["source"] == early, "{script}");
+    ensure!(evaluate(["--arg", "rules", "[]"])? == json!({}), "it does something without rules");
+    ensure!(systemd["isAllowed"] == true && script["isAllowed"] == true, "an assertion fails");
+    let mut parse = Command::new("nix-instantiate");
+    parse.args(["--parse", "--store"]).arg(store.path());
+    command::check(parse.arg(workspace.root.join("packaging/nix/package.nix"))).map(drop)
 }
 
 /// Runs the trials two at a time; each system is installed once, before.
