@@ -16,7 +16,7 @@ use crate::rules::touched;
 use crate::screen::{PLAIN, Screen, WARN};
 use crate::systems::initramfs::{Hook, Initramfs, Listing};
 use crate::systems::iommu::Off;
-use crate::systems::table::Way;
+use crate::systems::table::{DOCS, Way};
 
 /// One piece of advice.
 #[derive(Serialize)]
@@ -276,7 +276,7 @@ pub fn about_hook(image: &Initramfs) -> Option<Advice> {
         (_, Hook::Missing) => warn(
             "hook-missing",
             format!(
-                "the hook for {name} is not installed: nothing applies the rules at boot; install it as docs/{} says, {again}",
+                "the hook for {name} is not installed: nothing applies the rules at boot; install it as {DOCS}/{} says, {again}",
                 maker.page
             ),
         ),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::found::Found;
 use super::initramfs::{self, Hook, Initramfs, Listing, Maker};
 use super::sign::Facts;
-use super::table::{Command, Given, Line, More, Place, Second, Way};
+use super::table::{Command, DOCS, Given, Line, More, Place, Second, Way};
 use super::words::{Change, split};
 use crate::machine::Machine;
 use crate::machine::root::Root;
@@ -84,7 +84,7 @@ impl<'a> System<'a> {
     pub fn obstacle(&self) -> Option<String> {
         let maker = self.image.maker().filter(|_| !self.image.is_strict)?;
         let Way::Not(why) = maker.image.way else { return None };
-        Some(format!("{}: {why} (docs/{})", maker.image.maker, maker.page))
+        Some(format!("{}: {why} ({DOCS}/{})", maker.image.maker, maker.page))
     }
 
     /// All that makes the rules in `change` come true at the next boot. `has_changes`: what an image holds a copy of is
@@ -147,7 +147,7 @@ impl<'a> System<'a> {
                     if !own.words.is_empty() {
                         let name = maker.image.maker;
                         let what = format!(
-                            "If it is {name}, do not go on here: docs/{} has the steps",
+                            "If it is {name}, do not go on here: {DOCS}/{} has the steps",
                             maker.page
                         );
                         steps.push(Step::text(what));
@@ -206,7 +206,7 @@ impl<'a> System<'a> {
                 }
             }
             (Way::Listed(_), Hook::Missing) => {
-                let install = format!("Install the hook for {name}, as docs/{page} says");
+                let install = format!("Install the hook for {name}, as {DOCS}/{page} says");
                 let mut steps = vec![Step::text(install)];
                 if let Hook::NotListed(listing) | Hook::BehindUdev(listing) =
                     initramfs::listed(self.facts.root)
@@ -222,9 +222,9 @@ impl<'a> System<'a> {
             (Way::Listed(_), Hook::BehindUdev(listing)) => {
                 list(listing, "The hook stands behind udev, where drivers are loaded by then")
             }
-            (Way::Hook(_), Hook::Missing) => {
-                hook(vec![Step::text(format!("Install the hook for {name}, as docs/{page} says"))])
-            }
+            (Way::Hook(_), Hook::Missing) => hook(vec![Step::text(format!(
+                "Install the hook for {name}, as {DOCS}/{page} says"
+            ))]),
             (Way::Hook(_) | Way::Listed(_), _) => {
                 if self.image.has_early().is_some() || self.image.is_older_than_hook {
                     return hook(Vec::new());
@@ -257,7 +257,8 @@ impl<'a> System<'a> {
                  this the next step stops the boot"
             ))
         };
-        let what = format!("{why}: make an archive that holds the early binary (docs/overlay.md)");
+        let what =
+            format!("{why}: make an archive that holds the early binary ({DOCS}/overlay.md)");
         Start {
             steps: vec![Step::run(what, make), name],
             words: vec![STRICT.to_owned()],
@@ -415,7 +416,7 @@ impl Command {
         let mut all = vec![self.start.to_owned()];
         if self.drop.is_empty() {
             what = format!(
-                "{name}: this replaces what is set there, so put that in front (docs/{page} shows how to see it)"
+                "{name}: this replaces what is set there, so put that in front ({DOCS}/{page} shows how to see it)"
             );
             push_dropped(&mut what, dropped, ", but for");
         } else {

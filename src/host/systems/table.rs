@@ -6,10 +6,13 @@
 
 use super::sign::Sign::{self, All, Any, Has, Loader, Not, Os, Says, SomeSays, Stub, Word};
 
+/// Where the pages are installed.
+pub const DOCS: &str = "/usr/share/doc/vfio-override";
+
 /// A system, or the part of one that boots it or makes its image.
 pub struct System {
     pub name: &'static str,
-    /// Its page in `docs`.
+    /// Its page in `docs`, and below [`DOCS`].
     pub page: &'static str,
     pub sign: Sign,
     /// Whether nothing else that is found beside it counts.
@@ -740,3 +743,50 @@ pub static SYSTEMS: &[System] = &[
         },
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_system_has_a_page_that_is_installed_and_in_the_index() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+        let (index, files) = (read("docs/README.md"), read("packaging/files"));
+        for page in SYSTEMS.iter().map(|system| system.page) {
+            assert!(root.join("docs").join(page).is_file(), "{page}");
+            assert!(index.contains(&format!("({page})")), "{page}");
+            assert!(files.contains(&format!(" share/doc/vfio-override/{page}\n")), "{page}");
+        }
+        for entry in fs::read_dir(root.join("docs")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name != "README.md" && name.contains(".md") {
+                assert!(index.contains(&format!("({name})")), "{name}");
+            }
+        }
+    }
+
+    /// A shell that reads the value must not find more in it than the words.
+    #[test]
+    fn every_place_can_be_written_to() {
+        for system in SYSTEMS {
+            match system.line.as_ref().map(|line| &line.place) {
+                Some(Place::Part { word, .. }) => assert!(word.contains("{}"), "{}", system.name),
+                Some(Place::Own { line, .. }) => {
+                    assert!(line.contains("{}") || line.contains("{list}"), "{}", system.name);
+                }
+                Some(Place::Variable { name, .. }) => {
+                    assert!(name.ends_with('='), "{}", system.name);
+                }
+                Some(Place::Command(command)) => {
+                    assert!(command.add.contains("{}"), "{}", system.name);
+                }
+                Some(Place::Whole(file)) => assert!(!file.starts_with('/'), "{}", system.name),
+                None => {}
+            }
+        }
+    }
+}

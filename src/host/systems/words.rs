@@ -55,7 +55,8 @@ impl Change {
             return Some(word);
         }
         // Of a list such as `iommu=off,pt` the rest is kept.
-        let (name, value) = word.split_once('=')?;
+        let plain = word.replace('"', "");
+        let (name, value) = plain.split_once('=')?;
         let left: Vec<&str> = value.split(',').filter(|part| *part != "off").collect();
         let is_list = name.ends_with("iommu") && !left.is_empty();
         is_list.then(|| format!("{name}={}", left.join(",")))
