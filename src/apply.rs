@@ -1,4 +1,4 @@
-//! Doing: one step of a plan on one function.
+//! Applying a plan: the only code that writes.
 //!
 //! The order is that of the commit which brought `driver_override` to PCI (782a985d7af2): override,
 //! unbind, probe. Every step looks first, so that a second run changes nothing.
@@ -6,186 +6,148 @@
 use heapless::Vec;
 use nix::errno::Errno;
 
-use crate::failure::Failure;
 use crate::path::{Attribute, Path};
 use crate::pci::Address;
-use crate::rule::{MAX_DRIVER, NOBODY, VFIO_PCI};
-use crate::system::{self, Fault, Held, Operation, System};
+use crate::plan::{Held, Plan, State, Step};
+use crate::problem::{Operation, Problem};
+use crate::rule::{MAX_DRIVER, NOBODY};
+use crate::system::{Access, File, System, View, first_line};
 
 /// The name of a driver as sysfs has it. Its bytes are the kernel's, not checked.
-pub type DriverName = Vec<u8, MAX_DRIVER>;
+pub type DriverName = Vec<u8, MAX_DRIVER, u8>;
 
-/// Makes the function's `driver_override` hold `driver`. Returns whether it had to be written.
-pub fn set_override(
-    system: &mut impl System,
-    address: Address,
-    driver: &[u8],
-) -> Result<bool, Failure> {
-    let path = Path::Attribute(address, Attribute::DriverOverride);
-    match system::hold(system, path, driver) {
-        Ok(Held::Already) => Ok(false),
-        Ok(Held::Written) => Ok(true),
-        Ok(Held::Refused) => Err(Failure::NotHeld(address)),
-        Err(fault) => Err(Failure::Fault(fault)),
+/// Makes the `driver_override` of the step's function hold its driver.
+pub(crate) fn hold(system: &mut impl System, step: &mut Step) {
+    match set_override(system, step.function.address, &step.driver) {
+        Ok(held) => {
+            step.held = held;
+            step.state = State::Held;
+        }
+        Err(problem) => step.state = State::Failed(problem),
     }
 }
 
-/// What became of a function after its override was set.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Bound {
-    /// The other driver that had it.
-    pub left: Option<DriverName>,
-    /// The driver that was asked for has it now.
-    pub is_bound: bool,
-    /// It was offered to that driver, which is loaded or built in.
-    pub was_probed: bool,
+/// Makes the function's `driver_override` hold `driver`. Returns whether it did already.
+fn set_override(
+    system: &mut impl System,
+    address: Address,
+    driver: &[u8],
+) -> Result<Held, Problem> {
+    let path = Path::Attribute(address, Attribute::DriverOverride);
+    // With its newline, and a byte by which a longer name shows.
+    let mut buffer = [0; MAX_DRIVER + 2];
+    let opened = system.open(path, Access::ReadWrite);
+    let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
+    let mut holds = |file: &mut dyn File| {
+        let length = file.read(&mut buffer).map_err(Problem::fault(Operation::Read, path))?;
+        Ok(first_line(buffer.get(..length).unwrap_or_default()) == driver)
+    };
+    if holds(&mut file)? {
+        return Ok(Held::Already);
+    }
+    // The kernel drops what follows the newline; a plain file, in a copy of sysfs, may keep the end
+    // of a longer old value there.
+    let mut value = Vec::<u8, { MAX_DRIVER + 1 }>::new();
+    let whole = value.extend_from_slice(driver).is_ok() && value.push(b'\n').is_ok();
+    debug_assert!(whole);
+    file.write(&value).map_err(Problem::fault(Operation::Write, path))?;
+    if holds(&mut file)? { Ok(Held::Written) } else { Err(Problem::NotHeld(address)) }
+}
+
+/// Takes each function whose override is held away from any other driver, and offers it to its own.
+///
+/// A driver that is not registered yet takes its functions by itself when it loads.
+pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
+    let mut registered = Registered::default();
+    for step in plan.taken_mut().filter(|step| matches!(step.state, State::Held)) {
+        let is_registered = registered.has(&mut View::of(system), &step.driver);
+        step.state = free(system, step)
+            .and_then(|is_bound| {
+                if is_bound {
+                    return Ok(State::Bound);
+                }
+                if is_registered {
+                    probe(system, step.function.address)?;
+                    return Ok(State::Offered);
+                }
+                Ok(State::Waiting)
+            })
+            .unwrap_or_else(State::Failed);
+    }
+}
+
+/// Unbinds the function from any driver but its own. Returns whether that one has it.
+fn free(system: &mut impl System, step: &mut Step) -> Result<bool, Problem> {
+    let address = step.function.address;
+    let mut buffer = [0; 256];
+    let Some(name) = View::of(system).driver(address, &mut buffer)? else { return Ok(false) };
+    if name == step.driver.as_slice() {
+        return Ok(true);
+    }
+    keep_name(&mut step.freed_from, name);
+    unbind(system, address)?;
+    Ok(false)
+}
+
+/// Sees which driver each function has now that was not bound before.
+pub(crate) fn verify(view: &mut View<'_, impl System>, plan: &mut Plan) {
+    for step in plan.taken_mut() {
+        let before = step.state;
+        if !matches!(before, State::Waiting | State::Offered) {
+            continue;
+        }
+        let address = step.function.address;
+        step.state = match view.driver(address, &mut [0; 256]) {
+            Ok(Some(name)) if name == step.driver.as_slice() => State::Bound,
+            Ok(Some(_)) => State::Failed(Problem::StillBound(address)),
+            Ok(None) => before,
+            Err(problem) => State::Failed(problem),
+        };
+    }
 }
 
 /// Whether drivers are registered, remembered from one function to the next.
 #[derive(Default)]
-pub struct Registered<'a> {
-    last: Option<(&'a [u8], bool)>,
+struct Registered {
+    last: DriverName,
+    is_registered: bool,
 }
 
-impl<'a> Registered<'a> {
-    fn has(&mut self, system: &mut impl System, driver: &'a [u8]) -> bool {
-        match self.last {
-            Some((name, registered)) if name == driver => registered,
-            _ => {
-                let registered = driver != NOBODY && system::has_driver(system, driver);
-                self.last = Some((driver, registered));
-                registered
-            }
+impl Registered {
+    fn has(&mut self, view: &mut View<'_, impl System>, driver: &[u8]) -> bool {
+        if self.last != driver {
+            self.is_registered = driver != NOBODY && view.has_driver(driver);
+            keep_name(&mut self.last, driver);
         }
+        self.is_registered
     }
 }
 
-/// Takes the function away from any other driver and offers it to the one asked for.
-///
-/// A driver that is not registered yet takes its functions by itself when it loads.
-pub fn bind<'a>(
-    system: &mut impl System,
-    registered: &mut Registered<'a>,
-    address: Address,
-    driver: &'a [u8],
-) -> Result<Bound, Failure> {
-    let is_registered = registered.has(system, driver);
-    let mut bound = Bound::default();
-    let mut buffer = [0; 256];
-    match driver_link(system, address, &mut buffer)? {
-        Some(name) if name == driver => {
-            bound.is_bound = true;
-            return Ok(bound);
-        }
-        Some(name) => {
-            bound.left = driver_name(name);
-            unbind(system, address)?;
-        }
-        None if !is_registered => return Ok(bound),
-        None => {}
-    }
-    if is_registered {
-        bound.was_probed = true;
-        probe(system, address)?;
-    }
-    match driver_link(system, address, &mut buffer)? {
-        Some(name) if name == driver => bound.is_bound = true,
-        Some(_) => return Err(Failure::StillBound(address)),
-        None => {}
-    }
-    Ok(bound)
+/// Keeps a driver's name, or as much of it as there is room for: more than any driver has.
+#[inline(never)]
+pub fn keep_name(kept: &mut DriverName, name: &[u8]) {
+    kept.clear();
+    let _ = kept.extend_from_slice(name.get(..MAX_DRIVER).unwrap_or(name));
 }
 
-/// What was undone of a function that goes back to the host.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct LetGo {
-    /// What its `driver_override` held.
-    pub kept_for: Option<DriverName>,
-    /// The driver that it was taken away from.
-    pub left: Option<DriverName>,
+/// Offers the function to all drivers that may have it.
+pub fn probe(system: &mut impl System, address: Address) -> Result<(), Problem> {
+    let fault = Problem::fault(Operation::Write, Path::DriversProbe);
+    system.probe(&address.name()).map_err(fault)
 }
 
-/// Clears the function's `driver_override`, then takes it away from the driver that it was kept for. A
-/// function that some other driver has stays there.
-pub fn let_go(system: &mut impl System, address: Address) -> Result<LetGo, Failure> {
-    let kept_for = override_of(system, address)?;
-    if kept_for.is_some() {
-        let path = Path::Attribute(address, Attribute::DriverOverride);
-        // Nothing but a newline: a write of no bytes never reaches the kernel's attribute.
-        system::write(system, path, b"\n").map_err(Failure::Fault)?;
-        if override_of(system, address)?.is_some() {
-            return Err(Failure::NotHeld(address));
-        }
-    }
-    let driver = driver_of(system, address)?;
-    let left = driver.filter(|driver| Some(driver) == kept_for.as_ref() || driver == VFIO_PCI);
-    if left.is_some() {
-        unbind(system, address)?;
-    }
-    Ok(LetGo { kept_for, left })
-}
-
-/// Offers the function to every driver, unless one has it. Returns the one that has it then.
-pub fn offer(system: &mut impl System, address: Address) -> Result<Option<DriverName>, Failure> {
-    if driver_of(system, address)?.is_none() {
-        probe(system, address)?;
-    }
-    driver_of(system, address)
-}
-
-/// The driver that the function is kept for.
-pub fn override_of(
-    system: &mut impl System,
-    address: Address,
-) -> Result<Option<DriverName>, Failure> {
-    let path = Path::Attribute(address, Attribute::DriverOverride);
-    let mut buffer = [0; MAX_DRIVER];
-    let text = system::read(system, path, &mut buffer).map_err(Failure::Fault)?;
-    let text = system::first_line(text);
-    // The kernel prints a null pointer; a plain file, in a copy of sysfs, may be empty.
-    Ok(DriverName::from_slice(text).ok().filter(|_| !matches!(text, b"" | b"(null)")))
-}
-
-/// The driver that has the function.
-pub fn driver_of(
-    system: &mut impl System,
-    address: Address,
-) -> Result<Option<DriverName>, Failure> {
-    let mut buffer = [0; 256];
-    Ok(driver_link(system, address, &mut buffer)?.and_then(driver_name))
-}
-
-/// As much of a driver's name as is kept.
-fn driver_name(name: &[u8]) -> Option<DriverName> {
-    DriverName::from_slice(name.get(..MAX_DRIVER).unwrap_or(name)).ok()
-}
-
-fn probe(system: &mut impl System, address: Address) -> Result<(), Failure> {
-    let path = Path::DriversProbe;
-    system
-        .probe(&address.name())
-        .map_err(|errno| Failure::Fault(Fault { operation: Operation::Write, path, errno }))
-}
-
-/// Whether this driver has the function.
-pub fn is_bound(system: &mut impl System, address: Address, driver: &[u8]) -> bool {
-    driver_link(system, address, &mut [0; 256]) == Ok(Some(driver))
-}
-
-fn unbind(system: &mut impl System, address: Address) -> Result<(), Failure> {
-    let path = Path::Attribute(address, Attribute::DriverUnbind);
-    match system::write(system, path, &address.name()) {
+/// Takes the function away from the driver that has it.
+pub fn unbind(system: &mut impl System, address: Address) -> Result<(), Problem> {
+    match write(system, Path::Attribute(address, Attribute::DriverUnbind), &address.name()) {
         // The driver let go by itself meanwhile.
-        Ok(()) | Err(Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(()),
-        Err(fault) => Err(Failure::Fault(fault)),
+        Err(Problem::Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(()),
+        result => result,
     }
 }
 
-fn driver_link<'b>(
-    system: &mut impl System,
-    address: Address,
-    buffer: &'b mut [u8],
-) -> Result<Option<&'b [u8]>, Failure> {
-    let path = Path::Attribute(address, Attribute::Driver);
-    system::link_name(system, path, buffer).map_err(Failure::Fault)
+/// Writes one value to the attribute.
+pub fn write(system: &mut impl System, path: Path, text: &[u8]) -> Result<(), Problem> {
+    let opened = system.open(path, Access::Write);
+    let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
+    file.write(text).map_err(Problem::fault(Operation::Write, path))
 }

@@ -2,9 +2,9 @@
 //! line.
 //!
 //! The way of a rule: [`cmdline`] finds it, [`grammar`] reads it into a [`rule::Rule`],
-//! [`ruleset::RuleSet`] numbers it, [`survey::survey`] looks at the functions it concerns,
+//! [`ruleset::RuleSet`] numbers it, [`survey`] looks at the functions it concerns,
 //! [`plan::Plan`] decides what becomes of each, [`apply`] does it through [`system::System`], and
-//! [`report`] says so. [`run::Run`] is all of this in order.
+//! [`report`] tells it in the words of [`message`]. [`run::Run`] is all of this in order.
 //!
 //! Nothing here allocates, and nothing can panic: the early binary is checked for both when it is
 //! linked.
@@ -15,15 +15,14 @@
 pub mod apply;
 pub mod beneath;
 pub mod cmdline;
-pub mod failure;
 pub mod grammar;
 mod hex;
-mod iomem;
-mod lines;
+pub mod message;
 mod modalias;
 pub mod path;
 pub mod pci;
 pub mod plan;
+pub mod problem;
 pub mod report;
 pub mod rule;
 pub mod ruleset;
@@ -32,3 +31,4 @@ pub mod survey;
 pub mod system;
 pub mod text;
 pub mod variant;
+pub mod warnings;

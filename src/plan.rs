@@ -1,347 +1,419 @@
-//! Deciding: which rule has the last word on each function, and what came of each rule.
+//! The plan: for each function that the rules concern one step, from the first look to the log.
 //!
-//! Pure: everything it depends on is in the rules and the [`Inventory`].
+//! [`survey`](crate::survey::survey) adds the steps, [`Plan::decide`] gives each its rule and its driver,
+//! [`apply`](crate::apply) moves its state, and [`report`](crate::report) tells it. Deciding is pure: all
+//! that it depends on is in the rules and the plan.
 
 use heapless::Vec;
 
-use crate::failure::Failure;
-use crate::grammar::SyntaxError;
-use crate::pci::{Address, Class, Function, Id};
+use crate::apply::{DriverName, keep_name};
+use crate::pci::{Address, Function};
+use crate::problem::{Limit, Problem};
 use crate::rule::{Action, Driver, Expansion, NOBODY, Place, Rule, Selector, Statement, VFIO_PCI};
-use crate::ruleset::{MAX_RULES, RuleNumber, RuleSet};
-use crate::survey::{Inventory, MAX_FUNCTIONS};
+use crate::ruleset::{Outcome, Refusal, RuleNumber, RuleSet};
+use crate::survey::{Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, Scope};
 
-/// What came of one rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// `off` or `debug`, which select nothing.
-    Setting,
-    /// It decided at least one function.
-    Applied,
-    /// An exclusion that matched.
-    Excluded,
-    /// Later rules decided all its functions.
-    Overruled,
-    /// Nothing that it selects is there.
-    Unmatched,
-    /// Likewise, and the rule says that this may be.
-    Absent,
-    /// Only one function was asked for, and the rule does not concern it.
-    Elsewhere,
-    /// It must not be applied.
-    Refused(Refusal),
-    /// It is not a rule.
-    Invalid(SyntaxError),
-    /// An operation failed on a function that it decided, or that it names.
-    Failed(Failure),
-}
-
-/// Why a rule must not be applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It names a bridge.
-    Bridge(Address, Class),
-    /// The function found there has another ID than its guard.
-    Guard(Address, Id),
-    /// The exclusion of this number, which comes later, cannot be honoured: it is not understood, there
-    /// was no room for it, or what it matches cannot be looked at.
-    LostExclusion(RuleNumber),
-}
-
-/// What becomes of every function of an inventory, and what came of every rule.
+/// What becomes of every function that the rules concern.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Who decides on each function.
-    pub decisions: Decisions,
-    /// What came of each rule.
-    pub outcomes: Outcomes,
-    companions: Vec<Companions, MAX_FUNCTIONS>,
+    /// By address.
+    pub(crate) steps: Vec<Step, MAX_FUNCTIONS>,
+    /// Functions that share an IOMMU group with a taken one and have no step, in no order.
+    pub(crate) neighbours: Vec<Function, MAX_NEIGHBOURS>,
+    /// Which functions the paths of rules lead to, in the order of the rules.
+    pub(crate) path_ends: Vec<(RuleNumber, Address), MAX_PATH_ENDS>,
+    /// What went wrong while looking, and what it kept the survey from.
+    pub(crate) problems: Vec<(Scope, Problem), MAX_PROBLEMS>,
+    pub(crate) groups: Groups,
 }
 
-/// Who may be taken along with a function, found once, so that no rule has to look for them with each
-/// function that it matches.
+/// One function on its way through a run.
 #[derive(Debug)]
-struct Companions {
-    /// The place of the first function of its slot, whose entry stands for all.
-    slot: usize,
-    /// The place of the first function of its IOMMU group, likewise.
-    group: usize,
-    /// In such an entry, the last rule that takes them all; 0 for none.
-    rule: RuleNumber,
+pub struct Step {
+    /// The function.
+    pub function: Function,
+    /// The number of the rule that decides on it; `None` where none does.
+    pub rule: Option<RuleNumber>,
+    /// The driver that it is kept for; empty where it is left alone.
+    pub driver: DriverName,
+    /// How far it came.
+    pub state: State,
+    /// Whether its override is set.
+    pub held: Held,
+    /// The other driver that had it; empty where none did.
+    pub freed_from: DriverName,
+    /// It was seen to be in no IOMMU group.
+    pub is_groupless: bool,
+    /// The framebuffer driver of the firmware's display holds memory of it.
+    pub has_framebuffer: bool,
+    /// What its rules take along was looked at.
+    pub(crate) is_expanded: bool,
+    /// The number of wildcards in the alias that its driver comes from.
+    pub(crate) wildcards: usize,
+    /// The places of the first function of its slot and of its IOMMU group, whose steps stand for all.
+    heads: [usize; 2],
+    /// In such a step, the last rule that takes all along; 0 for none.
+    takes_along: RuleNumber,
 }
 
-/// The number of the rule that decides, beside each function of the inventory.
-#[derive(Debug, Default)]
-pub struct Decisions(Vec<Option<RuleNumber>, MAX_FUNCTIONS>);
+/// Whether a function's override is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum Held {
+    Not,
+    Already,
+    Written,
+}
 
-/// The outcome of every rule.
-#[derive(Debug, Default)]
-pub struct Outcomes(Vec<Outcome, MAX_RULES>);
+/// How far a function came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing was done yet, or nothing is to be done.
+    Planned,
+    /// Its override is set.
+    Held,
+    /// No driver has it, and its own is not registered.
+    Waiting,
+    /// It was offered to its driver, which is registered. If that is so in the end, the driver did not take
+    /// it.
+    Offered,
+    /// Its driver has it.
+    Bound,
+    /// Something went wrong.
+    Failed(Problem),
+}
+
+impl Step {
+    pub(crate) const fn new(function: Function) -> Self {
+        Self {
+            function,
+            rule: None,
+            driver: Vec::new(),
+            state: State::Planned,
+            held: Held::Not,
+            freed_from: Vec::new(),
+            is_groupless: false,
+            has_framebuffer: false,
+            is_expanded: false,
+            wildcards: usize::MAX,
+            heads: [0; 2],
+            takes_along: 0,
+        }
+    }
+
+    /// Whether it is kept for a driver, or for none.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        !self.driver.is_empty()
+    }
+
+    /// Whether its override is set.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held != Held::Not
+    }
+
+    /// Whether its driver has it.
+    #[must_use]
+    pub const fn is_bound(&self) -> bool {
+        matches!(self.state, State::Bound)
+    }
+
+    /// Whether its driver is taken to work on whole IOMMU groups, as every VFIO driver does: any but pci-stub.
+    #[must_use]
+    pub fn needs_iommu(&self) -> bool {
+        self.is_taken() && self.driver != NOBODY && self.driver != b"pci-stub"
+    }
+}
 
 impl Plan {
-    /// A plan without decisions.
+    /// A plan for nothing.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            decisions: Decisions(Vec::new()),
-            outcomes: Outcomes(Vec::new()),
-            companions: Vec::new(),
+            steps: Vec::new(),
+            neighbours: Vec::new(),
+            path_ends: Vec::new(),
+            problems: Vec::new(),
+            groups: Groups::Unasked,
+        }
+    }
+
+    /// Every function that a rule may decide on, by address.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The functions that are taken, by address.
+    #[must_use]
+    pub fn taken(&self) -> impl DoubleEndedIterator<Item = &Step> {
+        self.steps.iter().filter(|step| step.is_taken())
+    }
+
+    pub(crate) fn taken_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Step> {
+        self.steps.iter_mut().filter(|step| step.is_taken())
+    }
+
+    /// The functions that stay with the host, as far as their IOMMU group is known: endpoints that are
+    /// not taken.
+    pub fn left(&self) -> impl Iterator<Item = &Function> {
+        let others = self.steps.iter().filter(|step| !step.is_taken());
+        let all = others.map(|step| &step.function).chain(&self.neighbours);
+        all.filter(|function| function.group.is_some() && !function.class.is_bridge())
+    }
+
+    /// What went wrong while looking.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        self.problems.iter().map(|(_, problem)| *problem)
+    }
+
+    pub(crate) fn index(&self, address: Address) -> Result<usize, usize> {
+        // Mostly one comes after the other.
+        if self.steps.last().is_none_or(|last| last.function.address < address) {
+            return Err(self.steps.len());
+        }
+        self.steps.binary_search_by_key(&address, |step| step.function.address)
+    }
+
+    pub(crate) fn get_mut(&mut self, address: Address) -> Option<&mut Step> {
+        let at = self.index(address).ok()?;
+        self.steps.get_mut(at)
+    }
+
+    /// Adds a function that is not there yet.
+    pub(crate) fn insert(&mut self, function: Function) -> Result<(), Problem> {
+        if self.steps.is_full() {
+            return Err(Problem::Limit(Limit::Functions));
+        }
+        let (Ok(at) | Err(at)) = self.index(function.address);
+        let mut carried = Step::new(function);
+        // `Vec::insert` can panic.
+        for step in self.steps.iter_mut().skip(at) {
+            core::mem::swap(step, &mut carried);
+        }
+        let _ = self.steps.push(carried);
+        Ok(())
+    }
+
+    /// What went wrong, and what it keeps the survey from.
+    #[inline(never)]
+    pub(crate) fn remember(&mut self, scope: Scope, problem: Problem) {
+        let problems = &mut self.problems;
+        if problems.iter().any(|(known, _)| *known == scope) {
+            return;
+        }
+        // The last slot stands for all further problems: an exclusion that could not be evaluated must not
+        // look unmatched.
+        let _ = problems.push(if problems.len() + 1 < MAX_PROBLEMS {
+            (scope, problem)
+        } else {
+            (Scope::Anything, Problem::Limit(Limit::Problems))
+        });
+    }
+
+    /// Whether the selector of the rule of this number itself matches the function.
+    #[must_use]
+    pub fn selects(&self, number: RuleNumber, selector: &Selector, function: &Function) -> bool {
+        match selector {
+            Selector::Address { .. } | Selector::Path { .. } => {
+                self.names(number, selector, function.address)
+            }
+            Selector::Ids(ids) => ids.match_function(function),
+            Selector::Class { prefix, digits } => {
+                // Two digits of the 24-bit class code are 8 bits, and so on.
+                let ignored = 24_u32.saturating_sub(u32::from(*digits) * 4);
+                function.class.code() >> ignored == *prefix
+            }
+            Selector::BootVga => function.boot_vga,
+        }
+    }
+
+    /// Whether the rule of this number names the address, or leads to it.
+    fn names(&self, number: RuleNumber, selector: &Selector, address: Address) -> bool {
+        match selector {
+            Selector::Address { domain, bus, place } => {
+                address.domain() == *domain && address.bus() == *bus && place.holds(address)
+            }
+            Selector::Path { .. } => {
+                let start = self.path_ends.partition_point(|(rule, _)| *rule < number);
+                let ends = self.path_ends.get(start..).unwrap_or_default();
+                let mut of_this = ends.iter().take_while(|(rule, _)| *rule == number);
+                of_this.any(|(_, end)| *end == address)
+            }
+            Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
+        }
+    }
+
+    /// Whether what could not be looked at keeps the rule of this number from a function that it may select.
+    #[must_use]
+    pub(crate) fn hampers(&self, scope: Scope, number: RuleNumber, rule: &Rule<'_>) -> bool {
+        match scope {
+            Scope::Function(address) => self.names(number, &rule.selector, address),
+            Scope::Group(address) => {
+                let step = self.index(address).ok().and_then(|at| self.steps.get(at));
+                rule.expansion == Some(Expansion::Group)
+                    && step.is_some_and(|it| self.selects(number, &rule.selector, &it.function))
+            }
+            Scope::Path(path) => path == number,
+            Scope::Scan => rule.selector.needs_scan(),
+            Scope::BootVga => rule.selector == Selector::BootVga,
+            Scope::Aliases => rule.action == Action::Take(Driver::Auto),
+            Scope::Anything => true,
         }
     }
 
     /// Decides everything; with `only`, nothing but this function.
-    pub fn decide(&mut self, rules: &RuleSet<'_>, inventory: &Inventory, only: Option<Address>) {
-        self.decisions.0.clear();
-        for _ in inventory.functions() {
-            // There is room for as many as the inventory holds.
-            let _ = self.decisions.0.push(None);
+    pub fn decide(&mut self, rules: &mut RuleSet<'_>, only: Option<Address>) {
+        if rules.rules().any(|(_, rule)| rule.expansion.is_some()) {
+            self.find_heads();
         }
-        self.companions.clear();
-        self.outcomes.0.clear();
-        for (number, entry) in rules.entries() {
-            let outcome = match &entry.parsed {
-                Err(error) => Outcome::Invalid(*error),
-                Ok(Statement::Off | Statement::Debug) => Outcome::Setting,
-                Ok(Statement::Rule(rule)) => match rules.lost_exclusion() {
-                    Some(lost) if number < lost => Outcome::Refused(Refusal::LostExclusion(lost)),
-                    _ => self.rule(number, rule, inventory),
-                },
+        for number in 1.. {
+            let Some(entry) = rules.entry(number) else { break };
+            let Ok(Statement::Rule(rule)) = &entry.parsed else { continue };
+            let outcome = match rules.lost_exclusion() {
+                Some(lost) if number < lost => Outcome::Refused(Refusal::LostExclusion(lost)),
+                _ => self.try_rule(number, rule),
             };
-            if matches!(outcome, Outcome::Failed(_)) && rules.driver(number).is_none() {
-                self.refuse_all(number);
+            if matches!(outcome, Outcome::Failed(_)) && rule.action == Action::Exclude {
+                // It may have protected any function.
+                self.steps.iter_mut().for_each(|step| step.rule = None);
+                rules.refuse_before(number);
             }
-            let _ = self.outcomes.0.push(outcome);
+            rules.conclude(number, outcome);
         }
 
-        let mut decides = [false; MAX_RULES + 1];
-        for (function, deciding) in inventory.functions().zip(&mut self.decisions.0) {
-            if only.is_some_and(|only| only != function.address) {
-                *deciding = None;
+        for step in &mut self.steps {
+            if only.is_some_and(|only| only != step.function.address) {
+                step.rule = None;
             }
-            if let Some(decides) = deciding.and_then(|rule| decides.get_mut(usize::from(rule))) {
-                *decides = true;
-            }
-        }
-        for (outcome, decides) in self.outcomes.0.iter_mut().zip(decides.iter().skip(1)) {
-            let is_elsewhere = match *outcome {
-                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched | Outcome::Absent => {
-                    only.is_some() && !*decides
-                }
-                Outcome::Refused(Refusal::Bridge(address, _) | Refusal::Guard(address, _)) => {
-                    only.is_some_and(|only| only != address)
-                }
-                _ => false,
+            let name = match step.rule.and_then(|rule| rules.driver(rule)) {
+                Some(Driver::Named(name)) => name,
+                Some(Driver::Nobody) => NOBODY,
+                // As long as no better one is found.
+                Some(Driver::Auto) => VFIO_PCI,
+                None => continue,
             };
-            if is_elsewhere {
-                *outcome = Outcome::Elsewhere;
-            } else if !*decides && matches!(*outcome, Outcome::Applied | Outcome::Excluded) {
-                *outcome = Outcome::Overruled;
+            keep_name(&mut step.driver, name);
+        }
+        for (number, entry) in rules.entries_mut() {
+            let decides = self.steps.iter().any(|step| step.rule == Some(number));
+            match entry.outcome {
+                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched | Outcome::Absent
+                    if only.is_some() && !decides =>
+                {
+                    entry.outcome = Outcome::Elsewhere;
+                }
+                Outcome::Refused(Refusal::Bridge(address, _) | Refusal::Guard(address, _))
+                    if only.is_some_and(|only| only != address) =>
+                {
+                    entry.outcome = Outcome::Elsewhere;
+                }
+                Outcome::Applied | Outcome::Excluded if !decides => {
+                    entry.outcome = Outcome::Overruled;
+                }
+                _ => {}
             }
         }
     }
 
-    /// Takes back all decisions so far, because of a later exclusion that may have protected any
-    /// function.
-    fn refuse_all(&mut self, exclusion: RuleNumber) {
-        self.decisions.0.iter_mut().for_each(|deciding| *deciding = None);
-        for outcome in &mut self.outcomes.0 {
-            if !matches!(outcome, Outcome::Setting | Outcome::Invalid(_)) {
-                *outcome = Outcome::Refused(Refusal::LostExclusion(exclusion));
-            }
-        }
-    }
-
+    /// Done once, so that no rule has to look for companions with each function that it matches.
     #[inline(never)]
-    fn find_companions(&mut self, inventory: &Inventory) {
-        for (index, function) in inventory.functions().enumerate() {
+    fn find_heads(&mut self) {
+        for index in 0..self.steps.len() {
+            let Some(Step { function, .. }) = self.steps.get(index) else { break };
             let first = |is_with: &dyn Fn(&Function) -> bool| {
-                inventory.functions().position(is_with).unwrap_or(index)
+                self.steps.iter().position(|step| is_with(&step.function)).unwrap_or(index)
             };
-            let slot = first(&|other| other.address.same_slot(function.address));
-            let group = first(&|other| other.group.is_some() && other.group == function.group);
-            let _ = self.companions.push(Companions { slot, group, rule: 0 });
+            let heads = [
+                first(&|other| other.address.same_slot(function.address)),
+                first(&|other| other.group.is_some() && other.group == function.group),
+            ];
+            if let Some(step) = self.steps.get_mut(index) {
+                step.heads = heads;
+            }
         }
     }
 
-    /// Marks what the rule matches as decided by it.
-    fn rule(&mut self, number: RuleNumber, rule: &Rule<'_>, inventory: &Inventory) -> Outcome {
+    /// Has the rule decide on all that it matches.
+    fn try_rule(&mut self, number: RuleNumber, rule: &Rule<'_>) -> Outcome {
         let excludes = rule.action == Action::Exclude;
         let may_take = |function: &Function| excludes || !function.class.is_bridge();
 
-        let failure = inventory.failure_of(number, rule).map(Outcome::Failed);
-        if rule.expansion.is_some() && self.companions.is_empty() {
-            self.find_companions(inventory);
-        }
+        let mut problems = self.problems.iter();
+        let failure = problems.find(|(scope, _)| self.hampers(*scope, number, rule));
+        let failure = failure.map(|(_, problem)| Outcome::Failed(*problem));
         let mut outcome = if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched };
         let mut is_first = true;
-        for (index, seed) in inventory.selected(number, &rule.selector) {
+        for index in self.range(&rule.selector) {
+            let Some(&Step { function, heads: [slot, group], .. }) = self.steps.get(index) else {
+                break;
+            };
+            if !self.selects(number, &rule.selector, &function) {
+                continue;
+            }
             if is_first {
                 is_first = false;
                 // What cannot be looked at cannot be compared with the guard either.
                 if let Some(failure) = failure.filter(|_| rule.guard.is_some()) {
                     return failure;
                 }
-                if rule.guard.is_some_and(|guard| guard != seed.id) {
-                    return Outcome::Refused(Refusal::Guard(seed.address, seed.id));
+                if rule.guard.is_some_and(|guard| guard != function.id) {
+                    return Outcome::Refused(Refusal::Guard(function.address, function.id));
                 }
-                if !excludes && seed.class.is_bridge() && names_one_function(&rule.selector) {
-                    return Outcome::Refused(Refusal::Bridge(seed.address, seed.class));
+                if !excludes && function.class.is_bridge() && names_one_function(&rule.selector) {
+                    return Outcome::Refused(Refusal::Bridge(function.address, function.class));
                 }
             }
-            if !may_take(seed) {
+            if !may_take(&function) {
                 continue;
             }
             outcome = if excludes { Outcome::Excluded } else { Outcome::Applied };
-            if let Some(deciding) = self.decisions.0.get_mut(index) {
-                *deciding = Some(number);
+            if let Some(step) = self.steps.get_mut(index) {
+                step.rule = Some(number);
             }
-            if let Some(rule) = self.taken_along(index, rule.expansion) {
-                *rule = number;
+            let head = match rule.expansion {
+                None => continue,
+                Some(Expansion::Slot) => slot,
+                Some(Expansion::Group) => group,
+            };
+            if let Some(head) = self.steps.get_mut(head) {
+                head.takes_along = number;
             }
         }
-        for (index, function) in inventory.functions().enumerate() {
-            let may_join = match rule.expansion {
+        for index in 0..self.steps.len() {
+            let Some(&Step { function, heads: [slot, group], .. }) = self.steps.get(index) else {
+                break;
+            };
+            let (head, may_join) = match rule.expansion {
                 None => break,
-                Some(Expansion::Slot) => may_take(function),
-                Some(Expansion::Group) => !function.class.is_bridge(),
+                Some(Expansion::Slot) => (slot, may_take(&function)),
+                Some(Expansion::Group) => (group, !function.class.is_bridge()),
             };
             if may_join
-                && self.taken_along(index, rule.expansion).is_some_and(|rule| *rule == number)
-                && let Some(deciding) = self.decisions.0.get_mut(index)
+                && self.steps.get(head).is_some_and(|head| head.takes_along == number)
+                && let Some(step) = self.steps.get_mut(index)
             {
-                *deciding = Some(number);
+                step.rule = Some(number);
             }
         }
         failure.unwrap_or(outcome)
     }
 
-    /// The last rule that takes along all that this expansion adds to the function at `index` of
-    /// [`Inventory::functions`].
-    fn taken_along(
-        &mut self,
-        index: usize,
-        expansion: Option<Expansion>,
-    ) -> Option<&mut RuleNumber> {
-        let companions = self.companions.get(index)?;
-        let first = match expansion? {
-            Expansion::Slot => companions.slot,
-            Expansion::Group => companions.group,
-        };
-        self.companions.get_mut(first).map(|companions| &mut companions.rule)
-    }
-}
-
-impl Decisions {
-    /// The number of the rule that decides on the function at `index` of [`Inventory::functions`].
-    #[must_use]
-    pub fn rule(&self, index: usize) -> Option<RuleNumber> {
-        self.0.get(index).copied().flatten()
-    }
-
-    /// Each function that is taken, by address.
-    pub fn taken<'a>(
-        &self,
-        rules: &'a RuleSet<'_>,
-        inventory: &'a Inventory,
-    ) -> impl Iterator<Item = Taken<'a>> {
-        let mut next = 0;
-        core::iter::from_fn(move || {
-            let taken = self.next_taken(next, rules, inventory)?;
-            next = taken.index + 1;
-            Some(taken)
-        })
-    }
-
-    /// The first that is taken from this place of [`Inventory::functions`] on.
-    pub(crate) fn next_taken<'a>(
-        &self,
-        index: usize,
-        rules: &'a RuleSet<'_>,
-        inventory: &'a Inventory,
-    ) -> Option<Taken<'a>> {
-        inventory.functions_from(index).find_map(|(index, function)| {
-            let rule = self.rule(index)?;
-            let driver = match rules.driver(rule)? {
-                Driver::Named(name) => name,
-                Driver::Nobody => NOBODY,
-                Driver::Auto => inventory.variant(index).unwrap_or(VFIO_PCI),
-            };
-            Some(Taken { index, function, rule, driver })
-        })
-    }
-
-    /// The functions that stay with the host, as far as their IOMMU group is known: endpoints that are
-    /// not taken.
-    pub fn left<'a>(
-        &self,
-        inventory: &'a Inventory,
-        rules: &RuleSet<'_>,
-    ) -> impl Iterator<Item = &'a Function> {
-        let mut next = 0;
-        core::iter::from_fn(move || {
-            let (index, function) = self.next_left(next, inventory, rules)?;
-            next = index + 1;
-            Some(function)
-        })
-    }
-
-    /// The first that stays from `index` on, neighbours counted behind the functions.
-    #[inline(never)]
-    fn next_left<'a>(
-        &self,
-        index: usize,
-        inventory: &'a Inventory,
-        rules: &RuleSet<'_>,
-    ) -> Option<(usize, &'a Function)> {
-        inventory.all_from(index).find(|(index, function)| {
-            function.group.is_some() && !function.class.is_bridge() && !self.takes(*index, rules)
-        })
-    }
-
-    /// Whether the function at `index` of [`Inventory::functions`] is taken.
-    #[must_use]
-    pub fn takes(&self, index: usize, rules: &RuleSet<'_>) -> bool {
-        self.rule(index).and_then(|rule| rules.driver(rule)).is_some()
-    }
-}
-
-impl Outcomes {
-    /// The outcome of every rule, with its number.
-    pub fn iter(&self) -> impl Iterator<Item = (RuleNumber, Outcome)> {
-        (1..).zip(self.0.iter().copied())
-    }
-
-    /// Says that a function of this rule is not as it should be. Returns whether this is the rule's
-    /// first failure, which is the one kept.
-    pub fn fail(&mut self, number: RuleNumber, failure: Failure) -> bool {
-        match usize::from(number).checked_sub(1).and_then(|index| self.0.get_mut(index)) {
-            Some(outcome @ Outcome::Applied) => {
-                *outcome = Outcome::Failed(failure);
-                true
+    /// Where the functions stand that the selector may match.
+    fn range(&self, selector: &Selector) -> core::ops::Range<usize> {
+        match selector {
+            Selector::Address { domain, bus, place } => {
+                let first = place.addresses(*domain, *bus).next();
+                let start = first.map_or(0, |first| self.index(first).unwrap_or_else(|at| at));
+                // The functions of one slot stand together.
+                start..self.steps.len().min(start + 8)
             }
-            _ => false,
+            Selector::Path { .. }
+            | Selector::Ids(_)
+            | Selector::Class { .. }
+            | Selector::BootVga => 0..self.steps.len(),
         }
-    }
-}
-
-/// A function that is taken.
-#[derive(Clone, Copy, Debug)]
-pub struct Taken<'a> {
-    /// Its place among [`Inventory::functions`].
-    pub index: usize,
-    /// The function.
-    pub function: &'a Function,
-    /// The number of the rule that decides.
-    pub rule: RuleNumber,
-    /// The driver that it is kept for.
-    pub driver: &'a [u8],
-}
-
-impl Taken<'_> {
-    /// Whether its driver is taken to work on whole IOMMU groups, as every VFIO driver does: any but pci-stub.
-    #[must_use]
-    pub fn needs_iommu(&self) -> bool {
-        self.driver != NOBODY && self.driver != b"pci-stub"
     }
 }
 

@@ -1,9 +1,11 @@
-//! All rules of a kernel command line, numbered from 1.
+//! All rules of a kernel command line, numbered from 1, and what came of each.
 
 use heapless::Vec;
 
 use crate::cmdline;
 use crate::grammar::{self, SyntaxError};
+use crate::pci::{Address, Class, Id};
+use crate::problem::Problem;
 use crate::rule::{Action, Driver, Rule, Statement};
 
 /// The most rules that are kept.
@@ -24,6 +26,67 @@ pub struct Entry<'a> {
     pub text: &'a [u8],
     /// Its meaning, or why it has none.
     pub parsed: Result<Statement<'a>, SyntaxError>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was decided yet, or with `off` nothing will be.
+    NotInForce,
+    /// `off` or `debug`, which select nothing.
+    Setting,
+    /// It decided at least one function.
+    Applied,
+    /// An exclusion that matched.
+    Excluded,
+    /// Later rules decided all its functions.
+    Overruled,
+    /// Nothing that it selects is there.
+    Unmatched,
+    /// Likewise, and the rule says that this may be.
+    Absent,
+    /// Only one function was asked for, and the rule does not concern it.
+    Elsewhere,
+    /// It must not be applied.
+    Refused(Refusal),
+    /// It is not a rule.
+    Invalid(SyntaxError),
+    /// An operation failed on a function that it decided, or that it names.
+    Failed(Problem),
+}
+
+impl Outcome {
+    /// The word for it, as the log and the host tool's JSON have it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NotInForce => "off",
+            Self::Setting => "setting",
+            Self::Applied => "applied",
+            Self::Excluded => "excluded",
+            Self::Overruled => "overruled",
+            Self::Unmatched => "unmatched",
+            Self::Absent => "absent",
+            Self::Elsewhere => "elsewhere",
+            Self::Refused(_) => "refused",
+            Self::Invalid(_) => "invalid",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// Why a rule must not be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It names a bridge.
+    Bridge(Address, Class),
+    /// The function found there has another ID than its guard.
+    Guard(Address, Id),
+    /// The exclusion of this number, which comes later, cannot be honoured: it is not understood, there
+    /// was no room for it, or what it matches cannot be looked at.
+    LostExclusion(RuleNumber),
 }
 
 impl<'a> Entry<'a> {
@@ -80,11 +143,18 @@ impl<'a> RuleSet<'a> {
     fn add(&mut self, text: &'a [u8]) {
         let number = RuleNumber::try_from(self.count() + 1).unwrap_or(RuleNumber::MAX);
         let parsed = grammar::parse(text);
-        match parsed {
-            Ok(Statement::Off) => self.off = self.off.or(Some(number)),
-            Ok(Statement::Debug) => self.debug = true,
-            _ => {}
-        }
+        let outcome = match parsed {
+            Err(error) => Outcome::Invalid(error),
+            Ok(Statement::Off) => {
+                self.off = self.off.or(Some(number));
+                Outcome::Setting
+            }
+            Ok(Statement::Debug) => {
+                self.debug = true;
+                Outcome::Setting
+            }
+            Ok(Statement::Rule(_)) => Outcome::NotInForce,
+        };
         // An exclusion that cannot be understood, or kept, may have protected any device. A `!` that does not
         // stand first, as behind a quote, may have been meant for one.
         let is_full = self.entries.is_full();
@@ -92,7 +162,7 @@ impl<'a> RuleSet<'a> {
             self.lost_exclusion = Some(number);
         }
         self.surplus += usize::from(is_full);
-        let _ = self.entries.push(Entry { text, parsed });
+        let _ = self.entries.push(Entry { text, parsed, outcome });
     }
 
     /// How many rules were written.
@@ -134,6 +204,32 @@ impl<'a> RuleSet<'a> {
     /// Every rule that is kept, with its number.
     pub fn entries(&self) -> impl Iterator<Item = (RuleNumber, &Entry<'a>)> {
         (1..).zip(&self.entries)
+    }
+
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = (RuleNumber, &mut Entry<'a>)> {
+        (1..).zip(&mut self.entries)
+    }
+
+    pub(crate) fn conclude(&mut self, number: RuleNumber, outcome: Outcome) {
+        if let Some((_, entry)) = self.entries_mut().nth(usize::from(number).saturating_sub(1)) {
+            entry.outcome = outcome;
+        }
+    }
+
+    /// Something went wrong with a function of this rule. Only the first problem is kept.
+    pub(crate) fn fail(&mut self, number: RuleNumber, problem: Problem) {
+        if self.entry(number).is_some_and(|entry| matches!(entry.outcome, Outcome::Applied)) {
+            self.conclude(number, Outcome::Failed(problem));
+        }
+    }
+
+    /// Refuses all rules before this exclusion, which may have protected any function.
+    pub(crate) fn refuse_before(&mut self, exclusion: RuleNumber) {
+        for (_, entry) in self.entries_mut().take_while(|(number, _)| *number < exclusion) {
+            if entry.rule().is_some() {
+                entry.outcome = Outcome::Refused(Refusal::LostExclusion(exclusion));
+            }
+        }
     }
 
     /// Every rule that may select functions, with its number: valid, and not before an exclusion that

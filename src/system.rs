@@ -1,15 +1,14 @@
 //! The narrow door to the machine: the few operations that everything else is built from.
 //!
 //! The early binary implements [`System`] with system calls below one sysfs root, tests with faults.
+//! Whoever has but a [`View`] of it cannot write.
 
-use core::fmt;
-
+use heapless::Vec;
 use nix::errno::Errno;
 
-use crate::path::Path;
+use crate::path::{Attribute, Path};
 use crate::pci::Address;
-use crate::rule::MAX_DRIVER;
-use crate::text::Escaped;
+use crate::problem::{Operation, Problem};
 
 /// A PCI bus in sysfs, with the text files that a decision may need besides.
 ///
@@ -68,200 +67,164 @@ pub enum Text {
     IoMemory,
 }
 
-/// The operation that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their texts say it")]
-pub enum Operation {
-    Open,
-    Read,
-    Write,
-    ReadLink,
-    List,
-}
+/// A system that is only looked at: nothing can be written through it.
+pub struct View<'s, S>(&'s mut S);
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Open => "open",
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::ReadLink => "read link",
-            Self::List => "list",
-        })
+impl<'s, S: System> View<'s, S> {
+    /// A view of this system.
+    pub const fn of(system: &'s mut S) -> Self {
+        Self(system)
     }
-}
 
-/// What went wrong with which attribute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// What was done.
-    pub operation: Operation,
-    /// To which attribute.
-    pub path: Path,
-    /// The kernel's answer.
-    pub errno: Errno,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.operation, self.path, ErrnoName(self.errno))
+    /// Reads the attribute whole, but for what does not fit into `buffer`.
+    #[inline(never)]
+    pub fn read<'b>(&mut self, path: Path, buffer: &'b mut [u8]) -> Result<&'b [u8], Problem> {
+        let opened = self.0.open(path, Access::Read);
+        let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
+        let length = file.read(buffer).map_err(Problem::fault(Operation::Read, path))?;
+        Ok(buffer.get(..length).unwrap_or_default())
     }
-}
 
-/// The names of the error numbers from 1 on (`include/uapi/asm-generic/errno.h`), `-` where there is
-/// none. One text: the table of pointers that a derived `Debug` makes is larger than the names.
-const ERROR_NAMES: &[u8] = b"\
-    EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES \
-    EFAULT ENOTBLK EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY \
-    ETXTBSY EFBIG ENOSPC ESPIPE EROFS EMLINK EPIPE EDOM ERANGE EDEADLK ENAMETOOLONG \
-    ENOLCK ENOSYS ENOTEMPTY ELOOP - ENOMSG EIDRM ECHRNG EL2NSYNC EL3HLT EL3RST ELNRNG \
-    EUNATCH ENOCSI EL2HLT EBADE EBADR EXFULL ENOANO EBADRQC EBADSLT - EBFONT ENOSTR \
-    ENODATA ETIME ENOSR ENONET ENOPKG EREMOTE ENOLINK EADV ESRMNT ECOMM EPROTO \
-    EMULTIHOP EDOTDOT EBADMSG EOVERFLOW ENOTUNIQ EBADFD EREMCHG ELIBACC ELIBBAD ELIBSCN \
-    ELIBMAX ELIBEXEC EILSEQ ERESTART ESTRPIPE EUSERS ENOTSOCK EDESTADDRREQ EMSGSIZE \
-    EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT ESOCKTNOSUPPORT EOPNOTSUPP EPFNOSUPPORT \
-    EAFNOSUPPORT EADDRINUSE EADDRNOTAVAIL ENETDOWN ENETUNREACH ENETRESET ECONNABORTED \
-    ECONNRESET ENOBUFS EISCONN ENOTCONN ESHUTDOWN ETOOMANYREFS ETIMEDOUT ECONNREFUSED \
-    EHOSTDOWN EHOSTUNREACH EALREADY EINPROGRESS ESTALE EUCLEAN ENOTNAM ENAVAIL EISNAM \
-    EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EKEYEXPIRED EKEYREVOKED \
-    EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL EHWPOISON";
-
-/// The name of an error number, such as `EACCES`.
-pub struct ErrnoName(pub Errno);
-
-impl fmt::Display for ErrnoName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let index = usize::try_from(self.0 as i32).ok().and_then(|number| number.checked_sub(1));
-        let name = index.and_then(|index| ERROR_NAMES.split(|&byte| byte == b' ').nth(index));
-        Escaped(name.unwrap_or(b"an error without a name")).fmt(f)
+    /// The last component of the link's target; `None` where there is no link.
+    #[inline(never)]
+    pub fn link_name<'b>(
+        &mut self,
+        path: Path,
+        buffer: &'b mut [u8],
+    ) -> Result<Option<&'b [u8]>, Problem> {
+        let length = match self.0.read_link(path, buffer) {
+            // A target that was cut would be taken for another.
+            Ok(length) if length == buffer.len() => Err(Errno::ENAMETOOLONG),
+            Err(Errno::ENOENT) => return Ok(None),
+            result => result,
+        };
+        let length = length.map_err(Problem::fault(Operation::ReadLink, path))?;
+        let target = buffer.get(..length).unwrap_or_default();
+        Ok(target.rsplit(|&byte| byte == b'/').next())
     }
-}
 
-/// Reads the attribute whole, but for what does not fit into `buffer`.
-#[inline(never)]
-pub(crate) fn read<'b>(
-    system: &mut impl System,
-    path: Path,
-    buffer: &'b mut [u8],
-) -> Result<&'b [u8], Fault> {
-    let fault = |operation| move |errno| Fault { operation, path, errno };
-    let mut file = system.open(path, Access::Read).map_err(fault(Operation::Open))?;
-    let length = file.read(buffer).map_err(fault(Operation::Read))?;
-    Ok(buffer.get(..length).unwrap_or_default())
-}
-
-/// Writes one value to the attribute.
-pub(crate) fn write(system: &mut impl System, path: Path, text: &[u8]) -> Result<(), Fault> {
-    let fault = |operation| move |errno| Fault { operation, path, errno };
-    let mut file = system.open(path, Access::Write).map_err(fault(Operation::Open))?;
-    file.write(text).map_err(fault(Operation::Write))
-}
-
-/// Makes the attribute hold `text`, without a write where it does already.
-#[inline(never)]
-pub(crate) fn hold(system: &mut impl System, path: Path, text: &[u8]) -> Result<Held, Fault> {
-    let fault = |operation| move |errno| Fault { operation, path, errno };
-    // With its newline, and a byte by which a longer name shows.
-    let mut buffer = [0; MAX_DRIVER + 2];
-    let mut file = system.open(path, Access::ReadWrite).map_err(fault(Operation::Open))?;
-    let length = file.read(&mut buffer).map_err(fault(Operation::Read))?;
-    if first_line(buffer.get(..length).unwrap_or_default()) == text {
-        return Ok(Held::Already);
+    /// The driver that has the function.
+    pub fn driver<'b>(
+        &mut self,
+        address: Address,
+        buffer: &'b mut [u8],
+    ) -> Result<Option<&'b [u8]>, Problem> {
+        self.link_name(Path::Attribute(address, Attribute::Driver), buffer)
     }
-    // The kernel drops what follows the newline; a plain file, in a copy of sysfs, may keep the end
-    // of a longer old value there.
-    let mut value = heapless::Vec::<u8, { MAX_DRIVER + 1 }>::new();
-    let whole = value.extend_from_slice(text).is_ok() && value.push(b'\n').is_ok();
-    debug_assert!(whole);
-    file.write(&value).map_err(fault(Operation::Write))?;
-    let length = file.read(&mut buffer).map_err(fault(Operation::Read))?;
-    if first_line(buffer.get(..length).unwrap_or_default()) == text {
-        Ok(Held::Written)
-    } else {
-        Ok(Held::Refused)
-    }
-}
 
-/// What came of a [`hold`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
-    /// The attribute held the text before.
-    Already,
-    /// The text was written and read back.
-    Written,
-    /// The text was written, yet something else was read back.
-    Refused,
-}
-
-/// The last component of the link's target; `None` where there is no link.
-#[inline(never)]
-pub(crate) fn link_name<'b>(
-    system: &mut impl System,
-    path: Path,
-    buffer: &'b mut [u8],
-) -> Result<Option<&'b [u8]>, Fault> {
-    match system.read_link(path, buffer) {
-        // A target that was cut would be taken for another.
-        Ok(length) if length == buffer.len() => {
-            Err(Fault { operation: Operation::ReadLink, path, errno: Errno::ENAMETOOLONG })
-        }
-        Ok(length) => {
-            let target = buffer.get(..length).unwrap_or_default();
-            Ok(target.rsplit(|&byte| byte == b'/').next())
-        }
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => Err(Fault { operation: Operation::ReadLink, path, errno }),
-    }
-}
-
-/// Hands over each entry of a directory that names a function.
-pub(crate) fn list<S: System>(
-    system: &mut S,
-    path: Path,
-    mut each: impl FnMut(&mut S, Address),
-) -> Result<(), Fault> {
-    system
-        .list(path, &mut |system, name| {
+    /// Hands over each entry of a directory that names a function.
+    pub(crate) fn list(
+        &mut self,
+        path: Path,
+        mut each: impl FnMut(&mut View<'_, S>, Address),
+    ) -> Result<(), Problem> {
+        let listed = self.0.list(path, &mut |system, name| {
             if let Some(address) = Address::from_sysfs(name) {
-                each(system, address);
+                each(&mut View(system), address);
             }
-        })
-        .map_err(|errno| Fault { operation: Operation::List, path, errno })
-}
+        });
+        listed.map_err(Problem::fault(Operation::List, path))
+    }
 
-/// Whether a driver of this name is registered with the PCI bus. Where that cannot be told it is taken to
-/// be: what is then tried with it tells more.
-pub(crate) fn has_driver(system: &mut impl System, name: &[u8]) -> bool {
-    system.find_driver(name) != Err(Errno::ENOENT)
-}
+    /// Whether a directory has any entry; `false` where it is not there.
+    pub(crate) fn has_entries(&mut self, path: Path) -> bool {
+        let mut has_entries = false;
+        let listed = self.0.list(path, &mut |_, _| has_entries = true);
+        has_entries || !matches!(listed, Ok(()) | Err(Errno::ENOENT))
+    }
 
-/// Whether a directory has any entry; `false` where it is not there.
-pub(crate) fn has_entries(system: &mut impl System, path: Path) -> bool {
-    let mut has_entries = false;
-    let listed = system.list(path, &mut |_, _| has_entries = true);
-    has_entries || !matches!(listed, Ok(()) | Err(Errno::ENOENT))
+    /// Whether a driver of this name is registered with the PCI bus. Where that cannot be told it is taken
+    /// to be: what is then tried with it tells more.
+    pub(crate) fn has_driver(&mut self, name: &[u8]) -> bool {
+        self.0.find_driver(name) != Err(Errno::ENOENT)
+    }
+
+    /// Hands over each line of a text file, without its newline. A line of more than [`MAX_LINE`] bytes is
+    /// dropped, and an empty one.
+    pub(crate) fn lines(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        let mut lines = Lines::default();
+        let result = self.0.stream(text, &mut |piece| lines.add(piece, each));
+        lines.finish(each);
+        result
+    }
 }
 
 /// The text before the first newline.
-pub(crate) fn first_line(text: &[u8]) -> &[u8] {
+#[must_use]
+pub fn first_line(text: &[u8]) -> &[u8] {
     text.split(|&byte| byte == b'\n').next().unwrap_or_default()
+}
+
+/// The longest line that is handed over; longer ones are dropped. The longest of `modules.alias`
+/// with `vfio_pci:` has 77 bytes and its module's name.
+const MAX_LINE: usize = 256;
+
+/// Joins the pieces of a text and cuts it into lines.
+#[derive(Default)]
+struct Lines {
+    line: Vec<u8, MAX_LINE>,
+    too_long: bool,
+}
+
+impl Lines {
+    /// Takes the next piece, and hands over each line that it completes, without its newline.
+    fn add(&mut self, piece: &[u8], each: &mut dyn FnMut(&[u8])) {
+        // Between two parts, and only there, stood a newline.
+        let mut is_first = true;
+        for part in piece.split(|&byte| byte == b'\n') {
+            if !is_first {
+                self.finish(each);
+            }
+            is_first = false;
+            self.too_long |= self.line.extend_from_slice(part).is_err();
+        }
+    }
+
+    /// Hands over the last line of a text that does not end with a newline.
+    fn finish(&mut self, each: &mut dyn FnMut(&[u8])) {
+        if !self.too_long && !self.line.is_empty() {
+            each(&self.line);
+        }
+        self.line.clear();
+        self.too_long = false;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use std::string::ToString;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
 
     use super::*;
 
-    #[test]
-    fn every_error_number_has_the_name_that_nix_gives_it() {
-        for number in 1..=133 {
-            let errno = Errno::from_raw(number);
-            if errno != Errno::UnknownErrno {
-                assert_eq!(ErrnoName(errno).to_string(), std::format!("{errno:?}"));
-            }
+    fn lines(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
+        let mut lines = Lines::default();
+        let mut found = Vec::new();
+        for piece in pieces {
+            lines.add(piece, &mut |line| found.push(line.to_vec()));
         }
-        assert_eq!(ErrnoName(Errno::UnknownErrno).to_string(), "an error without a name");
+        lines.finish(&mut |line| found.push(line.to_vec()));
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(text in "[ab\n]{0,40}", size in 1_usize..8) {
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+            let whole: Vec<Vec<u8>> = text
+                .split('\n')
+                .filter(|line| !line.is_empty())
+                .map(|line| line.as_bytes().to_vec())
+                .collect();
+            prop_assert_eq!(lines(&pieces), whole);
+        }
+    }
+
+    #[test]
+    fn only_a_line_that_does_not_fit_is_dropped() {
+        let (fits, long) = ([b'a'; MAX_LINE], [b'b'; MAX_LINE + 1]);
+        assert_eq!(lines(&[&fits, b"\n", &long, b"\nc\n"]), [&fits[..], b"c"]);
     }
 }

@@ -4,13 +4,12 @@
 use core::ffi::{CStr, c_int};
 
 use heapless::Vec;
-use log::Level;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, UnlinkatFlags, access, mkdir, unlinkat};
-use vfio_override::report::{Journal, Trouble};
+use vfio_override::message::Message;
 
 use crate::args::Options;
 use crate::kmsg::Kmsg;
@@ -38,7 +37,7 @@ const FILE_SYSTEMS: [FileSystem; 3] = [
 /// panic.
 pub fn run(process: Process, pid: Pid) -> c_int {
     let mut undo = Vec::<Undo, { FILE_SYSTEMS.len() }>::new();
-    let mut failures = Vec::<Trouble<'_>, { FILE_SYSTEMS.len() }>::new();
+    let mut failures = Vec::<Message<'_>, { FILE_SYSTEMS.len() }>::new();
     for file_system in &FILE_SYSTEMS {
         match provide(file_system) {
             Ok(None) => {}
@@ -47,19 +46,20 @@ pub fn run(process: Process, pid: Pid) -> c_int {
                 let _ = undo.push(mounted);
             }
             Err(errno) => {
-                let _ = failures.push(Trouble::Mount(file_system.at.to_bytes(), errno));
+                let _ = failures.push(Message::Mount(file_system.at.to_bytes(), errno));
             }
         }
     }
 
     let options = Options::DEFAULT;
     let kmsg = Kmsg::open(options.kmsg, pid);
-    for failure in &failures {
-        Journal::new(&kmsg, false).say(Level::Error, failure);
-    }
     watchdog::supervise(&kmsg, &|| crate::work(&options, process, &kmsg), &|| {
         crate::protect(&options, &kmsg)
     });
+    // Only now: a console may take a while to print them.
+    for failure in &failures {
+        failure.log(&kmsg);
+    }
 
     kmsg.close();
     for mounted in undo.iter().rev() {
@@ -71,16 +71,14 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     let this = process.arguments().next();
     let next = INITS.iter().position(|init| Some(*init) == this).map_or(0, |at| at + 1);
     // The log may be gone with /dev; the console is the standard error stream of PID 1.
-    let say = |trouble| {
-        Journal::new(&Kmsg::open(options.kmsg, pid), false).say(Level::Error, &trouble);
-    };
+    let say = |message: Message<'_>| message.log(&Kmsg::open(options.kmsg, pid));
     for init in INITS.iter().skip(next) {
         match process.exec(init) {
             Errno::ENOENT => {}
-            errno => say(Trouble::Init(init.to_bytes(), errno)),
+            errno => say(Message::Init(init.to_bytes(), errno)),
         }
     }
-    say(Trouble::NoInit);
+    say(Message::NoInit);
     1
 }
 

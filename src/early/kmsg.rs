@@ -8,7 +8,7 @@ use heapless::Vec;
 use log::{Level, Log, Metadata, Record};
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, close};
-use vfio_override::report::TARGET;
+use vfio_override::message::TARGET;
 use vfio_override::text::Decimal;
 
 use crate::line::Line;

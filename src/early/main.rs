@@ -22,11 +22,10 @@ use std::os::fd::OwnedFd;
 
 use args::{Options, Request};
 use kmsg::Kmsg;
-use log::Level;
 use sys::memory::Once;
 use tree::Tree;
 use vfio_override::cmdline;
-use vfio_override::report::{Journal, Trouble};
+use vfio_override::message::Message;
 use vfio_override::run::Run;
 
 /// What is read of the command line: one byte more than counts, to see that there is more.
@@ -58,16 +57,23 @@ fn start(process: sys::Process) -> c_int {
 }
 
 /// The whole run, in the child. Returns whether every rule was applied.
+///
+/// All is done before the first line is logged: a console may take a while to print it.
 fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
-    let journal = Journal::new(kmsg, false);
-    let Some((run, root)) = prepare(options, journal) else { return false };
+    let Some((run, root)) = prepare(options, kmsg) else { return false };
     let mut tree = Tree::below(root, options.cmdline);
-    let is_applied = run.apply(&mut tree, options.device, kmsg);
+    run.apply(&mut tree, options.device);
+    let loadings = if options.modprobe {
+        modprobe::load_drivers(run, &mut tree, process)
+    } else {
+        heapless::Vec::new()
+    };
+    let is_applied = run.report(kmsg);
     if !is_applied && let Err(errno) = tree.find_bus() {
-        journal.say(Level::Error, &Trouble::Sysfs(options.sysfs.to_bytes(), errno));
+        Message::Sysfs(options.sysfs.to_bytes(), errno).log(kmsg);
     }
-    if options.modprobe {
-        modprobe::load_drivers(run, &mut tree, process, journal);
+    for loading in &loadings {
+        Message::Loading(loading).log(kmsg);
     }
     // The process ends here, and all its descriptors with it.
     mem::forget(tree);
@@ -76,7 +82,7 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
 
 /// What must be done where the run came to no end, in a child of its own. Returns whether it was.
 fn protect(options: &Options, kmsg: &Kmsg) -> bool {
-    let Some((run, root)) = prepare(options, Journal::new(kmsg, false)) else { return false };
+    let Some((run, root)) = prepare(options, kmsg) else { return false };
     let mut tree = Tree::below(root, options.cmdline);
     let holds = run.protect(&mut tree, options.device);
     mem::forget(tree);
@@ -84,19 +90,16 @@ fn protect(options: &Options, kmsg: &Kmsg) -> bool {
 }
 
 /// Reads the rules, and opens the sysfs root below which they are applied.
-fn prepare(
-    options: &Options,
-    journal: Journal<'_>,
-) -> Option<(&'static mut Run<'static>, OwnedFd)> {
+fn prepare(options: &Options, kmsg: &Kmsg) -> Option<(&'static mut Run<'static>, OwnedFd)> {
     let (line, run) = (LINE.take()?, RUN.take()?);
-    let trouble = match (sys::read_file(options.cmdline, line), tree::open_root(options.sysfs)) {
+    let problem = match (sys::read_file(options.cmdline, line), tree::open_root(options.sysfs)) {
         (Ok(line), Ok(root)) => {
-            run.rules_mut().add_line(line);
+            run.rules.add_line(line);
             return Some((run, root));
         }
-        (Err(errno), _) => Trouble::CommandLine(options.cmdline.to_bytes(), errno),
-        (_, Err(errno)) => Trouble::Sysfs(options.sysfs.to_bytes(), errno),
+        (Err(errno), _) => Message::CommandLine(options.cmdline.to_bytes(), errno),
+        (_, Err(errno)) => Message::Sysfs(options.sysfs.to_bytes(), errno),
     };
-    journal.say(Level::Error, &trouble);
+    problem.log(kmsg);
     None
 }

@@ -2,12 +2,13 @@
 
 use core::ffi::CStr;
 
-use log::Level;
+use heapless::Vec;
 use nix::errno::Errno;
 use nix::libc;
-use vfio_override::report::{Journal, Loading, LoadingResult};
+use vfio_override::message::{Answer, Loading};
 use vfio_override::rule::MAX_DRIVER;
-use vfio_override::run::Run;
+use vfio_override::run::{MAX_DRIVERS, Run};
+use vfio_override::system::View;
 
 use crate::sys::{self, Process};
 use crate::tree::Tree;
@@ -19,24 +20,32 @@ const MISSING: i32 = 127;
 /// Above it, the error number that a program could not be started for. No modprobe ends with one of these.
 const NOT_STARTED: i32 = 128;
 
-/// Loads each driver that does not have all its functions yet, and says what came of it.
-pub fn load_drivers(run: &Run<'_>, tree: &mut Tree, process: Process, journal: Journal<'_>) {
-    for driver in run.drivers() {
-        let (kept, bound) = run.bound_to(tree, driver);
+/// Loads each driver that does not have all its functions yet.
+pub fn load_drivers(
+    run: &mut Run<'_>,
+    tree: &mut Tree,
+    process: Process,
+) -> Vec<Loading, MAX_DRIVERS> {
+    let mut loadings = Vec::new();
+    // By reference: an iterator that owns them can panic when it is dropped.
+    for driver in &run.drivers() {
+        let (kept, bound) = run.bound_to(driver);
         if bound == kept {
             continue;
         }
-        let result = load(driver, process);
-        let (kept, bound) = run.bound_to(tree, driver);
-        let loading = Loading { driver, result, kept, bound };
-        journal.say(if bound == kept { Level::Info } else { Level::Warn }, &loading);
+        let answer = load(driver, process);
+        run.verify_loaded(&mut View::of(tree), driver);
+        let kept_and_bound = run.bound_to(driver);
+        // There is room for each.
+        let _ = loadings.push(Loading { driver: driver.clone(), answer, kept_and_bound });
     }
+    loadings
 }
 
-fn load(driver: &[u8], process: Process) -> LoadingResult {
-    let mut name = heapless::Vec::<u8, { MAX_DRIVER + 1 }>::new();
+fn load(driver: &[u8], process: Process) -> Answer {
+    let mut name = Vec::<u8, { MAX_DRIVER + 1 }>::new();
     if name.extend_from_slice(driver).is_err() || name.push(0).is_err() {
-        return LoadingResult::NotStarted(Errno::ENAMETOOLONG);
+        return Answer::NotStarted(Errno::ENAMETOOLONG);
     }
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
     match sys::fork() {
@@ -53,16 +62,16 @@ fn load(driver: &[u8], process: Process) -> LoadingResult {
         }
         Ok(Some(child)) => match sys::wait(child) {
             Ok(status) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
-                0 => LoadingResult::Loaded,
-                MISSING => LoadingResult::NoModprobe,
+                0 => Answer::Loaded,
+                MISSING => Answer::NoModprobe,
                 status if status > NOT_STARTED => {
-                    LoadingResult::NotStarted(Errno::from_raw(status - NOT_STARTED))
+                    Answer::NotStarted(Errno::from_raw(status - NOT_STARTED))
                 }
-                status => LoadingResult::Refused(status),
+                status => Answer::Refused(status),
             },
-            Ok(_) => LoadingResult::Crashed,
-            Err(errno) => LoadingResult::NotStarted(errno),
+            Ok(_) => Answer::Crashed,
+            Err(errno) => Answer::NotStarted(errno),
         },
-        Err(errno) => LoadingResult::NotStarted(errno),
+        Err(errno) => Answer::NotStarted(errno),
     }
 }

@@ -3,13 +3,12 @@
 use core::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 
-use log::Level;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
-use vfio_override::report::{Journal, Trouble, WorkerEnd};
+use vfio_override::message::{Message, WorkerEnd};
 
 use crate::kmsg::Kmsg;
 use crate::sys::{self, retry};
@@ -24,22 +23,22 @@ const GRACE: u16 = 100;
 /// Runs `work` in a child, and returns whether it ended in time and said yes. Where it did not end by itself,
 /// `rescue` has a child of its own.
 pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> bool, rescue: &dyn Fn() -> bool) -> bool {
-    let trouble = match run(work, LIMIT) {
+    let message = match run(work, LIMIT) {
         Ok(Ok(is_done)) => return is_done,
-        Ok(Err(end)) => Trouble::Worker(end, matches!(run(rescue, RESCUE_LIMIT), Ok(Ok(true)))),
-        Err(trouble) => trouble,
+        Ok(Err(end)) => Message::Worker(end, matches!(run(rescue, RESCUE_LIMIT), Ok(Ok(true)))),
+        Err(message) => message,
     };
-    Journal::new(kmsg, false).say(Level::Error, &trouble);
+    message.log(kmsg);
     false
 }
 
 /// Runs this in a child, and returns what it said, or how else it ended.
-fn run(work: &dyn Fn() -> bool, limit: u16) -> Result<Result<bool, WorkerEnd>, Trouble<'static>> {
+fn run(work: &dyn Fn() -> bool, limit: u16) -> Result<Result<bool, WorkerEnd>, Message<'static>> {
     // The child alone holds the writing end, so that its end, however it comes, is the pipe's. The
     // reading end is left to the end of this process, or to the program that it becomes.
     let (ended, running) = match pipe2(OFlag::O_CLOEXEC) {
         Ok((ended, running)) => (ManuallyDrop::new(ended), running),
-        Err(errno) => return Err(Trouble::NoWorker("make a pipe", errno)),
+        Err(errno) => return Err(Message::NoWorker("make a pipe", errno)),
     };
     let child = match sys::fork() {
         Ok(None) => {
@@ -47,7 +46,7 @@ fn run(work: &dyn Fn() -> bool, limit: u16) -> Result<Result<bool, WorkerEnd>, T
             sys::exit(i32::from(!is_done));
         }
         Ok(Some(child)) => child,
-        Err(errno) => return Err(Trouble::NoWorker("fork", errno)),
+        Err(errno) => return Err(Message::NoWorker("fork", errno)),
     };
     drop(running);
 

@@ -201,15 +201,16 @@ fn a_function_whose_override_is_not_set_is_not_said_to_be_taken_or_to_wait() {
         let mut machine = bare.clone().failing_at(at, Errno::EACCES);
         let log = Capture::default();
         let mut run = Box::<Run>::default();
-        run.rules_mut().add_value(rules.as_bytes());
-        assert!(!run.apply(&mut machine, None, &log));
+        run.rules.add_value(rules.as_bytes());
+        run.apply(&mut machine, None);
+        assert!(!run.report(&log));
         let (_, last) = log.into_lines().pop().unwrap();
         assert!(
             last.ends_with(&format!("functions: {kept} taken, 0 bound to their driver")),
             "{last}"
         );
         // Which of them are yet to be bound decides whether a module is loaded.
-        assert_eq!(run.bound_to(&mut machine, b"vfio-pci"), (kept, 0));
+        assert_eq!(run.bound_to(b"vfio-pci"), (kept, 0));
     }
 }
 

@@ -4,8 +4,12 @@
 use crate::support::capture::apply;
 use crate::support::machine::{Machine, address, audio, network, vga};
 use nix::errno::Errno;
-use vfio_override::apply::{self, LetGo};
-use vfio_override::failure::Failure;
+use vfio_override::problem::Problem;
+
+#[path = "../../src/host/machine/binding.rs"]
+mod binding;
+
+use binding::{LetGo, let_go, offer};
 
 fn machine() -> Machine {
     Machine::new()
@@ -27,9 +31,9 @@ fn each_function_returns_to_the_driver_that_it_had() {
     assert!(apply(&mut machine, "01:00.*,02:00.0").is_applied);
     assert_ne!(machine.bound(), before.bound());
     for function in before.functions() {
-        let let_go = apply::let_go(&mut machine, function.address).unwrap();
+        let let_go = let_go(&mut machine, function.address).unwrap();
         assert_eq!(names(&let_go), [Some("vfio-pci"); 2]);
-        let driver = apply::offer(&mut machine, function.address).unwrap();
+        let driver = offer(&mut machine, function.address).unwrap();
         let driver = driver.map(|name| String::from_utf8(name.to_vec()).unwrap());
         assert_eq!(driver, function.driver);
     }
@@ -41,7 +45,7 @@ fn each_function_returns_to_the_driver_that_it_had() {
 fn a_function_that_was_never_taken_is_left_alone() {
     let mut machine = machine();
     for function in ["0000:01:00.0", "0000:02:00.0"].map(address) {
-        let let_go = apply::let_go(&mut machine, function).unwrap();
+        let let_go = let_go(&mut machine, function).unwrap();
         assert_eq!(names(&let_go), [None; 2]);
     }
     assert!(!machine.operations.iter().any(crate::support::machine::Operation::changes));
@@ -51,7 +55,7 @@ fn a_function_that_was_never_taken_is_left_alone() {
 fn a_function_that_another_driver_has_stays_there() {
     let mut machine =
         Machine::new().with(vga("0000:01:00.0").bound_to("nouveau").kept_for("vfio-pci"));
-    let let_go = apply::let_go(&mut machine, address("0000:01:00.0")).unwrap();
+    let let_go = let_go(&mut machine, address("0000:01:00.0")).unwrap();
     assert_eq!(names(&let_go), [Some("vfio-pci"), None]);
     assert_eq!(machine.function("0000:01:00.0").driver.as_deref(), Some("nouveau"));
 }
@@ -59,7 +63,7 @@ fn a_function_that_another_driver_has_stays_there() {
 #[test]
 fn vfio_pci_lets_go_of_what_no_override_gave_it() {
     let mut machine = Machine::new().with(vga("0000:01:00.0").bound_to("vfio-pci"));
-    let let_go = apply::let_go(&mut machine, address("0000:01:00.0")).unwrap();
+    let let_go = let_go(&mut machine, address("0000:01:00.0")).unwrap();
     assert_eq!(names(&let_go), [None, Some("vfio-pci")]);
 }
 
@@ -67,16 +71,16 @@ fn vfio_pci_lets_go_of_what_no_override_gave_it() {
 fn an_override_that_comes_back_is_told() {
     let function = vga("0000:01:00.0").kept_for("vfio-pci").that_forgets_its_override();
     let mut machine = Machine::new().with(function);
-    let result = apply::let_go(&mut machine, address("0000:01:00.0"));
-    assert_eq!(result, Err(Failure::NotHeld(address("0000:01:00.0"))));
+    let result = let_go(&mut machine, address("0000:01:00.0"));
+    assert_eq!(result, Err(Problem::NotHeld(address("0000:01:00.0"))));
 }
 
 #[test]
 fn no_fault_is_taken_for_success() {
     let function = address("0000:01:00.0");
     let give_back = |machine: &mut Machine| {
-        apply::let_go(machine, function)?;
-        apply::offer(machine, function)
+        let_go(machine, function)?;
+        offer(machine, function)
     };
     let mut taken = machine();
     assert!(apply(&mut taken, "01:00.0").is_applied);
@@ -89,8 +93,8 @@ fn no_fault_is_taken_for_success() {
             machine.operations.clear();
             let mut machine = machine.failing_at(at, errno);
             match give_back(&mut machine) {
-                Err(Failure::Fault(fault)) => assert_eq!(fault.errno, errno),
-                Err(failure) => panic!("{at} {errno:?}: {failure}"),
+                Err(Problem::Fault { errno: found, .. }) => assert_eq!(found, errno),
+                Err(problem) => panic!("{at} {errno:?}: {problem}"),
                 // Only the driver's unbind may find that it let go by itself.
                 Ok(_) => {
                     assert!(errno == Errno::ENODEV, "{at} {errno:?}");

@@ -10,7 +10,7 @@ use vfio_override::path::Attribute;
 use vfio_override::rule::{MAX_DRIVER, MAX_HOPS};
 use vfio_override::ruleset::MAX_RULES;
 use vfio_override::run::{MAX_DRIVERS, Run};
-use vfio_override::survey::{MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_OBSTACLES};
+use vfio_override::survey::{MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PROBLEMS};
 
 /// The address of this number, counted from domain 0 on.
 fn name(number: usize) -> String {
@@ -114,7 +114,7 @@ fn of_one_function_more_the_others_are_taken() {
 
 #[test]
 fn failures_past_the_limit_let_no_exclusion_be_forgotten() {
-    for broken in [MAX_OBSTACLES - 2, MAX_OBSTACLES - 1, MAX_OBSTACLES, MAX_OBSTACLES + 1] {
+    for broken in [MAX_PROBLEMS - 2, MAX_PROBLEMS - 1, MAX_PROBLEMS, MAX_PROBLEMS + 1] {
         let silent = |number| numbered(number).without(Attribute::Modalias);
         let others = (1..=broken).map(silent).fold(Machine::new(), Machine::with);
         // The last to be listed.
@@ -220,8 +220,9 @@ fn drivers_past_the_limit_are_left_for_whoever_loads_them_later() {
     });
     let line = format!("vfio.override={rules}");
     let mut run = Box::<Run>::default();
-    run.rules_mut().add_line(line.as_bytes());
-    assert!(run.apply(&mut machine, None, &Capture::default()));
+    run.rules.add_line(line.as_bytes());
+    run.apply(&mut machine, None);
+    assert!(run.report(&Capture::default()));
     assert_eq!(run.drivers().len(), MAX_DRIVERS);
     assert_eq!(machine.kept().len(), count);
 }

@@ -10,11 +10,10 @@ use crate::support::machine::{
     Asked, Function, Machine, address, audio, bridge, function, network, nvme, vga,
 };
 use nix::errno::Errno;
+use vfio_override::apply::DriverName;
+use vfio_override::message::{Answer, Loading, Message, WorkerEnd};
 use vfio_override::path::Attribute;
-use vfio_override::report::{Loading, LoadingResult, Trouble, WorkerEnd};
-use vfio_override::survey::{
-    MAX_FUNCTIONS, MAX_OBSTACLES, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_VARIANTS,
-};
+use vfio_override::survey::{MAX_FUNCTIONS, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_PROBLEMS};
 
 /// Scenes, one after the other.
 #[derive(Default)]
@@ -322,6 +321,7 @@ fn general(mut machine: Machine, rules: &str) -> Told {
 
 #[test]
 fn each_limit() {
+    const MANY_VARIANTS: usize = 32;
     let mut scenes = Scenes::default();
     let rules = "02:00.0,".repeat(512) + "02:00.1,";
     let told = general(board(), &rules);
@@ -341,7 +341,7 @@ fn each_limit() {
     let rule = "class:08";
     scenes.add("functions", rule, &general(crowd_of(MAX_FUNCTIONS + 1), rule));
 
-    let unreadable = crowd(MAX_OBSTACLES + 1, |name| vga(name).without(Attribute::Modalias));
+    let unreadable = crowd(MAX_PROBLEMS + 1, |name| vga(name).without(Attribute::Modalias));
     let told = general(unreadable, "class:03");
     scenes.add(
         "unreadable functions",
@@ -367,10 +367,11 @@ fn each_limit() {
     let told = general(fan(MAX_PATH_BREADTH), &rules);
     scenes.add("many broad paths", &format!("{rule},..."), &told);
 
-    let aliases = (0..=MAX_VARIANTS).fold(String::new(), |text, number| {
+    // As many as there are, since none has to be remembered but with its function.
+    let aliases = (0..=MANY_VARIANTS).fold(String::new(), |text, number| {
         text + &format!("alias vfio_pci:v*d{number:08X}sv*sd*bc*sc*i* variant{number}\n")
     });
-    let variants = (0..=MAX_VARIANTS).fold(Machine::new(), |machine, number| {
+    let variants = (0..=MANY_VARIANTS).fold(Machine::new(), |machine, number| {
         let id = u16::try_from(number).unwrap();
         machine.with(
             function(&format!("0000:{number:02x}:00.0"), 0x08_80_00).with_id(1, id).in_group(0),
@@ -402,15 +403,15 @@ fn what_concerns_no_function_in_particular_is_not_said_of_one_that_appears_late(
 #[test]
 fn each_trouble_of_the_early_binary() {
     let lines = [
-        Trouble::CommandLine(b"/proc/cmdline", Errno::ENOENT),
-        Trouble::Sysfs(b"/sys", Errno::ENOENT),
-        Trouble::Mount(b"/proc", Errno::EBUSY),
-        Trouble::NoWorker("fork", Errno::EAGAIN),
-        Trouble::Worker(WorkerEnd::Late(4), true),
-        Trouble::Worker(WorkerEnd::Killed(11), false),
-        Trouble::Worker(WorkerEnd::Lost(Errno::ECHILD), true),
-        Trouble::Init(b"/init", Errno::EACCES),
-        Trouble::NoInit,
+        Message::CommandLine(b"/proc/cmdline", Errno::ENOENT),
+        Message::Sysfs(b"/sys", Errno::ENOENT),
+        Message::Mount(b"/proc", Errno::EBUSY),
+        Message::NoWorker("fork", Errno::EAGAIN),
+        Message::Worker(WorkerEnd::Late(4), true),
+        Message::Worker(WorkerEnd::Killed(11), false),
+        Message::Worker(WorkerEnd::Lost(Errno::ECHILD), true),
+        Message::Init(b"/init", Errno::EACCES),
+        Message::NoInit,
     ];
     insta::assert_snapshot!(list(&lines));
 }
@@ -418,15 +419,20 @@ fn each_trouble_of_the_early_binary() {
 #[test]
 fn each_answer_of_modprobe() {
     let results = [
-        (LoadingResult::Loaded, 2, 2),
-        (LoadingResult::Loaded, 2, 1),
-        (LoadingResult::Refused(1), 2, 0),
-        (LoadingResult::Crashed, 1, 0),
-        (LoadingResult::NoModprobe, 1, 0),
-        (LoadingResult::NotStarted(Errno::EAGAIN), 1, 0),
+        (Answer::Loaded, 2, 2),
+        (Answer::Loaded, 2, 1),
+        (Answer::Refused(1), 2, 0),
+        (Answer::Crashed, 1, 0),
+        (Answer::NoModprobe, 1, 0),
+        (Answer::NotStarted(Errno::EAGAIN), 1, 0),
     ];
-    let lines =
-        results.map(|(result, kept, bound)| Loading { driver: b"vfio-pci", result, kept, bound });
+    let driver = DriverName::from_slice(b"vfio-pci").unwrap();
+    let loadings = results.map(|(answer, kept, bound)| Loading {
+        driver: driver.clone(),
+        answer,
+        kept_and_bound: (kept, bound),
+    });
+    let lines: Vec<Message> = loadings.iter().map(Message::Loading).collect();
     insta::assert_snapshot!(list(&lines));
 }
 

@@ -78,7 +78,8 @@ pub fn apply_to(machine: &mut Machine, rules: &str, only: Address) -> Told {
 pub fn apply_line(system: &mut impl System, line: &[u8], only: Option<Address>) -> Told {
     let log = Capture::default();
     let mut run = Box::<Run>::default();
-    run.rules_mut().add_line(line);
-    let is_applied = run.apply(system, only, &log);
+    run.rules.add_line(line);
+    run.apply(system, only);
+    let is_applied = run.report(&log);
     Told { is_applied, lines: log.into_lines() }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use anyhow::Result;
 use log::{Level, Log, Metadata, Record};
 use serde::Serialize;
-use vfio_override::apply;
-use vfio_override::report::TARGET;
+use vfio_override::message::TARGET;
 
+use crate::machine::binding;
 use crate::machine::functions::{AddressStyle, Device};
 use crate::machine::kernel_log::BY_HAND;
 use crate::machine::vfio_users::{self, User};
@@ -194,16 +194,24 @@ fn priority(level: Level) -> u8 {
     }
 }
 
+/// What is to be done, and to which functions.
+pub struct Task<'a> {
+    pub change: Change,
+    pub devices: &'a [Device],
+    /// What is known to be worth a warning: the work logs only when all is done, which may be never.
+    pub warnings: &'a [String],
+}
+
 /// Does the work on these functions, tells how it goes, and looks at what came of it.
 pub fn carry_out(
-    change: Change,
+    task: &Task<'_>,
     machine: &mut Machine,
-    devices: &[Device],
     style: AddressStyle,
     limit: Duration,
     json: bool,
     work: impl FnOnce(&mut Machine, Progress) -> bool,
 ) -> Result<Verdict> {
+    let Task { change, devices, warnings } = *task;
     let mut screen = Screen::new();
     let mut records: Vec<Said> = Vec::new();
     let mut overridden = BTreeSet::new();
@@ -233,9 +241,18 @@ pub fn carry_out(
     )?;
     let unfinished = match &end {
         End::Done(_) => None,
-        End::Stuck(step) | End::Crashed(step) => Some(step.clone()),
+        End::Stuck(step) | End::Crashed(step) => {
+            for text in warnings {
+                if !json {
+                    screen.line(WARN, text);
+                }
+                records.push(Said { level: 4, text: text.clone() });
+            }
+            Some(step.clone())
+        }
     };
-    let state = |device: &Device| {
+    let reached = unfinished.as_deref().and_then(|step| task.reached(step));
+    let state = |index: usize, device: &Device| {
         let address = &device.address;
         let is_told = |said: &Said| {
             let about = said.text.strip_prefix(address.as_str());
@@ -243,6 +260,7 @@ pub fn carry_out(
         };
         match &unfinished {
             None => State::Done,
+            Some(_) if reached.is_some_and(|reached| index < reached) => State::Done,
             Some(_) if records.iter().any(is_told) => State::Done,
             Some(step) if overridden.contains(address) || step.contains(address) => State::HalfWay,
             Some(_) => State::NotReached,
@@ -251,14 +269,15 @@ pub fn carry_out(
     // Nothing but the link: to read an attribute may take the lock that a step which hangs holds.
     let functions: Vec<Changed> = devices
         .iter()
-        .map(|device| {
+        .enumerate()
+        .map(|(index, device)| {
             let driver =
-                apply::driver_of(&mut machine.tree, device.function.address).ok().flatten();
+                binding::driver_of(&mut machine.tree, device.function.address).ok().flatten();
             Changed {
                 address: device.address.clone(),
                 before: device.driver.clone(),
                 driver: driver.map(|name| name.escape_ascii().to_string()),
-                state: state(device),
+                state: state(index, device),
             }
         })
         .collect();
@@ -291,15 +310,34 @@ pub fn carry_out(
             screen.marked(BAD, &device.address, text);
         }
     }
-    table(&report.functions, devices, style, &mut screen);
-    screen.blank();
-    let (style, verdict) = if report.as_asked {
-        (GOOD, "everything is as asked")
-    } else {
-        (BAD, "not everything is as asked")
-    };
-    screen.line(style, verdict);
+    report.conclude(devices, style, &mut screen);
     Ok(Verdict::of(report.as_asked))
+}
+
+impl Report {
+    fn conclude(&self, devices: &[Device], style: AddressStyle, screen: &mut Screen) {
+        table(&self.functions, devices, style, screen);
+        screen.blank();
+        let (style, verdict) = if self.as_asked {
+            (GOOD, "everything is as asked")
+        } else {
+            (BAD, "not everything is as asked")
+        };
+        screen.line(style, verdict);
+    }
+}
+
+impl Task<'_> {
+    /// How many functions are done where this step does not end: who applies rules logs none before all are. `None`
+    /// where the log tells.
+    fn reached(&self, step: &str) -> Option<usize> {
+        let comes_after_overrides = step.ends_with("/unbind")
+            || step.ends_with(" to drivers_probe")
+            || step.starts_with("modprobe ");
+        let is_before = |device: &&Device| !step.contains(&device.address);
+        (self.change == Change::Apply && comes_after_overrides)
+            .then(|| self.devices.iter().take_while(is_before).count())
+    }
 }
 
 /// Each function, with the driver that it had and the one that it has.

@@ -4,26 +4,26 @@ use std::fmt;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
-use vfio_override::report::LoadingResult;
+use vfio_override::message::Answer;
 
 /// What came of loading a module. What the early binary says of it speaks of its image.
 pub struct Loading<'a> {
     /// The module or an alias of it.
     pub name: &'a str,
-    pub result: LoadingResult,
+    pub answer: Answer,
 }
 
 impl fmt::Display for Loading<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name;
-        match self.result {
-            LoadingResult::Loaded => write!(f, "{name} loaded"),
-            LoadingResult::Refused(status) => {
+        match self.answer {
+            Answer::Loaded => write!(f, "{name} loaded"),
+            Answer::Refused(status) => {
                 write!(f, "modprobe {name} ended with status {status}")
             }
-            LoadingResult::Crashed => write!(f, "modprobe {name} was killed"),
-            LoadingResult::NoModprobe => write!(f, "there is no modprobe to load {name}"),
-            LoadingResult::NotStarted(errno) => {
+            Answer::Crashed => write!(f, "modprobe {name} was killed"),
+            Answer::NoModprobe => write!(f, "there is no modprobe to load {name}"),
+            Answer::NotStarted(errno) => {
                 write!(f, "modprobe {name} cannot be started: {errno}")
             }
         }
@@ -31,18 +31,18 @@ impl fmt::Display for Loading<'_> {
 }
 
 /// Loads a module by its name or alias.
-pub fn modprobe(name: &str) -> LoadingResult {
+pub fn modprobe(name: &str) -> Answer {
     let mut command = Command::new("modprobe");
     command.args(["-q", "--", name]).stdin(Stdio::null());
     match command.status() {
         Ok(status) => match status.code() {
-            Some(0) => LoadingResult::Loaded,
-            Some(status) => LoadingResult::Refused(status),
-            None => LoadingResult::Crashed,
+            Some(0) => Answer::Loaded,
+            Some(status) => Answer::Refused(status),
+            None => Answer::Crashed,
         },
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            None | Some(Errno::ENOENT) => LoadingResult::NoModprobe,
-            Some(errno) => LoadingResult::NotStarted(errno),
+            None | Some(Errno::ENOENT) => Answer::NoModprobe,
+            Some(errno) => Answer::NotStarted(errno),
         },
     }
 }

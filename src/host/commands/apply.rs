@@ -2,16 +2,16 @@
 
 use anyhow::Result;
 use log::Level;
-use vfio_override::apply;
-use vfio_override::report::Journal;
+use vfio_override::message;
 use vfio_override::run::Run;
-use vfio_override::system::System;
+use vfio_override::system::{System, View};
 
 use crate::args::Apply;
 use crate::change::modprobe::{Loading, modprobe};
 use crate::change::worker::Progress;
-use crate::change::{self, Change, Recorder};
+use crate::change::{self, Change, Recorder, Task};
 use crate::commands::plan;
+use crate::machine::binding;
 use crate::machine::functions::{Device, Devices};
 use crate::machine::{Kind, Machine};
 use crate::rules::preview::Asked;
@@ -28,17 +28,19 @@ pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict
     }
     let asked = Asked::of(machine, &options.rules.rules)?;
     let devices = Devices::of(machine);
+    let mut warnings = Vec::new();
     let (taken, drivers): (Vec<Device>, Vec<String>) = {
-        let (run, _) = asked.preview(machine);
-        let taken = run.plan().decisions.taken(run.rules(), run.inventory());
-        let known = taken.filter_map(|taken| {
-            let device = devices.get(taken.function.address)?.clone();
-            Some((device, taken.driver.escape_ascii().to_string()))
+        let run = asked.preview(machine);
+        run.each_warning(&mut |warning| warnings.push(warning.to_string()));
+        let known = run.plan.taken().filter_map(|step| {
+            let device = devices.get(step.function.address)?.clone();
+            Some((device, step.driver.escape_ascii().to_string()))
         });
         known.unzip()
     };
     let (style, limit) = (devices.style(), options.patience.limit());
-    change::carry_out(Change::Apply, machine, &taken, style, limit, json, |machine, progress| {
+    let task = Task { change: Change::Apply, devices: &taken, warnings: &warnings };
+    change::carry_out(&task, machine, style, limit, json, |machine, progress| {
         work(machine, &asked, taken.iter().zip(&drivers), progress)
     })
 }
@@ -53,10 +55,18 @@ fn work<'a>(
     let mut steps = progress.share();
     let recorder = Recorder::new(Change::Apply, machine.kind, progress);
     let mut run = asked.run();
-    let is_applied = run.apply(&mut machine.tree, None, &recorder);
-    let is_loaded = machine.kind != Kind::Live
-        || load_drivers(&run, &mut machine.tree, &mut steps, Journal::new(&recorder, false));
-    let is_kept = look_again(&mut machine.tree, taken, is_applied, Journal::new(&recorder, false));
+    run.apply(&mut machine.tree, None);
+    let loadings = if machine.kind == Kind::Live {
+        load_drivers(&mut run, &mut machine.tree, &mut steps)
+    } else {
+        Vec::new()
+    };
+    let is_applied = run.report(&recorder);
+    let is_loaded = loadings.iter().all(|(level, _)| *level == Level::Info);
+    for (level, line) in loadings {
+        message::log(&recorder, level, &line);
+    }
+    let is_kept = look_again(&mut machine.tree, taken, is_applied, &recorder);
     is_applied && is_loaded && is_kept
 }
 
@@ -67,11 +77,11 @@ fn look_again<'a>(
     system: &mut impl System,
     taken: impl Iterator<Item = (&'a Device, &'a String)>,
     is_applied: bool,
-    journal: Journal<'_>,
+    recorder: &Recorder,
 ) -> bool {
     let mut is_kept = true;
     for (device, driver) in taken {
-        let Ok(kept_for) = apply::override_of(system, device.function.address) else { continue };
+        let Ok(kept_for) = binding::override_of(system, device.function.address) else { continue };
         let kept_for = kept_for.map(|name| name.escape_ascii().to_string());
         if kept_for.as_ref() == Some(driver) || kept_for.is_none() && !is_applied {
             continue;
@@ -79,7 +89,8 @@ fn look_again<'a>(
         is_kept = false;
         let address = &device.address;
         let now = kept_for.unwrap_or_else(|| "not set".to_owned());
-        journal.say(
+        message::log(
+            recorder,
             Level::Warn,
             &format_args!(
                 "{address}: its driver_override is {now} in the end, not {driver}: another program, or another \
@@ -90,27 +101,26 @@ fn look_again<'a>(
     is_kept
 }
 
-/// Loads each driver that does not have all its functions yet. Returns whether each has all then.
+/// Loads each driver that does not have all its functions yet. Returns what is to be logged of it.
 fn load_drivers(
-    run: &Run<'_>,
+    run: &mut Run<'_>,
     system: &mut impl System,
     steps: &mut Progress,
-    journal: Journal<'_>,
-) -> bool {
-    let mut is_bound = true;
+) -> Vec<(Level, String)> {
+    let mut lines = Vec::new();
     for driver in run.drivers() {
-        let (kept, bound) = run.bound_to(system, driver);
+        let (kept, bound) = run.bound_to(&driver);
         if bound == kept {
             continue;
         }
         let name = driver.escape_ascii().to_string();
         steps.about_to_run(&format!("modprobe {name}"));
-        let loading = Loading { result: modprobe(&name), name: &name };
-        let (kept, bound) = run.bound_to(system, driver);
-        is_bound &= bound == kept;
+        let loading = Loading { answer: modprobe(&name), name: &name };
+        run.verify_loaded(&mut View::of(system), &driver);
+        let (kept, bound) = run.bound_to(&driver);
         let level = if bound == kept { Level::Info } else { Level::Warn };
         let rest = if bound == kept { "" } else { "; the others wait, untouched" };
-        journal.say(level, &format_args!("{loading}, {bound} of {kept} functions bound{rest}"));
+        lines.push((level, format!("{loading}, {bound} of {kept} functions bound{rest}")));
     }
-    is_bound
+    lines
 }

@@ -324,7 +324,7 @@ impl Copy {
         let _ = Usage::of(machine, devices);
         let asked = Asked::Line(machine.cmdline()?);
         let drivers: Vec<String> = {
-            let (run, _) = asked.preview(machine);
+            let run = asked.preview(machine);
             run.drivers().iter().map(|driver| driver.escape_ascii().to_string()).collect()
         };
         let common = ["vfio-pci", "pci-stub"].map(str::to_owned);

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use vfio_override::plan::Step;
 
 use crate::args::List;
 use crate::machine::Machine;
@@ -132,9 +133,9 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 /// The number of the rule of the kernel command line that takes each function.
 fn takers(machine: &mut Machine) -> Result<BTreeMap<String, u16>> {
     let asked = Asked::Line(machine.cmdline()?);
-    let (run, _) = asked.preview(machine);
-    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
-    Ok(taken.map(|taken| (taken.function.address.to_string(), taken.rule)).collect())
+    let run = asked.preview(machine);
+    let rule = |step: &Step| Some((step.function.address.to_string(), step.rule?));
+    Ok(run.plan.taken().filter_map(rule).collect())
 }
 
 fn is_wanted(device: &Device, options: &List) -> bool {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use vfio_override::report::{Off, RuleLine};
+use vfio_override::message::Message;
 use vfio_override::ruleset::RuleNumber;
 use vfio_override::run::Run;
 
@@ -64,33 +64,29 @@ pub fn run(machine: &mut Machine, rules: &[String], json: bool) -> Result<Verdic
 
 impl Report {
     pub fn of(machine: &mut Machine, devices: &Devices, asked: &Asked) -> Self {
-        let (run, gaps) = asked.preview(machine);
-        let mut advice = advice::about(machine, devices, &run, gaps);
+        let run = asked.preview(machine);
+        let mut advice = advice::about(machine, devices, &run);
         advice.extend(Takers::of(machine, devices, &takers::taken(&run)).advice);
-        let rules: Vec<Rule> = preview::outcomes(&run)
-            .into_iter()
-            .zip(run.rules().entries())
-            .map(|((number, outcome), (_, entry))| {
-                let text = entry.text.escape_ascii().to_string();
-                let line = outcome.map(|outcome| RuleLine { number, entry, outcome });
+        let rules: Vec<Rule> = run
+            .rules
+            .entries()
+            .map(|(number, entry)| {
+                let message = Message::Rule(number, entry);
                 Rule {
                     number,
-                    outcome: outcome.map_or("off", preview::word),
-                    message: line.as_ref().map_or_else(
-                        || format!("rule {number} \"{text}\": not in force"),
-                        ToString::to_string,
-                    ),
-                    text,
+                    outcome: entry.outcome.word(),
+                    message: message.to_string(),
+                    text: entry.text.escape_ascii().to_string(),
                     column: entry.parsed.as_ref().err().map(|error| error.column),
-                    is_bad: line.is_some_and(|line| line.level() == log::Level::Warn),
+                    is_bad: message.level() == log::Level::Warn,
                     functions: fates(devices, &run, number),
                 }
             })
             .collect();
-        let taken = run.plan().decisions.taken(run.rules(), run.inventory()).count();
-        let is_complete = preview::omissions(&run, gaps).is_empty();
+        let taken = run.plan.taken().count();
+        let is_complete = preview::omissions(&run).is_empty();
         let applied = is_complete && rules.iter().all(|rule| !rule.is_bad);
-        Self { parameter: asked.values(), off: run.rules().off(), rules, advice, taken, applied }
+        Self { parameter: asked.values(), off: run.rules.off(), rules, advice, taken, applied }
     }
 
     pub fn show(&self, style: AddressStyle, screen: &mut Screen) {
@@ -149,7 +145,7 @@ impl Report {
         }
         screen.blank();
         if let Some(number) = self.off {
-            screen.line(WARN, Off(number));
+            screen.line(WARN, Message::Off(number));
             return;
         }
         let functions = if self.taken == 1 { "function" } else { "functions" };
@@ -169,17 +165,12 @@ impl Report {
 
 /// What becomes of each function that the rule of this number decides on.
 fn fates(devices: &Devices, run: &Run<'_>, number: RuleNumber) -> Vec<Fate> {
-    let (inventory, decisions) = (run.inventory(), &run.plan().decisions);
-    let functions = inventory.functions().enumerate();
-    let decided = functions.filter(|(index, _)| decisions.rule(*index) == Some(number));
+    let decided = run.plan.steps().iter().filter(|step| step.rule == Some(number));
     decided
-        .filter_map(|(index, function)| {
-            let mut taken = decisions.taken(run.rules(), inventory);
+        .filter_map(|step| {
             Some(Fate {
-                device: devices.get(function.address)?.clone(),
-                kept_for: taken
-                    .find(|taken| taken.index == index)
-                    .map(|taken| taken.driver.escape_ascii().to_string()),
+                device: devices.get(step.function.address)?.clone(),
+                kept_for: step.is_taken().then(|| step.driver.escape_ascii().to_string()),
             })
         })
         .collect()

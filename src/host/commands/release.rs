@@ -6,17 +6,18 @@ use std::fmt;
 use anyhow::{Result, bail};
 use log::Level;
 use nix::errno::Errno;
-use vfio_override::apply::{self, DriverName, LetGo};
-use vfio_override::failure::Failure;
+use vfio_override::apply::DriverName;
+use vfio_override::message::{self, Answer};
 use vfio_override::path;
 use vfio_override::pci::{Address, Function};
-use vfio_override::report::{Journal, LoadingResult};
-use vfio_override::system::{Fault, System};
+use vfio_override::problem::Problem;
+use vfio_override::system::System;
 
 use crate::args::Release;
 use crate::change::modprobe::{Loading, modprobe};
 use crate::change::worker::Progress;
-use crate::change::{self, Change, Recorder};
+use crate::change::{self, Change, Recorder, Task};
+use crate::machine::binding::{self, LetGo};
 use crate::machine::functions::{Device, Devices};
 use crate::machine::modules;
 use crate::machine::vfio_users::{self, User};
@@ -40,7 +41,8 @@ pub fn run(machine: &mut Machine, options: &Release, json: bool) -> Result<Verdi
         return rehearse(&named, json);
     }
     let limit = options.patience.limit();
-    change::carry_out(Change::Release, machine, &named, style, limit, json, |machine, progress| {
+    let task = Task { change: Change::Release, devices: &named, warnings: &[] };
+    change::carry_out(&task, machine, style, limit, json, |machine, progress| {
         work(machine, &named, progress)
     })
 }
@@ -70,12 +72,11 @@ fn work(machine: &mut Machine, devices: &[Device], progress: Progress) -> bool {
     machine.tree.progress = progress.share();
     let mut steps = progress.share();
     let recorder = Recorder::new(Change::Release, machine.kind, progress);
-    let journal = Journal::new(&recorder, false);
     let mut is_done = true;
     for device in devices {
         let address = device.function.address;
         let result = give_back(machine, &device.function, &mut steps)
-            .map_err(|failure| Halt { failure, left_as: LeftAs::is(&mut machine.tree, address) });
+            .map_err(|problem| Halt { problem, left_as: LeftAs::is(&mut machine.tree, address) });
         let is_good = matches!(&result, Ok(Back { driver: Ok(_) | Err(Nobody::Is), .. }));
         is_done &= is_good;
         let level = match (&result, is_good) {
@@ -83,7 +84,7 @@ fn work(machine: &mut Machine, devices: &[Device], progress: Progress) -> bool {
             (Ok(_), false) => Level::Warn,
             (Ok(_), true) => Level::Info,
         };
-        journal.say(level, &Line { address, result: &result });
+        message::log(&recorder, level, &Line { address, result: &result });
     }
     is_done
 }
@@ -101,14 +102,14 @@ enum Nobody {
     /// There is one, which did not take it.
     Wants,
     /// It could not be loaded: this alias.
-    Loads(String, LoadingResult),
+    Loads(String, Answer),
     /// It was offered to none: this process uses its IOMMU group.
     May(User, u32),
 }
 
 /// A function that was not given back, and how far it came.
 struct Halt {
-    failure: Failure,
+    problem: Problem,
     left_as: Option<LeftAs>,
 }
 
@@ -120,8 +121,8 @@ struct LeftAs {
 
 impl LeftAs {
     fn is(system: &mut impl System, address: Address) -> Option<Self> {
-        let kept_for = apply::override_of(system, address).ok()?;
-        Some(Self { kept_for, driver: apply::driver_of(system, address).ok()? })
+        let kept_for = binding::override_of(system, address).ok()?;
+        Some(Self { kept_for, driver: binding::driver_of(system, address).ok()? })
     }
 }
 
@@ -129,11 +130,11 @@ fn give_back(
     machine: &mut Machine,
     function: &Function,
     steps: &mut Progress,
-) -> Result<Back, Failure> {
+) -> Result<Back, Problem> {
     let address = function.address;
-    let let_go = apply::let_go(&mut machine.tree, address)?;
+    let let_go = binding::let_go(&mut machine.tree, address)?;
     let mut nobody = Nobody::Is;
-    if machine.kind == Kind::Live && apply::driver_of(&mut machine.tree, address)?.is_none() {
+    if machine.kind == Kind::Live && binding::driver_of(&mut machine.tree, address)?.is_none() {
         // The kernel refuses a group that is in use to every driver of the host (iommu_device_use_default_domain),
         // and before Linux 5.19 it stopped when one took a function of it (BUG_ON in vfio_group_nb_verify).
         if let Some(group) = function.group {
@@ -148,24 +149,21 @@ fn give_back(
             let alias = alias.trim().to_owned();
             steps.about_to_run(&format!("modprobe {alias}"));
             nobody = match modprobe(&alias) {
-                LoadingResult::Loaded => Nobody::Wants,
+                Answer::Loaded => Nobody::Wants,
                 // modprobe fails where there is nothing to load, too.
                 _ if modules::are_there_for(machine, function) == Some(false) => Nobody::Is,
                 result => Nobody::Loads(alias, result),
             };
         }
     }
-    let driver = apply::offer(&mut machine.tree, address)?;
+    let driver = binding::offer(&mut machine.tree, address)?;
     Ok(Back { let_go, driver: driver.ok_or(nobody) })
 }
 
 /// Whether the kernel found the function, and offered it to drivers in vain: `drivers_probe` answers EINVAL
 /// whatever went wrong (`drivers_probe_store`).
-fn is_refused_probe(failure: &Failure) -> bool {
-    matches!(
-        failure,
-        Failure::Fault(Fault { path: path::Path::DriversProbe, errno: Errno::EINVAL, .. })
-    )
+fn is_refused_probe(problem: &Problem) -> bool {
+    matches!(problem, Problem::Fault { path: path::Path::DriversProbe, errno: Errno::EINVAL, .. })
 }
 
 /// The record about one function.
@@ -179,9 +177,9 @@ impl fmt::Display for Line<'_> {
         write!(f, "{}: ", self.address)?;
         let Back { let_go, driver } = match self.result {
             Ok(back) => back,
-            Err(Halt { failure, left_as }) => {
-                write!(f, "not given back: {failure}")?;
-                if is_refused_probe(failure) {
+            Err(Halt { problem, left_as }) => {
+                write!(f, "not given back: {problem}")?;
+                if is_refused_probe(problem) {
                     f.write_str(
                         " (the kernel's answer whatever the reason is; dmesg may tell it)",
                     )?;
@@ -202,8 +200,8 @@ impl fmt::Display for Line<'_> {
             Err(Nobody::Wants) => {
                 f.write_str("no driver took it, though there is one: dmesg tells why")
             }
-            Err(Nobody::Loads(name, result)) => {
-                write!(f, "no driver has it: {}", Loading { name, result: *result })
+            Err(Nobody::Loads(name, answer)) => {
+                write!(f, "no driver has it: {}", Loading { name, answer: *answer })
             }
             Err(Nobody::May(user, group)) => write!(
                 f,

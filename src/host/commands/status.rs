@@ -3,7 +3,7 @@
 use anyhow::Result;
 use log::Level;
 use serde::Serialize;
-use vfio_override::report::{Off, RuleLine};
+use vfio_override::message::Message;
 use vfio_override::rule::NOBODY;
 use vfio_override::ruleset::{RuleNumber, RuleSet};
 use vfio_override::run::Run;
@@ -90,23 +90,23 @@ impl Report {
     }
 
     fn of(machine: &mut Machine, asked: &Asked) -> Self {
-        let (run, gaps) = asked.preview(machine);
+        let run = asked.preview(machine);
         let log = KernelLog::of(machine);
         let image = Initramfs::of(machine);
         let devices = Devices::of(machine);
         let iommu = iommu::Off::of(machine, &devices).map(|off| off.sentence());
         let mut functions = Vec::new();
-        for taken in run.plan().decisions.taken(run.rules(), run.inventory()) {
-            if let Some(device) = devices.get(taken.function.address) {
-                let asked = taken.driver.escape_ascii().to_string();
+        for step in run.plan.taken() {
+            if let (Some(device), Some(rule)) = (devices.get(step.function.address), step.rule) {
+                let asked = step.driver.escape_ascii().to_string();
                 let (image, iommu) = (image.as_ref(), iommu.as_deref());
                 let judge = Judge { machine, log: &log, image, iommu };
-                let rule = (taken.rule, text_of(run.rules(), taken.rule));
+                let rule = (rule, text_of(&run.rules, rule));
                 functions.push(judge.compare(device.clone(), rule, asked));
             }
         }
         let rules = unapplied(&run);
-        let omissions = preview::omissions(&run, gaps);
+        let omissions = preview::omissions(&run);
         let is_asked = |device: &&Device| {
             functions.iter().any(|comparison| comparison.device.address == device.address)
         };
@@ -121,7 +121,7 @@ impl Report {
             && functions.iter().all(|comparison| comparison.state != State::Different);
         Self {
             parameter: asked.values(),
-            off: run.rules().off(),
+            off: run.rules.off(),
             functions,
             rules,
             omissions,
@@ -140,7 +140,7 @@ impl Report {
             screen.line(PLAIN, format_args!("vfio.override={value}"));
         }
         if let Some(number) = self.off {
-            screen.line(WARN, Off(number));
+            screen.line(WARN, Message::Off(number));
         }
         if !self.functions.is_empty() {
             screen.blank();
@@ -248,20 +248,16 @@ fn text_of(rules: &RuleSet<'_>, number: RuleNumber) -> String {
 }
 
 fn unapplied(run: &Run<'_>) -> Vec<Unapplied> {
-    preview::outcomes(run)
-        .into_iter()
-        .zip(run.rules().entries())
-        .filter_map(|((number, outcome), (_, entry))| {
-            let outcome = outcome?;
-            let line = RuleLine { number, entry, outcome };
-            (line.level() == Level::Warn).then(|| Unapplied {
-                number,
-                text: entry.text.escape_ascii().to_string(),
-                outcome: preview::word(outcome),
-                message: line.to_string(),
-            })
+    let messages = run.rules.entries().map(|(number, entry)| {
+        let message = Message::Rule(number, entry);
+        (message.level() == Level::Warn).then(|| Unapplied {
+            number,
+            text: entry.text.escape_ascii().to_string(),
+            outcome: entry.outcome.word(),
+            message: message.to_string(),
         })
-        .collect()
+    });
+    messages.flatten().collect()
 }
 
 /// What a comparison depends on.

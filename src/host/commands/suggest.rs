@@ -114,8 +114,8 @@ impl Report {
         let mut prospect = Prospect::of(machine, &beside, &choices, devices.style());
         let parameter = parameter::parameter(machine, devices, &choices, addresses);
         let asked = Asked::Given(vec![parameter.clone()]);
-        let (run, gaps) = asked.preview(machine);
-        let advice = advice::about(machine, devices, &run, gaps);
+        let run = asked.preview(machine);
+        let advice = advice::about(machine, devices, &run);
         let takers = Takers::of(machine, devices, &takers::taken(&run));
         let system = System::of(machine);
         let obstacle = system.as_ref().and_then(System::obstacle);

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
-use vfio_override::apply;
+use vfio_override::apply::DriverName;
 use vfio_override::pci::{Address, Function};
+use vfio_override::plan::Plan;
 use vfio_override::ruleset::RuleSet;
-use vfio_override::survey::{self, Inventory};
+use vfio_override::survey;
+use vfio_override::system::View;
+use vfio_override::warnings;
 
 use crate::machine::Machine;
-use crate::machine::vfio_users;
+use crate::machine::{binding, vfio_users};
 
 /// One function, as it is now.
 #[derive(Clone, Serialize)]
@@ -53,7 +56,7 @@ impl Device {
         above.pop();
         let physical_function = machine.physical_of(function.address);
         let Machine { tree: system, names, sysfs, .. } = machine;
-        let text = |name: apply::DriverName| name.escape_ascii().to_string();
+        let text = |name: DriverName| name.escape_ascii().to_string();
         let address = function.address;
         Self {
             address: address.to_string(),
@@ -63,8 +66,8 @@ impl Device {
             class_name: names.class(function.class),
             name: names.device(function),
             group: function.group,
-            driver: apply::driver_of(system, address).ok().flatten().map(text),
-            kept_for: apply::override_of(system, address).ok().flatten().map(text),
+            driver: binding::driver_of(system, address).ok().flatten().map(text),
+            kept_for: binding::override_of(system, address).ok().flatten().map(text),
             vfio_node: vfio_users::node_of(&sysfs.join(format!("bus/pci/devices/{address}"))),
             boot_display: function.boot_vga,
             framebuffer,
@@ -136,17 +139,14 @@ impl Devices {
         // The rule that matches all is the way to make the early binary's own survey look at all.
         let mut rules = RuleSet::new();
         rules.add_value(b"*:*");
-        let mut inventory = Box::<Inventory>::default();
-        survey::survey(&mut machine.tree, &rules, None, &mut inventory);
-        survey::surroundings(&mut machine.tree, &mut inventory, |_| true);
-        let all = inventory
-            .functions()
-            .enumerate()
-            .map(|(index, function)| {
-                Device::new(machine, function, inventory.has_framebuffer(index))
-            })
-            .collect();
-        let troubles = inventory.obstacles().map(|(_, failure)| failure.to_string()).collect();
+        let mut plan = Box::<Plan>::default();
+        let mut view = View::of(&mut machine.tree);
+        survey::survey(&mut view, &rules, None, &mut plan);
+        warnings::surroundings(&mut view, &mut plan, |_| true);
+        let steps = plan.steps().iter();
+        let all =
+            steps.map(|step| Device::new(machine, &step.function, step.has_framebuffer)).collect();
+        let troubles = plan.problems().map(|problem| problem.to_string()).collect();
         Self { all, troubles }
     }
 

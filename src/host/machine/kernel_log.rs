@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use serde::Serialize;
-use vfio_override::report::TARGET;
+use vfio_override::message::TARGET;
 
 use crate::machine::{Kind, Machine, file};
 

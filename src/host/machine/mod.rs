@@ -1,5 +1,6 @@
 //! The machine that a command looks at: this one, a copy of it, or a directory like /sys.
 
+pub mod binding;
 pub mod copy;
 pub mod disks;
 pub mod file;

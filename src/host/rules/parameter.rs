@@ -110,7 +110,5 @@ fn short(rule: &str) -> String {
 /// What the early binary would take with this rule alone.
 fn takes(machine: &mut Machine, rule: &str) -> BTreeSet<Address> {
     let asked = Asked::Given(vec![rule.to_owned()]);
-    let (run, _) = asked.preview(machine);
-    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
-    taken.map(|taken| taken.function.address).collect()
+    asked.preview(machine).plan.taken().map(|step| step.function.address).collect()
 }

@@ -22,12 +22,7 @@ pub fn about(
     usage: &Usage,
     advice: &mut Vec<Advice>,
 ) {
-    let taken: BTreeSet<Address> = run
-        .plan()
-        .decisions
-        .taken(run.rules(), run.inventory())
-        .map(|taken| taken.function.address)
-        .collect();
+    let taken: BTreeSet<Address> = run.plan.taken().map(|step| step.function.address).collect();
     if taken.is_empty() {
         return;
     }

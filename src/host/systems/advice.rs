@@ -4,9 +4,9 @@
 use std::fmt::Display;
 
 use serde::Serialize;
-use vfio_override::report::{Doubt, Warning};
+use vfio_override::message::{Doubt, Message};
+use vfio_override::problem::Problem;
 use vfio_override::run::Run;
-use vfio_override::survey::Gaps;
 
 use crate::machine::Machine;
 use crate::machine::functions::Devices;
@@ -46,24 +46,24 @@ impl Advice {
 }
 
 /// All advice about a run.
-pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>, gaps: Gaps) -> Vec<Advice> {
+pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>) -> Vec<Advice> {
     let usage = Usage::of(machine, devices);
     let mut advice = Vec::new();
-    for (number, entry) in run.rules().entries() {
+    for (number, entry) in run.rules.entries() {
         if let Some(doubt) = entry.rule().and_then(Doubt::about) {
             advice.push(Advice::warning(
                 "doubtful-rule",
                 Vec::new(),
-                &Warning::Doubtful(number, entry, doubt),
+                &Message::Doubtful(number, entry, doubt),
             ));
         }
     }
-    run.each_omission(gaps, &mut |omission| {
+    run.each_omission(&mut |omission| {
         advice.push(Advice::warning("omission", Vec::new(), omission));
     });
     let off = Off::of(machine, devices).map(|off| off.sentence());
-    run.each_warning(gaps, &mut |warning| {
-        advice.push(translate(run, &usage, off.as_deref(), warning));
+    run.each_warning(&mut |warning| {
+        advice.extend(translate(run, &usage, off.as_deref(), warning));
     });
     advice.extend(about_other_uses(run, &usage));
     touched::about(machine, devices, run, &usage, &mut advice);
@@ -72,30 +72,34 @@ pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>, gaps: Gaps) ->
 }
 
 /// A warning of the early binary's, with what the host has in use of the function.
-fn translate(run: &Run<'_>, usage: &Usage, off: Option<&str>, warning: &Warning<'_, '_>) -> Advice {
+fn translate(
+    run: &Run<'_>,
+    usage: &Usage,
+    off: Option<&str>,
+    warning: &Message<'_>,
+) -> Option<Advice> {
     let one = |address: &vfio_override::pci::Address| vec![address.to_string()];
-    match warning {
-        Warning::NoIommu => {
-            let taken = run.plan().decisions.taken(run.rules(), run.inventory());
-            let without = taken.filter(|taken| taken.function.group.is_none());
-            let without = without.map(|taken| taken.function.address.to_string()).collect();
+    Some(match warning {
+        Message::NoIommu => {
+            let without = run.plan.taken().filter(|step| step.function.group.is_none());
+            let without = without.map(|step| step.function.address.to_string()).collect();
             match off {
                 Some(reason) => Advice::warning("iommu-off", without, &reason),
                 None => Advice::warning("iommu-off", without, warning),
             }
         }
-        Warning::NoGroup(address) => Advice::warning("no-iommu-group", one(address), warning),
-        Warning::NotViable(group, _) => {
-            let left = run.plan().decisions.left(run.inventory(), run.rules());
-            let left = left.filter(|function| function.group == Some(*group));
+        Message::NoGroup(address) => Advice::warning("no-iommu-group", one(address), warning),
+        Message::NotViable(group, plan) => {
+            let left = plan.left().filter(|function| function.group == Some(*group));
             let left = left.map(|function| function.address.to_string()).collect();
             Advice::warning("group-not-viable", left, warning)
         }
-        Warning::BootDisplay(address) => Advice::warning("boot-display", one(address), warning),
-        Warning::Framebuffer(address) => Advice::warning("framebuffer", one(address), warning),
-        Warning::NoAliases(_) => Advice::warning("no-aliases", Vec::new(), warning),
-        Warning::Doubtful(..) => Advice::warning("doubtful-rule", Vec::new(), warning),
-        Warning::Storage(function) | Warning::Network(function) => {
+        Message::BootDisplay(address) => Advice::warning("boot-display", one(address), warning),
+        Message::Framebuffer(address) => Advice::warning("framebuffer", one(address), warning),
+        Message::Problem(Problem::NoAliases(_)) => {
+            Advice::warning("no-aliases", Vec::new(), warning)
+        }
+        Message::Storage(function) | Message::Network(function) => {
             let kind = if function.class.is_storage() { "storage" } else { "network" };
             let functions = one(&function.address);
             match usage.of_function(function) {
@@ -110,12 +114,13 @@ fn translate(run: &Run<'_>, usage: &Usage, off: Option<&str>, warning: &Warning<
                 }
             }
         }
-    }
+        _ => return None,
+    })
 }
 
 /// That these rules switch all others off.
 pub fn about_off(run: &Run<'_>) -> Option<Advice> {
-    run.rules().off()?;
+    run.rules.off()?;
     let message = "the kernel command line says vfio.override=off: take that out, since nothing is taken while it \
                    stands there";
     Some(Advice::warning("off", Vec::new(), &message))
@@ -124,8 +129,7 @@ pub fn about_off(run: &Run<'_>) -> Option<Advice> {
 /// What the host has in use of functions that are neither mass storage nor network, such as a disk behind a USB
 /// controller.
 fn about_other_uses(run: &Run<'_>, usage: &Usage) -> Vec<Advice> {
-    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
-    let others = taken.map(|taken| taken.function).filter(|function| {
+    let others = run.plan.taken().map(|step| &step.function).filter(|function| {
         let class = function.class;
         !class.is_storage() && !class.is_network()
     });
@@ -188,7 +192,7 @@ fn about_drivers(machine: &Machine, run: &Run<'_>) -> Vec<Advice> {
             _ => {}
         }
     }
-    if run.rules().count() > 0 && run.rules().off().is_none() {
+    if run.rules.count() > 0 && run.rules.off().is_none() {
         advice.extend(image.as_ref().and_then(about_hook));
         advice.extend(image.as_ref().and_then(about_access));
     }

@@ -1,6 +1,7 @@
 //! Who else takes PCI functions on this host, or keeps drivers from them: what people set up before, or beside.
 
 use vfio_override::pci::Address;
+use vfio_override::plan::Step as Taken;
 use vfio_override::run::Run;
 
 use super::advice::Advice;
@@ -84,9 +85,8 @@ impl Takers {
         }
         for (place, ids) in found {
             let asked = Asked::Given(vec![ids]);
-            let (run, _) = asked.preview(machine);
-            let decisions = &run.plan().decisions;
-            let all = decisions.taken(run.rules(), run.inventory()).map(|it| it.function.address);
+            let run = asked.preview(machine);
+            let all = run.plan.taken().map(|step| step.function.address);
             let others: Vec<Address> =
                 all.filter(|address| !taken.iter().any(|(taken, _)| taken == address)).collect();
             let names: Vec<String> = others.iter().map(ToString::to_string).collect();
@@ -369,6 +369,6 @@ fn managed(root: &Root) -> Vec<Address> {
 
 /// What a run takes, and for which driver.
 pub fn taken(run: &Run<'_>) -> Vec<(Address, String)> {
-    let taken = run.plan().decisions.taken(run.rules(), run.inventory());
-    taken.map(|it| (it.function.address, it.driver.escape_ascii().to_string())).collect()
+    let name = |step: &Taken| (step.function.address, step.driver.escape_ascii().to_string());
+    run.plan.taken().map(name).collect()
 }

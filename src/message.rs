@@ -1,0 +1,488 @@
+//! Every message of the log.
+//!
+//! One line each, with what, where and what to do. Texts that are not ours are escaped and cut, so
+//! that a record stays one line of bounded length.
+
+use core::fmt::{self, Display as _};
+
+use log::{Level, Log, Record};
+use nix::errno::Errno;
+
+use crate::apply::DriverName;
+use crate::pci::{Address, Function};
+use crate::plan::{Held, Plan, State, Step};
+use crate::problem::{ErrnoName, Limit, Problem};
+use crate::rule::{Action, Driver, NOBODY, Rule, Selector};
+use crate::ruleset::{Entry, Outcome, Refusal, RuleNumber, RuleSet};
+use crate::text::{Decimal, Escaped, Quoted};
+
+/// The target of every record.
+pub const TARGET: &str = "vfio-override";
+
+/// Writes one record.
+#[inline(never)]
+pub fn log(log: &dyn Log, level: Level, text: &dyn fmt::Display) {
+    let args = format_args!("{text}");
+    log.log(&Record::builder().target(TARGET).level(level).args(args).build());
+}
+
+/// A line of the log.
+pub enum Message<'a> {
+    /// A boot without rules: it shows that the hook ran.
+    NoRules,
+    /// The rule of this number says `off`.
+    Off(RuleNumber),
+    /// What came of a rule.
+    Rule(RuleNumber, &'a Entry<'a>),
+    /// A rule that may not mean what its author meant.
+    Doubtful(RuleNumber, &'a Entry<'a>, Doubt),
+    /// Something was not done, or not as well as it could be.
+    Problem(Problem),
+    /// A function that rules with IDs, a class or `boot_vga` may have meant was not looked at.
+    Unseen(Problem),
+
+    /// Nothing is in an IOMMU group.
+    NoIommu,
+    /// The function is in none, though others are.
+    NoGroup(Address),
+    /// A group of which functions stay with the host.
+    NotViable(u32, &'a Plan),
+    /// The display that the firmware booted on is taken.
+    BootDisplay(Address),
+    /// A mass-storage controller is taken.
+    Storage(&'a Function),
+    /// A network controller is taken.
+    Network(&'a Function),
+    /// A firmware framebuffer's driver holds memory of a taken function.
+    Framebuffer(Address),
+
+    /// With `debug`: who decides about a function that is not taken.
+    LeftAlone(&'a Step),
+    /// What is true of a function that is taken.
+    Function(&'a Step),
+    /// The last line of a run.
+    Summary(&'a RuleSet<'a>, &'a Plan),
+    /// What came of loading a driver.
+    Loading(&'a Loading),
+
+    /// The kernel command line cannot be read.
+    CommandLine(&'a [u8], Errno),
+    /// There is no PCI bus below the sysfs root.
+    Sysfs(&'a [u8], Errno),
+    /// A file system cannot be mounted.
+    Mount(&'a [u8], Errno),
+    /// The child that does the work cannot be started, because this cannot be done.
+    NoWorker(&'static str, Errno),
+    /// It ended like this, and then another one did or did not hold every override.
+    Worker(WorkerEnd, bool),
+    /// An init is there and cannot be started.
+    Init(&'a [u8], Errno),
+    /// No init can be started.
+    NoInit,
+}
+
+/// Why a valid rule may not mean what its author meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// A class in a list of IDs, and no mask that makes it count.
+    ClassWithoutMask,
+    /// A module's name where a driver's was expected.
+    ModuleName,
+    /// An expansion behind the driver, which makes it part of the driver's name.
+    ExpansionInDriver,
+}
+
+/// What came of loading a driver.
+pub struct Loading {
+    /// The driver.
+    pub driver: DriverName,
+    /// What modprobe answered.
+    pub answer: Answer,
+    /// How many functions are kept for the driver, and how many of them it has now.
+    pub kept_and_bound: (usize, usize),
+}
+
+/// What modprobe answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes.
+    Loaded,
+    /// This status.
+    Refused(i32),
+    /// Nothing: a signal ended it.
+    Crashed,
+    /// Nothing: there is none.
+    NoModprobe,
+    /// Nothing: it could not be started.
+    NotStarted(Errno),
+}
+
+/// How the work ended before it was done.
+#[derive(Clone, Copy)]
+pub enum WorkerEnd {
+    /// It took more than this many seconds, and was killed.
+    Late(u16),
+    /// It was ended by this signal.
+    Killed(i32),
+    /// It cannot be waited for.
+    Lost(Errno),
+}
+
+impl Doubt {
+    /// What is doubtful about the rule.
+    #[must_use]
+    pub fn about(rule: &Rule<'_>) -> Option<Self> {
+        if let Selector::Ids(ids) = &rule.selector
+            && ids.class.is_some()
+            && ids.mask == 0
+        {
+            return Some(Self::ClassWithoutMask);
+        }
+        match rule.action {
+            Action::Take(Driver::Named(b"vfio_pci" | b"pci_stub")) => Some(Self::ModuleName),
+            Action::Take(Driver::Named(name))
+                if name.ends_with(b"+slot") || name.ends_with(b"+group") =>
+            {
+                Some(Self::ExpansionInDriver)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Message<'_> {
+    /// How loud the message is: a warning where the operator has something to mend.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        match self {
+            Self::NoRules | Self::Off(_) => Level::Info,
+            Self::Summary(rules, _) if all_applied(rules) => Level::Info,
+            Self::LeftAlone(_) => Level::Debug,
+            Self::Rule(_, entry) => match entry.outcome {
+                Outcome::Absent => Level::Info,
+                Outcome::Unmatched if excludes(entry) => Level::Info,
+                Outcome::Unmatched
+                | Outcome::Refused(_)
+                | Outcome::Invalid(_)
+                | Outcome::Failed(_) => Level::Warn,
+                Outcome::NotInForce
+                | Outcome::Setting
+                | Outcome::Applied
+                | Outcome::Excluded
+                | Outcome::Overruled
+                | Outcome::Elsewhere => Level::Debug,
+            },
+            Self::Function(step) => match step.state {
+                State::Failed(_) => Level::Error,
+                State::Offered => Level::Warn,
+                _ => Level::Info,
+            },
+            Self::Loading(Loading { kept_and_bound: (kept, bound), .. }) if kept == bound => {
+                Level::Info
+            }
+            Self::Doubtful(..)
+            | Self::Problem(_)
+            | Self::Unseen(_)
+            | Self::NoIommu
+            | Self::NoGroup(_)
+            | Self::NotViable(..)
+            | Self::BootDisplay(_)
+            | Self::Storage(_)
+            | Self::Network(_)
+            | Self::Framebuffer(_)
+            | Self::Summary(..)
+            | Self::Loading(_) => Level::Warn,
+            Self::CommandLine(..)
+            | Self::Sysfs(..)
+            | Self::Mount(..)
+            | Self::NoWorker(..)
+            | Self::Worker(..)
+            | Self::Init(..)
+            | Self::NoInit => Level::Error,
+        }
+    }
+
+    /// Whether it concerns no function in particular: such a message was logged at boot, when all functions
+    /// were done.
+    #[must_use]
+    pub fn is_general(&self) -> bool {
+        match self {
+            Self::NoRules | Self::Off(_) | Self::Doubtful(..) => true,
+            Self::Problem(problem) => {
+                matches!(problem, Problem::Limit(Limit::Line | Limit::Rules(_)))
+            }
+            Self::Rule(_, entry) => matches!(
+                entry.outcome,
+                Outcome::Invalid(_) | Outcome::Refused(Refusal::LostExclusion(_))
+            ),
+            _ => false,
+        }
+    }
+
+    /// Writes it to the log.
+    pub fn log(&self, to: &dyn Log) {
+        log(to, self.level(), self);
+    }
+}
+
+/// Whether no rule is left that the operator has to mend.
+pub(crate) fn all_applied(rules: &RuleSet<'_>) -> bool {
+    let is_bad = |(number, entry)| Message::Rule(number, entry).level() == Level::Warn;
+    rules.surplus() == 0 && !rules.entries().any(is_bad)
+}
+
+fn excludes(entry: &Entry<'_>) -> bool {
+    entry.rule().is_some_and(|rule| rule.action == Action::Exclude)
+}
+
+impl fmt::Display for Message<'_> {
+    #[expect(clippy::too_many_lines, reason = "one arm for each message")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NoRules => {
+                f.write_str("no vfio.override= on the kernel command line, nothing to do")
+            }
+            Self::Off(number) => {
+                write!(f, "rule {} \"off\": nothing is touched", Decimal(number.into()))
+            }
+            Self::Rule(number, entry) => write_rule(f, number, entry),
+            Self::Doubtful(number, entry, doubt) => {
+                write!(f, "rule {} {}: ", Decimal(number.into()), Quoted(entry.text))?;
+                f.write_str(match doubt {
+                    Doubt::ClassWithoutMask => {
+                        "the class counts for nothing without a mask; add one, such as :ffff00"
+                    }
+                    Doubt::ModuleName => {
+                        "this is a module's name, and never binds; the driver's has a - for the _"
+                    }
+                    Doubt::ExpansionInDriver => {
+                        "this is the name of a driver that is not there; write the expansion before the ="
+                    }
+                })
+            }
+            Self::Problem(problem) => problem.fmt(f),
+            Self::Unseen(problem) => write!(f, "{problem}; no rule is applied to it"),
+
+            Self::LeftAlone(step) => {
+                // Its group was mostly not looked at.
+                let Function { address, id, class, .. } = step.function;
+                write!(f, "{address} [{id}] class {class}")?;
+                match step.rule {
+                    Some(rule) => write!(f, ", rule {}: left alone", Decimal(rule.into())),
+                    None => f.write_str(": no rule takes it"),
+                }
+            }
+            Self::Function(step) => write_function(f, step),
+            Self::Summary(rules, plan) => write_summary(f, rules, plan),
+            Self::Loading(loading) => {
+                let (driver, (kept, bound)) = (Escaped(&loading.driver), loading.kept_and_bound);
+                match loading.answer {
+                    Answer::Loaded => write!(f, "{driver} loaded, ")?,
+                    Answer::Refused(status) => write!(
+                        f,
+                        "modprobe {driver} ended with status {}, its module may not be in this image, ",
+                        Decimal(status.unsigned_abs())
+                    )?,
+                    Answer::Crashed => write!(f, "modprobe {driver} was killed, ")?,
+                    Answer::NoModprobe => write!(f, "there is no modprobe to load {driver}, ")?,
+                    Answer::NotStarted(errno) => {
+                        write!(f, "modprobe {driver} cannot be started: {}, ", ErrnoName(errno))?;
+                    }
+                }
+                write!(f, "{} of {} functions bound", Decimal::from(bound), Decimal::from(kept))?;
+                f.write_str(if bound < kept { "; the others wait, untouched" } else { "" })
+            }
+
+            Self::NoIommu => f.write_str(
+                "the IOMMU is off: no IOMMU groups, and vfio-pci takes nothing without them; \
+                 enable it in the firmware (VT-d, AMD-Vi), and on Intel add intel_iommu=on",
+            ),
+            Self::NoGroup(address) => write!(
+                f,
+                "{address} is in no IOMMU group: no IOMMU serves its part of the machine, and vfio-pci \
+                 takes nothing without one"
+            ),
+            Self::NotViable(group, plan) => {
+                write!(f, "group {} is not viable while the host keeps ", Decimal(group))?;
+                write_left(f, group, plan)?;
+                f.write_str("; take all along with +group, or leave the group alone")
+            }
+            Self::BootDisplay(address) => write!(
+                f,
+                "{address} is the boot display: the console freezes when it is taken, \
+                 which is no hang; !boot_vga leaves it to the host"
+            ),
+            Self::Storage(Function { address, class, .. }) => {
+                write!(f, "{address} is mass storage (class {class}): the host loses its disks")
+            }
+            Self::Network(Function { address, class, .. }) => {
+                write!(
+                    f,
+                    "{address} is a network function (class {class}): the host loses its links"
+                )
+            }
+            Self::Framebuffer(address) => write!(
+                f,
+                "a framebuffer driver (efifb, simpledrm, vesafb) holds memory of {address}; \
+                 if vfio-pci then says \"can't reserve\", boot with initcall_blacklist=sysfb_init"
+            ),
+            Self::CommandLine(path, errno) => write!(
+                f,
+                "cannot read {}: {}; no rule is applied; is proc mounted?",
+                Escaped(path),
+                ErrnoName(errno)
+            ),
+            Self::Sysfs(path, errno) => write!(
+                f,
+                "cannot open {}/bus/pci: {}; no rule is applied; is sysfs mounted?",
+                Escaped(path),
+                ErrnoName(errno)
+            ),
+            Self::Mount(path, errno) => {
+                write!(f, "cannot mount {}: {}", Escaped(path), ErrnoName(errno))
+            }
+            Self::NoWorker(what, errno) => {
+                f.write_str("cannot ")?;
+                f.write_str(what)?;
+                write!(f, ": {}; no rule is applied; the boot goes on", ErrnoName(errno))
+            }
+            Self::Worker(end, holds) => {
+                match end {
+                    WorkerEnd::Late(seconds) => {
+                        write!(f, "not done after {} s, killed", Decimal(seconds.into()))?;
+                    }
+                    WorkerEnd::Killed(signal) => {
+                        write!(f, "killed by signal {}", Decimal(signal.unsigned_abs()))?;
+                    }
+                    WorkerEnd::Lost(errno) => {
+                        write!(f, "cannot wait for the work: {}", ErrnoName(errno))?;
+                    }
+                }
+                f.write_str(if holds {
+                    ": every override is set"
+                } else {
+                    ": not every override could be set"
+                })?;
+                f.write_str(", the lines above tell what else was done; the boot goes on")
+            }
+            Self::Init(path, errno) => {
+                write!(f, "cannot start {}: {}", Escaped(path), ErrnoName(errno))
+            }
+            Self::NoInit => f.write_str(
+                "there is no /init, /sbin/init, /etc/init, /bin/init or /bin/sh to start; \
+                 boot without rdinit= or init= to leave vfio-override out",
+            ),
+        }
+    }
+}
+
+fn write_rule(f: &mut fmt::Formatter<'_>, number: RuleNumber, entry: &Entry<'_>) -> fmt::Result {
+    write!(f, "rule {} {}: ", Decimal(number.into()), Quoted(entry.text))?;
+    match entry.outcome {
+        Outcome::NotInForce => f.write_str("not in force"),
+        Outcome::Setting => f.write_str("in force"),
+        Outcome::Applied => f.write_str("applied"),
+        Outcome::Excluded => f.write_str("excluded"),
+        Outcome::Overruled => f.write_str("overruled: later rules decide all that it matches"),
+        Outcome::Elsewhere => f.write_str("does not concern this function"),
+        Outcome::Unmatched | Outcome::Absent => {
+            let is_absent = matches!(entry.outcome, Outcome::Absent);
+            f.write_str(if is_absent { "absent: " } else { "unmatched: " })?;
+            f.write_str(match entry.rule().map(|rule| &rule.selector) {
+                Some(Selector::Address { .. }) => "there is no function at this address",
+                Some(Selector::Path { .. }) => "the path leads to no function",
+                Some(Selector::Ids(_)) => {
+                    "no function has these IDs, bridges aside, which are never taken"
+                }
+                Some(Selector::Class { .. }) => {
+                    "no function has this class, bridges aside, which are never taken"
+                }
+                Some(Selector::BootVga) | None => "no function is the boot display",
+            })?;
+            f.write_str(if is_absent { "" } else { "; compare with lspci -Dnn" })
+        }
+        Outcome::Refused(Refusal::Bridge(address, class)) => write!(
+            f,
+            "refused: {address} is a bridge (class {class}); name the functions behind it"
+        ),
+        Outcome::Refused(Refusal::Guard(address, found)) => write!(
+            f,
+            "refused: {address} is [{found}], not what the guard says; nothing is written"
+        ),
+        Outcome::Refused(Refusal::LostExclusion(lost)) => write!(
+            f,
+            "refused: rule {} is an exclusion that cannot be honoured, and may have protected any function",
+            Decimal(lost.into())
+        ),
+        Outcome::Invalid(error) => {
+            write!(f, "invalid at column {}: expected {}", Decimal(error.column), error.expected)
+        }
+        Outcome::Failed(problem) => write!(f, "failed: {problem}"),
+    }
+}
+
+/// The functions of a group that stay with the host, the first few by name.
+fn write_left(f: &mut fmt::Formatter<'_>, group: u32, plan: &Plan) -> fmt::Result {
+    const MOST_NAMED: usize = 8;
+    let mut count = 0;
+    for function in plan.left().filter(|function| function.group == Some(group)) {
+        if count < MOST_NAMED {
+            f.write_str(if count > 0 { ", " } else { "" })?;
+            function.address.fmt(f)?;
+        }
+        count += 1;
+    }
+    match count.checked_sub(MOST_NAMED) {
+        None | Some(0) => Ok(()),
+        Some(more) => write!(f, " and {} more", Decimal::from(more)),
+    }
+}
+
+fn write_function(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
+    let Function { address, id, class, group, .. } = step.function;
+    write!(f, "{address} [{id}] class {class} ")?;
+    match group {
+        Some(group) => write!(f, "group {}", Decimal(group))?,
+        None => f.write_str("no group")?,
+    }
+    write!(f, ", rule {}: ", Decimal(step.rule.unwrap_or(0).into()))?;
+    let driver = Escaped(&step.driver);
+    if let State::Failed(problem) = step.state {
+        return write!(f, "failed: {problem}");
+    }
+    if step.held == Held::Written {
+        write!(f, "driver_override set to {driver}, ")?;
+    } else {
+        write!(f, "driver_override is {driver} already, ")?;
+    }
+    if !step.freed_from.is_empty() {
+        write!(f, "unbound from {}, ", Escaped(&step.freed_from))?;
+    }
+    match step.state {
+        State::Bound => write!(f, "bound to {driver}"),
+        State::Offered => {
+            write!(f, "not bound: {driver} did not take it and says why in its own messages")
+        }
+        _ if step.driver == NOBODY => f.write_str("no driver has it"),
+        _ => write!(f, "no driver has it until {driver} loads"),
+    }
+}
+
+fn write_summary(f: &mut fmt::Formatter<'_>, rules: &RuleSet<'_>, plan: &Plan) -> fmt::Result {
+    const WORDS: [&str; 8] =
+        ["applied", "excluded", "overruled", "absent", "unmatched", "refused", "invalid", "failed"];
+    f.write_str("rules: ")?;
+    let mut separator = "";
+    for word in WORDS {
+        let count = rules.entries().filter(|(_, entry)| entry.outcome.word() == word).count();
+        if count > 0 {
+            f.write_str(separator)?;
+            write!(f, "{} ", Decimal::from(count))?;
+            f.write_str(word)?;
+            separator = ", ";
+        }
+    }
+    let taken = Decimal::from(plan.taken().filter(|step| step.is_held()).count());
+    let bound = Decimal::from(plan.taken().filter(|step| step.is_bound()).count());
+    write!(f, "; functions: {taken} taken, {bound} bound to their driver")
+}

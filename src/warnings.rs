@@ -1,0 +1,189 @@
+//! What only warnings need: nothing here decides anything.
+
+use crate::message::Message;
+use crate::path::Path;
+use crate::pci::{Address, Function};
+use crate::plan::{Plan, Step};
+use crate::survey::{self, Groups, Scope, boot_vga, list_group};
+use crate::system::{System, Text, View};
+
+/// Looks at what an operator should know of the functions that are taken. A fault here costs a warning, no
+/// more.
+pub(crate) fn look(view: &mut View<'_, impl System>, plan: &mut Plan) {
+    surroundings(view, plan, Step::is_taken);
+}
+
+/// Looks at the IOMMU groups of these functions, the boot display, and the firmware's framebuffer.
+pub fn surroundings(
+    view: &mut View<'_, impl System>,
+    plan: &mut Plan,
+    is_wanted: fn(&Step) -> bool,
+) {
+    let mut may_be_lit = false;
+    for index in 0..plan.steps.len() {
+        let Some(step) = plan.steps.get_mut(index).filter(|step| is_wanted(step)) else {
+            continue;
+        };
+        let function = &mut step.function;
+        if function.class.is_display() && !function.boot_vga {
+            let said = boot_vga(view, function).unwrap_or(None);
+            function.boot_vga = said == Some(true);
+            // On x86, and only there, the display that the firmware left on is the boot display by
+            // `boot_vga`'s definition (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
+            may_be_lit |= said.is_none() || !cfg!(target_arch = "x86_64");
+        }
+        may_be_lit |= function.boot_vga;
+        if function.group.is_none() {
+            let address = function.address;
+            neighbours(view, plan, address);
+        }
+    }
+    if may_be_lit {
+        framebuffers(view, plan);
+    }
+}
+
+/// Looks at the group of a taken function, and at who else is in it.
+fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Address) {
+    if plan.groups != Groups::None {
+        let listed = list_group(view, address, |view, group, member| {
+            if let Some(step) = plan.get_mut(member) {
+                step.function.group = Some(group);
+            } else if let Ok(Some(function)) = survey::look(view, member) {
+                let _ = plan.neighbours.push(Function { group: Some(group), ..function });
+            }
+        });
+        if !matches!(listed, Ok(None)) {
+            return;
+        }
+    }
+    if plan.groups == Groups::Unasked {
+        plan.groups = if view.has_entries(Path::Groups) { Groups::Some } else { Groups::None };
+    }
+    if let Some(step) = plan.get_mut(address) {
+        step.is_groupless = true;
+    }
+}
+
+fn framebuffers(view: &mut View<'_, impl System>, plan: &mut Plan) {
+    let mut nesting = Nesting::default();
+    // A copy of a machine need not hold the file.
+    let _ = view.lines(Text::IoMemory, &mut |line| {
+        let address = nesting.framebuffer(line);
+        if let Some(step) = address.and_then(|address| plan.get_mut(address)) {
+            step.has_framebuffer = true;
+        }
+    });
+}
+
+/// Hands over what an operator should know of the functions that are taken.
+pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
+    let mut is_off = false;
+    for step in plan.taken() {
+        let function = &step.function;
+        if step.needs_iommu() && step.is_groupless {
+            is_off |= plan.groups == Groups::None;
+            if plan.groups != Groups::None {
+                warn(&Message::NoGroup(function.address));
+            }
+        }
+        if function.boot_vga {
+            warn(&Message::BootDisplay(function.address));
+        }
+        if function.class.is_storage() {
+            warn(&Message::Storage(function));
+        }
+        if function.class.is_network() {
+            warn(&Message::Network(function));
+        }
+        if step.has_framebuffer {
+            warn(&Message::Framebuffer(function.address));
+        }
+    }
+    for (index, function) in plan.left().enumerate() {
+        let is_same = |group: Option<u32>| group == function.group;
+        if let Some(group) = function.group
+            && !plan.left().take(index).any(|other| is_same(other.group))
+            && plan.taken().any(|step| is_same(step.function.group) && step.needs_iommu())
+        {
+            warn(&Message::NotViable(group, plan));
+        }
+    }
+    if is_off {
+        warn(&Message::NoIommu);
+    }
+    for (_, problem) in plan.problems.iter().filter(|(scope, _)| *scope == Scope::Aliases) {
+        warn(&Message::Problem(*problem));
+    }
+}
+
+/// The names under which a firmware framebuffer's memory is claimed: by its drivers, and by the
+/// kernel before they load (`drivers/video/fbdev/{efifb,vesafb,simplefb}.c`,
+/// `drivers/gpu/drm/sysfb/{simpledrm,efidrm,vesadrm}.c`, `drivers/firmware/sysfb*.c`).
+const FRAMEBUFFERS: [&[u8]; 9] = [
+    b"efifb",
+    b"vesafb",
+    b"simplefb",
+    b"simpledrm",
+    b"efidrm",
+    b"vesadrm",
+    b"BOOTFB",
+    b"simple-framebuffer",
+    b"efi-framebuffer",
+];
+
+/// Follows the nesting of `/proc/iomem` line by line.
+#[derive(Default)]
+struct Nesting {
+    function: Option<(usize, Address)>,
+}
+
+impl Nesting {
+    /// The function inside whose memory this line has a framebuffer.
+    fn framebuffer(&mut self, line: &[u8]) -> Option<Address> {
+        let depth = line.iter().take_while(|&&byte| byte == b' ').count();
+        let name = line.splitn(2, |&byte| byte == b':').nth(1)?.trim_ascii();
+        if self.function.is_some_and(|(outer, _)| depth <= outer) {
+            self.function = None;
+        }
+        if let Some(address) = Address::from_sysfs(name) {
+            self.function = Some((depth, address));
+        }
+        let base = name.split(|&byte| byte == b'.').next().unwrap_or_default();
+        let (_, address) = self.function?;
+        FRAMEBUFFERS.contains(&base).then_some(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn a_framebuffer_belongs_to_the_function_around_it() {
+        let text = "\
+00000000-00000fff : Reserved
+  000a0000-000bffff : PCI Bus 0000:00
+c0000000-febfffff : PCI Bus 0000:00
+  fc000000-fcffffff : 0000:00:01.0
+  fd000000-fdffffff : 0000:00:02.0
+    fd000000-fd7fffff : vesafb
+  fe000000-fe003fff : 0000:00:03.0
+    fe000000-fe003fff : virtio-pci-modern
+  fe100000-fe1fffff : PCI Bus 0000:01
+    fe100000-fe10ffff : 0000:01:00.0
+      fe100000-fe10ffff : simple-framebuffer.0
+  fe200000-fe2fffff : efifb";
+        let mut nesting = Nesting::default();
+        let found: Vec<String> = text
+            .lines()
+            .filter_map(|line| nesting.framebuffer(line.as_bytes()))
+            .map(|address| address.to_string())
+            .collect();
+        assert_eq!(found, ["0000:00:02.0", "0000:01:00.0"]);
+    }
+}
