@@ -18,7 +18,7 @@ use crate::deliver::dist::Built;
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
 use crate::generators::{Cell, Workshop};
-use crate::ground::arch::X86_64;
+use crate::ground::arch::{Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -139,9 +139,14 @@ fn build_name(target: Target) -> String {
 /// What has to be built: what most boots need, whatever was selected, and of other architectures, which
 /// take tools of their own, what is selected.
 fn targets(ledger: &Ledger) -> Vec<Target> {
-    Target::all()
-        .filter(|target| target.arch == X86_64 || ledger.wants(&build_name(*target)))
-        .collect()
+    let cases = booted();
+    let cells = wanted(&cases, ledger);
+    let is_booted = |arch: &Arch| cells.iter().any(|cell| cell.arch() == arch);
+    let is_needed = |target: &Target| {
+        let Target { arch, .. } = *target;
+        arch == X86_64 || is_booted(arch) || ledger.wants(&build_name(*target))
+    };
+    Target::all().filter(is_needed).collect()
 }
 
 /// The binaries, for the boots; one that fails is missing.
@@ -255,13 +260,24 @@ fn check_images(both: [(&Workspace, &PathBuf); 2]) -> Result<()> {
     if here? == there? { Ok(()) } else { bail!("images from the same sources differ") }
 }
 
+fn booted() -> Vec<Case> {
+    cases::all().into_iter().chain(soak::suite()).collect()
+}
+
+/// The boots that are wanted.
+fn wanted<'a>(cases: &'a [Case], ledger: &Ledger) -> Vec<suite::Cell<'a>> {
+    let is_wanted = |cell: &suite::Cell| {
+        (ledger.all || !cell.is_long()) && ledger.wants(&format!("boot {}", cell.name()))
+    };
+    suite::Cell::all(cases).filter(is_wanted).collect()
+}
+
 fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
-    let cases: Vec<Case> = cases::all().into_iter().chain(soak::suite()).collect();
+    let cases = booted();
     ledger
         .check("boots: what one that fails leaves", || suite::check_artefacts(workspace, binaries));
     let name = |cell: suite::Cell| format!("boot {}", cell.name());
-    let all = suite::Cell::all(&cases);
-    let cells: Vec<suite::Cell> = all.filter(|cell| ledger.wants(&name(*cell))).collect();
+    let cells = wanted(&cases, ledger);
     if cells.is_empty() {
         return;
     }

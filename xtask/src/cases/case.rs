@@ -29,6 +29,8 @@ pub struct Case {
     pub arch: &'static Arch,
     /// The kernels that it is booted on, as `--kernel` takes them.
     kernels: Vec<&'static str>,
+    /// Those of them that it is booted on for every change; all if it does not say. The others are for `--all`.
+    mostly: Option<Vec<&'static str>>,
     /// Why these are not all that there are.
     pub limits: Option<&'static str>,
     pub machine: Machine,
@@ -134,6 +136,7 @@ impl Case {
             name: name.into(),
             arch: X86_64,
             kernels: kernels::of(X86_64),
+            mostly: None,
             limits: None,
             machine,
             libc: Libc::Musl,
@@ -175,6 +178,18 @@ impl Case {
     #[must_use]
     pub fn with_drivers(self, reason: &'static str) -> Self {
         self.only_on(&kernels::with_drivers(), reason)
+    }
+
+    /// Boots on these kernels for every change, and on the others with `--all` only.
+    #[must_use]
+    pub fn mostly_on(mut self, kernels: &[&'static str]) -> Self {
+        self.mostly = Some(kernels.to_vec());
+        self
+    }
+
+    /// Whether a boot on this kernel is too long for every change.
+    pub fn is_long_on(&self, kernel: &str) -> bool {
+        self.mostly.as_ref().is_some_and(|kernels| !kernels.contains(&kernel))
     }
 
     pub fn kernels(&self) -> &[&'static str] {

@@ -1,5 +1,6 @@
 //! The boots of `cargo xtask test`, one declaration each.
 
+mod aarch64;
 pub mod case;
 pub mod judge;
 pub mod suite;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
         lost(),
         host_tool(),
         harness(),
+        aarch64::all(),
     ]
     .concat()
 }
@@ -740,7 +742,7 @@ mod tests {
     #[test]
     fn each_case_has_a_name_of_its_own() {
         let cases = all();
-        let names: BTreeSet<&str> = cases.iter().map(|case| &*case.name).collect();
+        let names: BTreeSet<_> = cases.iter().map(|case| (&*case.name, case.arch.name)).collect();
         assert_eq!(names.len(), cases.len());
     }
 

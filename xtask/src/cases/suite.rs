@@ -86,6 +86,15 @@ impl<'a> Cell<'a> {
         cases.iter().flat_map(cells)
     }
 
+    /// Whether it is for `--all` only.
+    pub fn is_long(self) -> bool {
+        self.case.is_long_on(self.kernel)
+    }
+
+    pub fn arch(self) -> &'static Arch {
+        self.case.arch
+    }
+
     /// The case with the kernel: `hook, 6.12`, or `hook, aarch64 6.12`.
     pub fn name(self) -> String {
         let Self { case, kernel } = self;

@@ -167,7 +167,8 @@ pub const AARCH64: &Arch = &Arch {
     guest: Guest {
         emulator: setup::QEMU_AARCH64,
         board: &["-M", "virt,gic-version=3"],
-        processor: Some("cortex-a72"),
+        // The oldest that has pages of 16 KiB.
+        processor: Some("cortex-a76"),
         iommu: &["-machine", "iommu=smmuv3"],
         memory: 512,
         firmware: Firmware::DeviceTree,

@@ -1,0 +1,94 @@
+//! What may differ on aarch64: its device trees and its ACPI, its page sizes, its IOMMU, and the early binary's own
+//! machine code. What the library decides does not depend on the architecture, and is booted on x86-64.
+
+use super::{DEMO_RULES, DEMO_TAKEN, two_cards};
+use crate::cases::case::FaultKind::Test;
+use crate::cases::case::{Case, Mode};
+use crate::ground::arch::AARCH64;
+use crate::guest::image::EARLY;
+use crate::guest::machine::{self, Driver, E1000E, Machine, Model, NVME, ROOT_PORT};
+
+/// A display beside the firmware's framebuffer, which lies in the machine's memory, not in the display's.
+const BESIDE_FRAMEBUFFER: Model = Model {
+    needs: &[("device", "ramfb")],
+    ..Model::new("bochs-display", Driver::new("bochs-drm", "bochs"))
+};
+
+/// Since some kernel after 6.12 every function that an IOMMU serves is in its group before a driver comes.
+const GROUPS_IN_TIME: &str =
+    "older kernels make an IOMMU group on aarch64 only when a driver probes";
+
+pub fn all() -> Vec<Case> {
+    let on_demo = |name: &str| Case::new(name, machine::demo()).on(AARCH64);
+    let taken = |name: &str| on_demo(name).rules(DEMO_RULES).taken(DEMO_TAKEN);
+    let one = |name: &str| {
+        let harness = "what it shows is the harness's, not the kernel's";
+        Case::new(name, Machine::new().with("00:03.0", E1000E))
+            .on(AARCH64)
+            .only_on(&["6.12"], harness)
+    };
+    vec![
+        on_demo("control").mode(Mode::Control).mostly_on(&["6.12"]),
+        taken("hook").logged("rules: 2 applied; functions: 4 taken").mostly_on(&["6.1", "16k"]),
+        taken("rdinit")
+            .mode(Mode::Rdinit)
+            .logged("rules: 2 applied; functions: 4 taken")
+            .mostly_on(&["newest"]),
+        Case::new("group", two_cards())
+            .on(AARCH64)
+            .rules("01:00.0+group")
+            .taken(["01:00.0", "01:00.1", "01:00.2"])
+            .only_on(&["newest"], GROUPS_IN_TIME)
+            .mostly_on(&[]),
+        Case::new(
+            "path",
+            Machine::new()
+                .bridge("00:1c.0", ROOT_PORT, "01")
+                .bridge("00:1d.0", ROOT_PORT, "02")
+                .with("01:00.0", E1000E)
+                .with("02:00.0", E1000E),
+        )
+        .on(AARCH64)
+        .rules("00:1d.0/00.0")
+        .taken(["02:00.0"])
+        .mostly_on(&[]),
+        on_demo("guard")
+            .rules("00:03.0@1234:1111,00:04.0@8086:10d3")
+            .taken(["00:04.0"])
+            .logged("rule 1 \"00:03.0@1234:1111\": refused: 0000:00:03.0 is [8086:10d3]")
+            .status(1)
+            .mostly_on(&[]),
+        on_demo("loaded-driver")
+            .loaded_before(&["nvme"])
+            .rules("00:05.0")
+            .taken(["00:05.0"])
+            .mostly_on(&[]),
+        Case::new("no-iommu", machine::demo().without_iommu())
+            .on(AARCH64)
+            .rules(DEMO_RULES)
+            .kept(DEMO_TAKEN)
+            .logged("the IOMMU is off")
+            .mostly_on(&[]),
+        // ACPI tells of the IOMMU and of the functions there, and no framebuffer lies in a function's memory.
+        Case::new(
+            "efi",
+            Machine::new().with("00:02.0", BESIDE_FRAMEBUFFER).with("00:03.0", NVME).with_bios(),
+        )
+        .on(AARCH64)
+        .rules("00:02.0,00:03.0")
+        .taken(["00:02.0", "00:03.0"])
+        .logged("rules: 2 applied; functions: 2 taken")
+        .also(|evidence| {
+            let wrong = |record: &&str| record.contains("holds memory of");
+            evidence.early_records().filter(wrong).map(str::to_owned).collect()
+        })
+        .mostly_on(&[]),
+        one("harness-sees-a-probe")
+            .mode(Mode::Control)
+            .taken(["00:03.0"])
+            .must_fail(Test, "0000:00:03.0: probed by e1000e, expected vfio-pci"),
+        one("harness-sees-a-bad-binary")
+            .image(|image| image.program(EARLY, "\x7fELF, and nothing more"))
+            .must_fail(Test, "the early binary's exit status is"),
+    ]
+}
