@@ -194,6 +194,7 @@ fn who_is_touched_is_told() {
         ("arc", "plan 03:00.0 03:00.1"),
         ("arc", "suggest 03:00.0"),
         ("arc", "suggest 03:00.1"),
+        ("dock", "suggest 22:00.0"),
         ("egpu", "suggest 44:00.0"),
         ("hpe", "suggest 00:1f.6"),
         ("hpe", "suggest 04:00.0"),
@@ -227,6 +228,68 @@ fn who_is_touched_is_told() {
         assert_eq!(answer("copy.tar"), answer(machine), "{line}");
     }
     insta::assert_snapshot!(screen);
+}
+
+/// A server with some 600 functions and as many file systems on its disks is answered in little memory.
+#[test]
+fn a_large_machine_is_answered_in_bounds() {
+    const PORTS: usize = 100;
+    let mut text = "kernel 6.12.0\ncmdline root=/dev/sda2 ro quiet\n".to_owned();
+    for port in 0..PORTS {
+        let (domain, device, bus) = (port / 25, port % 25, port % 25 + 1);
+        let at = format!("{domain:04x}:{bus:02x}:00");
+        let group = port + 1;
+        writeln!(
+            text,
+            "{domain:04x}:00:{device:02x}.0 060400 8086:2030 0000:0000 {group} pcieport"
+        )
+        .unwrap();
+        let kinds = [
+            "030200 10de:2335 10de:18be {} nvidia",
+            "020000 8086:1572 8086:0000 {} i40e",
+            "010802 144d:a808 144d:a801 {} nvme",
+            "0c0330 8086:a12f 1028:0b8c {} xhci_hcd",
+            "040300 10de:10f0 10de:18be {} snd_hda_intel",
+        ];
+        for (function, kind) in kinds.iter().enumerate() {
+            let kind = kind.replace("{}", &group.to_string());
+            writeln!(text, "  {at}.{function} {kind}").unwrap();
+        }
+    }
+    for port in 0..PORTS {
+        let at = format!("{:04x}:{:02x}:00", port / 25, port % 25 + 1);
+        writeln!(text, "net eth{port} {at}.1 up").unwrap();
+        writeln!(text, "disk nvme{port}n1 259:{} {at}.2 nvme/nvme{port}/nvme{port}n1", port * 8)
+            .unwrap();
+        for part in 1..=5 {
+            let (number, name) = (port * 8 + part, format!("nvme{port}n1p{part}"));
+            writeln!(text, "disk {name} 259:{number} {at}.2 nvme/nvme{port}/nvme{port}n1/{name}")
+                .unwrap();
+            writeln!(text, "mapping dm-{number} 253:{number} {name}").unwrap();
+            writeln!(text, "mount 253:{number} /srv/{number} ext4 /dev/dm-{number}").unwrap();
+        }
+    }
+    let desk = Desk::with(&[]);
+    copy::unfold_text(&text, &desk.path("large"));
+    let within = |line: &str| {
+        // 256 MiB, the program and its libraries included.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -v 262144; exec \"$@\"", "sh", TOOL]);
+        let output = desk.ready(shell, line).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let list = within("list --from large");
+    assert_eq!(list.lines().count(), 1 + PORTS * 6, "{list}");
+    assert_eq!(within("list --tree --from large").lines().count(), 1 + PORTS * 6 + 2);
+    let plan = within("plan --from large class:0302+group");
+    assert!(plan.contains("500 functions taken"), "{plan}");
+    let used = "0003:19:00.2 is mass storage (class 010802): the host loses its disks: dm-793 is mounted at /srv/793";
+    assert!(plan.contains(used), "{plan}");
+    let suggest = within("suggest --from large 0003:19:00.0");
+    assert!(
+        suggest.contains("no, not as it is: 0003:19:00.0 shares IOMMU group 100 with 0003:19:00.1"),
+        "{suggest}"
+    );
 }
 
 #[test]

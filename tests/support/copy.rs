@@ -52,6 +52,11 @@ pub fn directory() -> PathBuf {
 /// Makes the machine of this name a directory.
 pub fn unfold(name: &str, directory: &Path) {
     let text = fs::read_to_string(self::directory().join(format!("{name}.machine"))).unwrap();
+    unfold_text(&text, directory);
+}
+
+/// Makes a machine of such lines a directory.
+pub fn unfold_text(text: &str, directory: &Path) {
     let mut copy = Copy { root: directory.to_owned(), way: Vec::new() };
     Sysfs(&copy.path("sys")).make();
     for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {

@@ -105,7 +105,7 @@ const PARAMETERS: [&[u8]; 25] = [
 ];
 
 /// Attributes of a function that are copied whole.
-const ATTRIBUTES: [&str; 3] = ["modalias", "driver_override", "boot_vga"];
+const ATTRIBUTES: [&str; 4] = ["modalias", "driver_override", "boot_vga", "removable"];
 
 struct Copy {
     archive: Builder<Vec<u8>>,

@@ -8,6 +8,7 @@ use vfio_override::run::Run;
 
 use crate::machine::Machine;
 use crate::machine::functions::{AddressStyle, Device, Devices};
+use crate::machine::usage::Usage;
 use crate::rules::preview::{self, Asked};
 use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, TAKEN, WARN};
 use crate::systems::advice::{self, Advice};
@@ -65,7 +66,7 @@ pub fn run(machine: &mut Machine, rules: &[String], json: bool) -> Result<Verdic
 impl Report {
     pub fn of(machine: &mut Machine, devices: &Devices, asked: &Asked) -> Self {
         let run = asked.preview(machine);
-        let mut advice = advice::about(machine, devices, &run);
+        let mut advice = advice::about(machine, devices, &Usage::of(machine, devices), &run);
         advice.extend(Takers::of(machine, devices, &takers::taken(&run)).advice);
         let rules: Vec<Rule> = run
             .rules
@@ -91,9 +92,7 @@ impl Report {
 
     pub fn show(&self, style: AddressStyle, screen: &mut Screen) {
         if self.rules.is_empty() {
-            for advice in &self.advice {
-                advice.show(screen);
-            }
+            advice::show(self.advice.iter(), screen);
             if !self.parameter.is_empty() {
                 screen.line(PLAIN, "no rule in vfio.override=: nothing is taken");
             } else if self.applied {
@@ -140,9 +139,7 @@ impl Report {
         if !self.advice.is_empty() {
             screen.blank();
         }
-        for advice in &self.advice {
-            advice.show(screen);
-        }
+        advice::show(self.advice.iter(), screen);
         screen.blank();
         if let Some(number) = self.off {
             screen.line(WARN, Message::Off(number));

@@ -30,8 +30,8 @@ struct Report {
     possible: Possible,
     /// The same with the reason.
     verdict: String,
-    /// The value of `vfio.override=`; `None` where it cannot be told yet.
-    parameter: Option<String>,
+    /// The value of `vfio.override=`.
+    parameter: String,
     functions: Vec<Choice>,
     advice: Vec<Advice>,
     /// What to do, in order.
@@ -108,14 +108,19 @@ impl Report {
             addresses.iter().filter_map(|address| devices.get(*address)).collect();
         let beside = Beside { devices, usage: &usage, wanted: &wanted };
         let choices = beside.choose();
-        if let Some(off) = Off::of(machine, devices) {
-            return Self::without_iommu(machine, &off, addresses);
-        }
         let mut prospect = Prospect::of(machine, &beside, &choices, devices.style());
         let parameter = parameter::parameter(machine, devices, &choices, addresses);
         let asked = Asked::Given(vec![parameter.clone()]);
         let run = asked.preview(machine);
-        let advice = advice::about(machine, devices, &run);
+        let advice = advice::about(machine, devices, &usage, &run);
+        if let Some(off) = Off::of(machine, devices) {
+            return Self {
+                parameter,
+                functions: choices,
+                advice,
+                ..Self::without_iommu(machine, &off, addresses)
+            };
+        }
         let takers = Takers::of(machine, devices, &takers::taken(&run));
         let system = System::of(machine);
         let obstacle = system.as_ref().and_then(System::obstacle);
@@ -148,11 +153,10 @@ impl Report {
         let off = advice::about_off(&Asked::Line(line).run());
         let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off);
         let advice = advice.chain(takers.advice).collect();
-        let parameter = Some(parameter);
         Self { possible, verdict: sentence, parameter, functions: choices, advice, steps }
     }
 
-    /// Without IOMMU groups nobody can tell what goes along: how to turn the IOMMU on, and then this is asked again.
+    /// Without IOMMU groups nobody can tell all that goes along: how to turn the IOMMU on, and then this is asked again.
     fn without_iommu(machine: &Machine, off: &Off, addresses: &[Address]) -> Self {
         let change = System::of(machine).map(|system| system.to_change(&off.change));
         let elsewhere = off.elsewhere.map(Step::text);
@@ -168,8 +172,8 @@ impl Report {
             (Possible::NotYet, "not yet", end)
         };
         let verdict = format!("{lead}: {}{end}", off.reason);
-        let (functions, advice) = (Vec::new(), Vec::new());
-        Self { possible, verdict, parameter: None, functions, advice, steps }
+        let (parameter, functions, advice) = Default::default();
+        Self { possible, verdict, parameter, functions, advice, steps }
     }
 
     fn show(&self, style: AddressStyle, screen: &mut Screen) {
@@ -178,33 +182,36 @@ impl Report {
             // Before the rule, which would be taken for a good one, and where no program reads it as part of it.
             screen::complain(&self.verdict);
         }
-        if let Some(parameter) = &self.parameter {
-            let style = if is_good { TAKEN } else { BAD };
-            screen.line(style, format_args!("vfio.override={parameter}"));
-        }
+        let rule_style = if is_good { TAKEN } else { BAD };
+        screen.line(rule_style, format_args!("vfio.override={}", self.parameter));
         if is_good {
             screen.line(GOOD, &self.verdict);
         }
-        if self.parameter.is_some() {
-            screen.blank();
-            screen.table(2, &[], self.rows(style));
-            screen.blank();
-        }
+        screen.blank();
+        screen.table(2, &[], self.rows(style));
+        screen.blank();
         // Where a group cannot go as a whole, its warning would say to take all of it.
-        let is_told =
-            |advice: &&Advice| self.possible != Possible::No || advice.kind != "group-not-viable";
-        let told: Vec<&Advice> = self.advice.iter().filter(is_told).collect();
-        for advice in &told {
-            advice.show(screen);
-        }
-        if !told.is_empty() {
+        let is_off = self.advice.iter().any(|advice| advice.kind == "iommu-off");
+        let is_told = |advice: &&Advice| {
+            (self.possible != Possible::No || advice.kind != "group-not-viable")
+                // The first sentence says it.
+                && !["iommu-off", "iommu-reason"].contains(&advice.kind)
+                && !(is_off && advice::OF_IMAGES.contains(&advice.kind))
+        };
+        let told = self.advice.iter().filter(is_told);
+        advice::show(told.clone(), screen);
+        if told.count() > 0 {
             screen.blank();
         }
         if self.possible == Possible::No {
-            if self.parameter.is_some() {
-                screen.line(BAD, "nothing to write down: this rule would be in vain");
-            }
+            screen.line(BAD, "nothing to write down: this rule would be in vain");
             return;
+        }
+        if is_off {
+            screen.line(
+                BAD,
+                "do not write this rule down yet: with the IOMMU on, more may have to go along",
+            );
         }
         for (number, step) in (1..).zip(&self.steps) {
             screen.line(PLAIN, format_args!("{number}. {}", step.what));

@@ -146,13 +146,20 @@ impl Machine {
     /// The functions on the way to this one, from the root bus down to itself, as the kernel nests their
     /// directories.
     pub fn way_to(&self, address: Address) -> Vec<Address> {
-        let place = self.place_of(address);
-        place.map_or_else(|| vec![address], |directory| addresses_in(&directory))
+        let link = fs::read_link(self.sysfs.join(BUS).join(address.to_string()));
+        let way = link.map(|place| addresses_in(&place)).unwrap_or_default();
+        if way.is_empty() { vec![address] } else { way }
     }
 
     /// The directory of a function.
     pub fn place_of(&self, address: Address) -> Option<PathBuf> {
         fs::canonicalize(self.sysfs.join(BUS).join(address.to_string())).ok()
+    }
+
+    /// Whether a function is behind a port to the outside (`Documentation/ABI/testing/sysfs-devices-removable`).
+    pub fn is_removable(&self, address: Address) -> bool {
+        let file = format!("{BUS}/{address}/removable");
+        inside::read(&self.sysfs, file).is_some_and(|text| text.trim() == "removable")
     }
 
     /// The physical function to which a virtual one belongs.

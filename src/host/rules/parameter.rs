@@ -68,10 +68,12 @@ fn sturdiest(
     reached: &BTreeSet<Address>,
 ) -> String {
     let function = &device.function;
+    let may_be_absent =
+        device.physical_function.is_some() || machine.is_removable(function.address);
     let rule = |selector| {
         let action = Action::Take(Driver::DEFAULT);
         let guard = Some(function.id);
-        let rule = Rule { selector, guard, expansion, action, may_be_absent: false };
+        let rule = Rule { selector, guard, expansion, action, may_be_absent };
         short(&rule.to_string())
     };
     path_to(machine, function.address)
@@ -101,10 +103,11 @@ fn path_to(machine: &Machine, address: Address) -> Option<Selector> {
 
 /// Without the domain that is meant where none is written.
 fn short(rule: &str) -> String {
-    let shorter = rule.strip_prefix("0000:").unwrap_or(rule);
+    let shorter =
+        rule.replacen("0000:", "", usize::from(rule.trim_start_matches('?').starts_with("0000:")));
     let meaning =
         |text: &str| grammar::parse(text.as_bytes()).map(|s: Statement<'_>| s.to_string());
-    if meaning(shorter) == meaning(rule) { shorter.to_owned() } else { rule.to_owned() }
+    if meaning(&shorter) == meaning(rule) { shorter } else { rule.to_owned() }
 }
 
 /// What the early binary would take with this rule alone.

@@ -164,8 +164,8 @@ impl<'a> Touched<'a> {
                 "virtual-functions",
                 functions,
                 &format_args!(
-                    "{address} is a virtual function: it is there once the driver of {physical} has made it, and the \
-                     rule holds from then on"
+                    "{address} is a virtual function: it is there once the driver of {physical} has made it, and a rule \
+                     with ? before it holds from then on, and is no failure before"
                 ),
             )
         })

@@ -39,15 +39,14 @@ impl Advice {
         Self { severity: "note", kind, functions, message: message.to_string() }
     }
 
-    pub fn show(&self, screen: &mut Screen) {
+    fn show(&self, screen: &mut Screen) {
         let style = if self.severity == "warning" { WARN } else { PLAIN };
         screen.marked(style, self.severity, &self.message);
     }
 }
 
 /// All advice about a run.
-pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>) -> Vec<Advice> {
-    let usage = Usage::of(machine, devices);
+pub fn about(machine: &Machine, devices: &Devices, usage: &Usage, run: &Run<'_>) -> Vec<Advice> {
     let mut advice = Vec::new();
     for (number, entry) in run.rules.entries() {
         if let Some(doubt) = entry.rule().and_then(Doubt::about) {
@@ -61,32 +60,29 @@ pub fn about(machine: &Machine, devices: &Devices, run: &Run<'_>) -> Vec<Advice>
     run.each_omission(&mut |omission| {
         advice.push(Advice::warning("omission", Vec::new(), omission));
     });
-    let off = Off::of(machine, devices).map(|off| off.sentence());
     run.each_warning(&mut |warning| {
-        advice.extend(translate(run, &usage, off.as_deref(), warning));
+        advice.extend(translate(run, usage, warning));
+        if let Message::NoIommu = warning
+            && let Some(off) = Off::of(machine, devices)
+        {
+            // The log cannot know as much.
+            advice.push(Advice::warning("iommu-reason", Vec::new(), &off.sentence()));
+        }
     });
-    advice.extend(about_other_uses(run, &usage));
-    touched::about(machine, devices, run, &usage, &mut advice);
+    advice.extend(about_other_uses(run, usage));
+    touched::about(machine, devices, run, usage, &mut advice);
     advice.extend(about_drivers(machine, run));
     advice
 }
 
 /// A warning of the early binary's, with what the host has in use of the function.
-fn translate(
-    run: &Run<'_>,
-    usage: &Usage,
-    off: Option<&str>,
-    warning: &Message<'_>,
-) -> Option<Advice> {
+fn translate(run: &Run<'_>, usage: &Usage, warning: &Message<'_>) -> Option<Advice> {
     let one = |address: &vfio_override::pci::Address| vec![address.to_string()];
     Some(match warning {
         Message::NoIommu => {
             let without = run.plan.taken().filter(|step| step.function.group.is_none());
             let without = without.map(|step| step.function.address.to_string()).collect();
-            match off {
-                Some(reason) => Advice::warning("iommu-off", without, &reason),
-                None => Advice::warning("iommu-off", without, warning),
-            }
+            Advice::warning("iommu-off", without, warning)
         }
         Message::NoGroup(address) => Advice::warning("no-iommu-group", one(address), warning),
         Message::NotViable(group, plan) => {
@@ -116,6 +112,14 @@ fn translate(
         }
         _ => return None,
     })
+}
+
+/// Shows advice to people: of two that say the same, the one that says more.
+pub fn show<'a>(advice: impl Iterator<Item = &'a Advice> + Clone, screen: &mut Screen) {
+    let has_reason = advice.clone().any(|advice| advice.kind == "iommu-reason");
+    for advice in advice.filter(|advice| advice.kind != "iommu-off" || !has_reason) {
+        advice.show(screen);
+    }
 }
 
 /// That these rules switch all others off.
