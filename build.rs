@@ -2,15 +2,28 @@
 
 use std::env;
 
+/// The architectures on which the early binary is built, proven and booted (`xtask/src/ground/arch.rs`).
+const TESTED: [&str; 2] = ["x86_64", "aarch64"];
+
 fn main() {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    if env::var_os("CARGO_FEATURE_EARLY").is_some() && !TESTED.contains(&arch.as_str()) {
+        println!(
+            "cargo::error=nobody has tested vfio-override-early on {arch}: it makes system calls and reads \
+             directories by itself, as they are on {}",
+            TESTED.join(" and ")
+        );
+    }
     println!("cargo::rerun-if-changed=src/early/link.ld");
+    println!("cargo::rerun-if-changed=src/early/musl.ld");
     let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    let script = format!("-Wl,-T,{root}/src/early/link.ld");
-    let mut arguments = vec!["-Wl,-z,noseparate-code", "-Wl,--no-eh-frame-hdr", &script];
+    let script = |name| format!("-Wl,-T,{root}/src/early/{name}");
+    let (link, musl) = (script("link.ld"), script("musl.ld"));
+    let mut arguments = vec!["-Wl,-z,noseparate-code", "-Wl,--no-eh-frame-hdr", &link];
     if env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("musl") {
         // Of musl only the dynamic loader protects what is read-only after relocation (`reloc_all` in
         // `ldso/dynlink.c`). In a static program the segment would be no more than a page of padding.
-        arguments.push("-Wl,-z,norelro,-z,common-page-size=64");
+        arguments.extend(["-Wl,-z,norelro,-z,common-page-size=64", &musl]);
     }
     for argument in arguments {
         println!("cargo::rustc-link-arg-bin=vfio-override-early={argument}");
