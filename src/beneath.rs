@@ -15,11 +15,17 @@ const MOST_TRIES: usize = 100;
 
 /// Opens the file at `path`, which is relative to `root`. A link that leads out of it ends in EXDEV.
 ///
+/// A copy of sysfs may have anything where an attribute should be. Nothing is waited for, neither for the other
+/// end of a FIFO nor for a device, and no terminal becomes this process's own.
+///
 /// Before Linux 5.6, which has no `openat2`, and in a sandbox that forbids it, links are followed wherever
 /// they lead.
 pub fn open(root: impl AsFd, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let flags = flags | OFlag::O_CLOEXEC;
+    // `openat2` refuses what has no meaning.
+    let is_place = flags.contains(OFlag::O_PATH);
+    let patience = if is_place { OFlag::empty() } else { OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY) };
+    let flags = flags | patience | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(resolve);
     let mut tries = 0;
     loop {

@@ -71,12 +71,14 @@ pub enum Message<'a> {
     Sysfs(&'a [u8], Errno),
     /// A file system cannot be mounted.
     Mount(&'a [u8], Errno),
-    /// The child that does the work cannot be started, because this cannot be done.
-    NoWorker(&'static str, Errno),
-    /// It ended like this, and then another one did or did not hold every override.
-    Worker(WorkerEnd, bool),
-    /// An init is there and cannot be started.
-    Init(&'a [u8], Errno),
+    /// The child that does the work cannot be started.
+    NoWorker(Errno),
+    /// It ended like this, and then another one did or did not hold every override, or nobody knows.
+    Worker(WorkerEnd, Option<bool>),
+    /// An init is there and cannot be started, perhaps because it needs something.
+    Init(&'a [u8], Errno, Option<&'a [u8]>),
+    /// A shell is what is left.
+    Shell,
     /// No init can be started.
     NoInit,
 }
@@ -120,7 +122,7 @@ pub enum Answer {
 /// How the work ended before it was done.
 #[derive(Clone, Copy)]
 pub enum WorkerEnd {
-    /// It took more than this many seconds, and was killed.
+    /// It took more than this many seconds without a sign of life, and was killed.
     Late(u16),
     /// It was ended by this signal.
     Killed(i32),
@@ -198,6 +200,7 @@ impl Message<'_> {
             | Self::NoWorker(..)
             | Self::Worker(..)
             | Self::Init(..)
+            | Self::Shell
             | Self::NoInit => Level::Error,
         }
     }
@@ -341,33 +344,42 @@ impl fmt::Display for Message<'_> {
             Self::Mount(path, errno) => {
                 write!(f, "cannot mount {}: {}", Escaped(path), ErrnoName(errno))
             }
-            Self::NoWorker(what, errno) => {
-                f.write_str("cannot ")?;
-                f.write_str(what)?;
-                write!(f, ": {}; no rule is applied; the boot goes on", ErrnoName(errno))
+            Self::NoWorker(errno) => {
+                write!(f, "cannot fork: {}; no rule is applied; the boot goes on", ErrnoName(errno))
             }
             Self::Worker(end, holds) => {
                 match end {
                     WorkerEnd::Late(seconds) => {
-                        write!(f, "not done after {} s, killed", Decimal(seconds.into()))?;
+                        write!(f, "no sign of life for {} s, killed", Decimal(seconds.into()))?;
                     }
                     WorkerEnd::Killed(signal) => {
                         write!(f, "killed by signal {}", Decimal(signal.unsigned_abs()))?;
                     }
                     WorkerEnd::Lost(errno) => {
-                        write!(f, "cannot wait for the work: {}", ErrnoName(errno))?;
+                        write!(f, "cannot wait for the work ({})", ErrnoName(errno))?;
                     }
                 }
-                f.write_str(if holds {
-                    ": every override is set"
-                } else {
-                    ": not every override could be set"
+                f.write_str(match holds {
+                    Some(true) => ": every override is set",
+                    Some(false) => ": not every override could be set",
+                    None => ": whether every override is set is unknown",
                 })?;
                 f.write_str(", the lines above tell what else was done; the boot goes on")
             }
-            Self::Init(path, errno) => {
-                write!(f, "cannot start {}: {}", Escaped(path), ErrnoName(errno))
+            Self::Init(path, errno, needed) => {
+                write!(f, "cannot start {}: {}; ", Escaped(path), ErrnoName(errno))?;
+                match (errno, needed) {
+                    (_, Some(needed)) => {
+                        write!(f, "{}, or what that needs, is missing", Escaped(needed))
+                    }
+                    (Errno::EACCES, _) => f.write_str("it is no file that may be executed"),
+                    (Errno::ENOEXEC, _) => {
+                        f.write_str("it is no program, or one for another architecture")
+                    }
+                    _ => f.write_str("the next one is tried"),
+                }
             }
+            Self::Shell => f.write_str("no init can be started: /bin/sh is next"),
             Self::NoInit => f.write_str(
                 "there is no /init, /sbin/init, /etc/init, /bin/init or /bin/sh to start; \
                  boot without rdinit= or init= to leave vfio-override out",

@@ -23,7 +23,8 @@ impl Run<'_> {
                 crate::message::log(log, level, message);
             }
         };
-        if rules.count() == 0 {
+        // There may be some behind the end of what was read.
+        if rules.count() == 0 && !rules.line_is_cut() {
             say(&Message::NoRules);
             return true;
         }
@@ -53,7 +54,7 @@ impl Run<'_> {
         for step in plan.taken() {
             say(&Message::Function(step));
         }
-        if !is_for_one || plan.taken().any(Step::is_held) {
+        if rules.count() > 0 && (!is_for_one || plan.taken().any(Step::is_held)) {
             say(&Message::Summary(rules, plan));
         }
         is_applied && is_complete

@@ -3,7 +3,6 @@
 
 use core::ffi::{CStr, c_int};
 
-use heapless::Vec;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,11 +12,12 @@ use vfio_override::message::Message;
 
 use crate::args::Options;
 use crate::kmsg::Kmsg;
-use crate::sys::Process;
+use crate::sys::{self, Process};
 use crate::watchdog;
 
 /// `/init` of an initramfs, then what the kernel itself tries (`kernel_init` in `init/main.c`).
-const INITS: [&CStr; 5] = [c"/init", c"/sbin/init", c"/etc/init", c"/bin/init", c"/bin/sh"];
+const INITS: [&CStr; 5] = [c"/init", c"/sbin/init", c"/etc/init", c"/bin/init", SHELL];
+const SHELL: &CStr = c"/bin/sh";
 
 /// A file system that the work needs.
 struct FileSystem {
@@ -36,20 +36,7 @@ const FILE_SYSTEMS: [FileSystem; 3] = [
 /// Does the work and becomes the real init. Returns only where there is none, which makes the kernel
 /// panic.
 pub fn run(process: Process, pid: Pid) -> c_int {
-    let mut undo = Vec::<Undo, { FILE_SYSTEMS.len() }>::new();
-    let mut failures = Vec::<Message<'_>, { FILE_SYSTEMS.len() }>::new();
-    for file_system in &FILE_SYSTEMS {
-        match provide(file_system) {
-            Ok(None) => {}
-            // There is room for each.
-            Ok(Some(mounted)) => {
-                let _ = undo.push(mounted);
-            }
-            Err(errno) => {
-                let _ = failures.push(Message::Mount(file_system.at.to_bytes(), errno));
-            }
-        }
-    }
+    let provided = FILE_SYSTEMS.each_ref().map(provide);
 
     let options = Options::DEFAULT;
     let kmsg = Kmsg::open(options.kmsg, pid);
@@ -57,12 +44,14 @@ pub fn run(process: Process, pid: Pid) -> c_int {
         crate::protect(&options, &kmsg)
     });
     // Only now: a console may take a while to print them.
-    for failure in &failures {
-        failure.log(&kmsg);
+    for (file_system, provided) in FILE_SYSTEMS.iter().zip(&provided) {
+        if let Err(errno) = provided {
+            Message::Mount(file_system.at.to_bytes(), *errno).log(&kmsg);
+        }
     }
 
     kmsg.close();
-    for mounted in undo.iter().rev() {
+    for mounted in provided.into_iter().rev().filter_map(Result::ok).flatten() {
         mounted.undo();
     }
 
@@ -72,14 +61,38 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     let next = INITS.iter().position(|init| Some(*init) == this).map_or(0, |at| at + 1);
     // The log may be gone with /dev; the console is the standard error stream of PID 1.
     let say = |message: Message<'_>| message.log(&Kmsg::open(options.kmsg, pid));
+    let mut buffer = [0; 4096];
     for init in INITS.iter().skip(next) {
-        match process.exec(init) {
-            Errno::ENOENT => {}
-            errno => say(Message::Init(init.to_bytes(), errno)),
+        if *init == SHELL {
+            say(Message::Shell);
+        }
+        let errno = process.exec(init);
+        let needed = needed_by(init, errno, &mut buffer);
+        if errno != Errno::ENOENT || needed.is_some() {
+            say(Message::Init(init.to_bytes(), errno, needed));
         }
     }
     say(Message::NoInit);
     1
+}
+
+/// What a program needs that is there, and that the kernel yet answers ENOENT for: the target of its link, or the
+/// interpreter that the first line of a script or the header of a program names.
+#[inline(never)]
+fn needed_by<'b>(program: &CStr, errno: Errno, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    if errno != Errno::ENOENT {
+        return None;
+    }
+    let Ok(length) = sys::read_file(program, buffer).map(<[u8]>::len) else {
+        let length = sys::read_link(AT_FDCWD, program, buffer).ok()?;
+        return buffer.get(..length);
+    };
+    let start = buffer.get(..length)?;
+    let is_script = start.starts_with(b"#!");
+    let words = start.split(|byte| matches!(byte, 0 | b'\t' | b'\n' | b' ' | b'!'));
+    // In a header the path is the first text.
+    let needed = words.skip(1).find(|word| word.len() > 4 && (is_script || word.starts_with(b"/")));
+    needed.or(Some(b"its interpreter"))
 }
 
 /// What was done for a file system.

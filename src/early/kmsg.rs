@@ -4,7 +4,6 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::os::fd::{IntoRawFd, RawFd};
 
-use heapless::Vec;
 use log::{Level, Log, Metadata, Record};
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, close};
@@ -19,6 +18,9 @@ use crate::sys;
 /// watchdog writes to a file whose first nine records its child may have written.
 const RECORDS_PER_OPEN: u32 = 9;
 
+/// Which of them is preceded by a sign of life: late enough to cost a short log nothing.
+const LIVELY: u32 = 3;
+
 /// The log: `/dev/kmsg` or what was given for it, and the standard error stream where that cannot be
 /// opened.
 pub struct Kmsg {
@@ -26,22 +28,15 @@ pub struct Kmsg {
     /// Atomic as a [`Log`] has to be for any thread; there is one.
     fd: AtomicI32,
     records: AtomicU32,
-    /// What every record begins with, behind its level: who writes.
-    prefix: Vec<u8, { TARGET.len() + 13 }>,
+    /// Who writes: the process that was started, also for its child.
+    process: Pid,
 }
 
 impl Kmsg {
     /// Opens the log for this process. All records carry its number, also those of its child: they
     /// belong to one run.
     pub fn open(path: &'static CStr, process: Pid) -> Self {
-        let (fd, records) = (AtomicI32::new(open_log(path)), AtomicU32::new(0));
-        let number = Decimal(process.as_raw().unsigned_abs()).digits();
-        let mut prefix = Vec::new();
-        for part in [TARGET.as_bytes(), b"[", &number, b"]: "] {
-            // There is room for any number.
-            let _ = prefix.extend_from_slice(part);
-        }
-        Self { path, fd, records, prefix }
+        Self { path, fd: open_log(path).into(), records: 0.into(), process }
     }
 
     /// Closes the log, before the file system that it is on is unmounted.
@@ -50,15 +45,24 @@ impl Kmsg {
     }
 }
 
+/// Opens the log under a number that is no standard stream's, and sees to it that none of these has a file
+/// to which a message for it could be written.
 fn open_log(path: &CStr) -> RawFd {
     // Not to wait: the parent writes too, and nobody watches over it.
     let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK;
-    let fd = sys::open(path, flags).map_or(sys::STDERR, IntoRawFd::into_raw_fd);
-    // The first descriptor of a process whose standard streams are open has a higher number.
-    if fd <= sys::STDERR {
-        sys::occupy_standard_streams();
+    loop {
+        match sys::open(path, flags).map(IntoRawFd::into_raw_fd) {
+            Ok(fd) if fd > sys::STDERR => return fd,
+            Ok(fd) => {
+                let _ = close(fd);
+                sys::occupy_standard_streams();
+            }
+            Err(_) => {
+                sys::occupy_standard_streams();
+                return sys::STDERR;
+            }
+        }
     }
-    fd
 }
 
 fn close_log(fd: RawFd) {
@@ -74,7 +78,11 @@ impl Log for Kmsg {
 
     fn log(&self, record: &Record) {
         let mut fd = self.fd.load(Ordering::Relaxed);
-        if fd != sys::STDERR && self.records.fetch_add(1, Ordering::Relaxed) >= RECORDS_PER_OPEN {
+        let records = self.records.fetch_add(1, Ordering::Relaxed);
+        if records == LIVELY {
+            sys::sign_of_life(self.process);
+        }
+        if fd != sys::STDERR && records >= RECORDS_PER_OPEN {
             close_log(fd);
             fd = open_log(self.path);
             self.fd.store(fd, Ordering::Relaxed);
@@ -91,7 +99,10 @@ impl Log for Kmsg {
                 Level::Trace => "<7>",
             });
         }
-        line.add_bytes(&self.prefix);
+        line.add_text(TARGET);
+        line.add_text("[");
+        line.add_bytes(&Decimal(self.process.as_raw().unsigned_abs()).digits());
+        line.add_text("]: ");
         line.add(*record.args());
         sys::write_line(fd, &mut line);
     }

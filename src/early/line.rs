@@ -21,6 +21,7 @@ impl Line {
         self.add_bytes(text.as_bytes());
     }
 
+    #[inline(never)]
     pub fn add_bytes(&mut self, bytes: &[u8]) {
         let room = MAX_LINE.saturating_sub(self.0.len() + NEWLINE.len());
         let _ = self.0.extend_from_slice(bytes.get(..room).unwrap_or(bytes));

@@ -27,6 +27,7 @@ use tree::Tree;
 use vfio_override::cmdline;
 use vfio_override::message::Message;
 use vfio_override::run::Run;
+use watchdog::{DONE, NOT_DONE, UNKNOWN};
 
 /// What is read of the command line: one byte more than counts, to see that there is more.
 static LINE: Once<[u8; cmdline::MAX_LENGTH + 1]> = Once::new([0; cmdline::MAX_LENGTH + 1]);
@@ -53,14 +54,14 @@ fn start(process: sys::Process) -> c_int {
     let is_done = watchdog::supervise(&kmsg, &|| work(&options, process, &kmsg), &|| {
         protect(&options, &kmsg)
     });
-    c_int::from(!is_done)
+    status(is_done)
 }
 
-/// The whole run, in the child. Returns whether every rule was applied.
+/// The whole run, in the child. Returns whether every rule was applied, as an exit status.
 ///
 /// All is done before the first line is logged: a console may take a while to print it.
-fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
-    let Some((run, root)) = prepare(options, kmsg) else { return false };
+fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
+    let Some((run, root)) = prepare(options, kmsg) else { return NOT_DONE };
     let mut tree = Tree::below(root, options.cmdline);
     run.apply(&mut tree, options.device);
     let loadings = if options.modprobe {
@@ -77,16 +78,21 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> bool {
     }
     // The process ends here, and all its descriptors with it.
     mem::forget(tree);
-    is_applied
+    status(is_applied)
 }
 
-/// What must be done where the run came to no end, in a child of its own. Returns whether it was.
-fn protect(options: &Options, kmsg: &Kmsg) -> bool {
-    let Some((run, root)) = prepare(options, kmsg) else { return false };
+/// What must be done where the run came to no end, in a child of its own. Returns whether it was, as
+/// an exit status.
+fn protect(options: &Options, kmsg: &Kmsg) -> c_int {
+    let Some((run, root)) = prepare(options, kmsg) else { return UNKNOWN };
     let mut tree = Tree::below(root, options.cmdline);
     let holds = run.protect(&mut tree, options.device);
     mem::forget(tree);
-    holds
+    status(holds)
+}
+
+fn status(is_done: bool) -> c_int {
+    if is_done { DONE } else { NOT_DONE }
 }
 
 /// Reads the rules, and opens the sysfs root below which they are applied.

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read, write};
 
@@ -20,12 +21,15 @@ use crate::line::Line;
 pub const STDOUT: RawFd = 1;
 pub const STDERR: RawFd = 2;
 
-/// The arguments and the environment of this process.
+/// How this process was started, and the next program is to be: its arguments, its environment, and what
+/// becomes of signals.
 #[derive(Clone, Copy)]
 pub struct Process {
     count: c_int,
     arguments: *mut *const c_char,
     environment: *const *const c_char,
+    blocked: Signals,
+    on_child: usize,
 }
 
 impl Process {
@@ -33,12 +37,19 @@ impl Process {
     ///
     /// Both must be arrays of C strings that end with a null pointer and that live, like the strings,
     /// until the process ends. There must be `count` arguments, in a writable array.
-    const unsafe fn new(
+    unsafe fn new(
         count: c_int,
         arguments: *mut *const c_char,
         environment: *const *const c_char,
     ) -> Self {
-        Self { count, arguments, environment }
+        let (blocked, on_child) = (change_blocked(libc::SIG_BLOCK, OURS), on_child(libc::SIG_DFL));
+        Self { count, arguments, environment, blocked, on_child }
+    }
+
+    /// Leaves signals as they were found.
+    fn give_back_signals(self) {
+        on_child(self.on_child);
+        change_blocked(libc::SIG_SETMASK, self.blocked);
     }
 
     /// The arguments, the program's name first.
@@ -64,6 +75,7 @@ impl Process {
         if self.count < 1 {
             return exec(program, &[program], self);
         }
+        self.give_back_signals();
         // SAFETY: there is a first argument, and the array is writable; `program` outlives the call, and
         // nothing reads the array after a call that fails.
         unsafe {
@@ -96,9 +108,45 @@ pub fn exec(program: &CStr, arguments: &[&CStr], process: Process) -> Errno {
     for (slot, argument) in array.iter_mut().take(MAX_ARGUMENTS).zip(arguments) {
         *slot = argument.as_ptr();
     }
+    process.give_back_signals();
     // SAFETY: both arrays end with a null pointer, the first because its last slot is never filled.
     unsafe { libc::execve(program.as_ptr(), array.as_ptr(), process.environment) };
     Errno::last()
+}
+
+/// A set of signals as the kernel has it: signal 1 is the lowest bit. The C library's leaves out what it keeps
+/// to itself, and a program that is started then would not find all as it was.
+type Signals = u64;
+
+/// What ends or stops a process that writes: to a pipe without a reader, past `RLIMIT_FSIZE`, to a terminal in
+/// the background. Blocked, they leave an error of the write. The end of a child is waited for.
+const OURS: Signals =
+    1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1) | 1 << (libc::SIGTTOU - 1) | CHILD_ENDS;
+const CHILD_ENDS: Signals = 1 << (libc::SIGCHLD - 1);
+
+/// Blocks signals, or sets what is blocked; returns what was before.
+fn change_blocked(how: c_int, signals: Signals) -> Signals {
+    let mut before = 0;
+    // SAFETY: the kernel reads one set and writes another, both of the size that it is told.
+    unsafe {
+        let size = size_of::<Signals>();
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const signals, &raw mut before, size);
+    }
+    before
+}
+
+/// Sets whether `SIGCHLD` is ignored or not; returns what was before. Where it is, the kernel keeps no status of
+/// a child, and tells nobody of its end. No program starts with a handler of its own.
+fn on_child(handler: usize) -> usize {
+    let mut action = [handler, 0, 0, 0];
+    // SAFETY: the kernel reads and then writes a `struct kernel_sigaction`, four words on 64-bit machines
+    // (`include/linux/signal_types.h`), the handler first.
+    unsafe {
+        let (action, size) = (&raw mut action, size_of::<Signals>());
+        libc::syscall(libc::SYS_rt_sigaction, libc::SIGCHLD, action, action, size);
+    }
+    let [before, ..] = action;
+    before
 }
 
 /// Repeats a call that a signal interrupted.
@@ -225,11 +273,49 @@ pub fn fork() -> nix::Result<Option<Pid>> {
 
 /// Waits for the end of a child and returns its status.
 pub fn wait(child: Pid) -> nix::Result<c_int> {
+    wait_with(child, 0).map(Option::unwrap_or_default)
+}
+
+/// Returns the status of a child that has ended.
+fn wait_with(child: Pid, options: c_int) -> nix::Result<Option<c_int>> {
     let mut status = 0;
     // nix's own decodes the status with an assertion, which is a panic.
-    // SAFETY: the kernel writes one `int` to `status`.
-    retry(|| Errno::result(unsafe { libc::waitpid(child.as_raw(), &raw mut status, 0) }))?;
-    Ok(status)
+    let ended = retry(|| {
+        // SAFETY: the kernel writes one `int` to `status`.
+        Errno::result(unsafe { libc::waitpid(child.as_raw(), &raw mut status, options) })
+    })?;
+    Ok((ended != 0).then_some(status))
+}
+
+/// Waits for the end of a child as long as there is a sign of life from it at least every so many milliseconds,
+/// and returns its status; `None` where it has not ended.
+pub fn watch(child: Pid, limit: u16) -> nix::Result<Option<c_int>> {
+    let limit = libc::timespec {
+        tv_sec: (limit / 1_000).into(),
+        tv_nsec: i64::from(limit % 1_000) * 1_000_000,
+    };
+    loop {
+        let (signals, size) = (CHILD_ENDS, size_of::<Signals>());
+        let waited = {
+            let no_details = core::ptr::null_mut::<libc::siginfo_t>();
+            let call = libc::SYS_rt_sigtimedwait;
+            // SAFETY: the kernel reads the set, of the size that it is told, and the time.
+            let signal = unsafe {
+                libc::syscall(call, &raw const signals, no_details, &raw const limit, size)
+            };
+            Errno::result(signal)
+        };
+        match (wait_with(child, libc::WNOHANG)?, waited) {
+            (None, Ok(_) | Err(Errno::EINTR)) => {}
+            (None, Err(errno)) if errno != Errno::EAGAIN => return Err(errno),
+            (status, _) => return Ok(status),
+        }
+    }
+}
+
+/// A sign of life, to the process that watches over this one.
+pub fn sign_of_life(watcher: Pid) {
+    let _ = kill(watcher, Signal::SIGCHLD);
 }
 
 /// Writes a line to one of the standard streams, as far as it is open.

@@ -69,8 +69,9 @@ impl Tree {
     }
 
     /// Fails where there is no PCI bus at all.
-    pub fn find_bus(&self) -> nix::Result<()> {
-        beneath::open(&self.root, c"bus/pci", OFlag::O_PATH | OFlag::O_DIRECTORY).map(drop)
+    pub fn find_bus(&mut self) -> nix::Result<()> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        self.with_room(|tree| beneath::open(&tree.root, c"bus/pci", flags)).map(drop)
     }
 
     /// Does what opens files, with room for them: where there is none, all that are open are closed.
@@ -250,7 +251,11 @@ impl System for Tree {
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
             let link = beneath::open(&tree.root, text.as_c_str(), flags)?;
-            sys::read_link(link, c"", buffer)
+            // Of what is no link, the kernel has nothing to read (`do_readlinkat` in `fs/stat.c`).
+            match sys::read_link(link, c"", buffer) {
+                Err(Errno::ENOENT) => Err(Errno::EINVAL),
+                length => length,
+            }
         })
     }
 
@@ -279,7 +284,7 @@ impl System for Tree {
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
-        let open = |path: &CStr| sys::open(path, OFlag::O_RDONLY);
+        let open = |path: &CStr| sys::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
         let file = self.with_room(|tree| match text {
             Text::Aliases => open(VARIANTS).or_else(|_| open(modules_alias()?.as_c_str())),
             Text::IoMemory => open(beside(tree.cmdline, b"iomem")?.as_c_str()),

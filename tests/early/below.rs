@@ -3,11 +3,14 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::early::{Copy, Run, binaries};
 use crate::support::tree::{self, Function, Sysfs};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::mkfifo;
 
 const CARD: &str = "0000:01:00.0";
 const OTHER: &str = "0000:02:00.0";
@@ -189,6 +192,83 @@ fn more_functions_than_files_can_be_open_are_all_taken() {
             // One line for each, and the summary.
             assert_eq!(run.log.len(), functions + 1, "{descriptors}");
             assert!(run.says(&format!("functions: {functions} taken, 0 bound")));
+        }
+    }
+}
+
+/// Makes something of a path where a plain file was expected.
+type Maker = fn(&Path);
+
+/// What may be where a file of sysfs should be, in a copy that somebody made.
+const ODDITIES: [(&str, Maker); 6] = [
+    ("a FIFO", |path| mkfifo(path, Mode::from_bits_truncate(0o666)).unwrap()),
+    ("a link to nothing", |path| symlink("nothing", path).unwrap()),
+    ("a link to itself", |path| symlink(path.file_name().unwrap(), path).unwrap()),
+    ("a directory", |path| fs::create_dir(path).unwrap()),
+    ("a socket", |path| drop(UnixListener::bind(path).unwrap())),
+    ("a device", |path| {
+        // Without the right to make one, the kernel's that takes everything and never has anything.
+        let device = mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3));
+        device.unwrap_or_else(|_| symlink("/dev/null", path).unwrap());
+    }),
+];
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn what_is_no_file_costs_one_function_and_plan_says_the_same() {
+    // The file, and whether plan looks at it too.
+    let files = [
+        ("sys/bus/pci/devices/0000:01:00.0/modalias", true),
+        ("sys/bus/pci/devices/0000:01:00.0/iommu_group", true),
+        ("sys/kernel/iommu_groups/1/devices", true),
+        ("sys/bus/pci/devices/0000:01:00.0/driver_override", false),
+        ("sys/bus/pci/devices/0000:01:00.0/driver", false),
+        ("sys/bus/pci/drivers/nouveau/unbind", false),
+        ("sys/bus/pci/drivers_probe", false),
+        ("sys/bus/pci/drivers/vfio-pci", false),
+        ("iomem", false),
+    ];
+    for binary in binaries() {
+        for (file, is_planned) in files {
+            for (oddity, make) in ODDITIES {
+                let rules = "01:00.0+group,02:00.0";
+                let copy = Copy::with_rules(rules).and(CARD).and(OTHER);
+                let copy = copy.and_driver("vfio-pci");
+                // What follows from a driver that stays, plan cannot know.
+                let copy = if is_planned { copy } else { copy.and_bound(CARD, "nouveau") };
+                let path = copy.path(file);
+                if path.is_dir() && !path.is_symlink() {
+                    fs::remove_dir_all(&path).unwrap();
+                } else if path.symlink_metadata().is_ok() {
+                    fs::remove_file(&path).unwrap();
+                }
+                make(&path);
+                let planned = Command::new(env!("CARGO_BIN_EXE_vfio-override"))
+                    .args(["plan", "--sysfs"])
+                    .arg(copy.path("sys"))
+                    .arg("--cmdline")
+                    .arg(copy.path("cmdline"))
+                    .output()
+                    .unwrap();
+                let planned = String::from_utf8(planned.stdout).unwrap();
+                let run = copy.run(&binary);
+                let story = || format!("{file}, {oddity}: {}\n{planned}", run.story());
+                assert!(!run.says("no sign of life"), "{}", story());
+                assert!(run.says("functions: "), "{}", story());
+                assert_eq!(copy.kept_for(OTHER), "vfio-pci\n", "{}", story());
+                let mut lines = run.log.iter().map(|(_, line)| &**line);
+                let said = lines.find(|line| line.starts_with("rule 1 \"01:00.0+group\": failed"));
+                if is_planned {
+                    let said = said.map(str::to_owned).or_else(|| {
+                        planned.contains("rule 1 \"01:00.0+group\": applied").then(String::new)
+                    });
+                    assert!(
+                        planned.contains(&said.unwrap_or_else(|| panic!("{}", story()))),
+                        "{}",
+                        story()
+                    );
+                }
+            }
         }
     }
 }

@@ -61,17 +61,18 @@ fn faults(call: &str) -> Faults {
         "mount" => (&["EPERM", "EACCES", "EBUSY", "EINVAL", "ENODEV", "ENOENT", "ENOMEM"], &[]),
         "open" | "openat" => (OPEN, &[]),
         "openat2" => (OPEN_BENEATH, &[]),
-        "pipe2" => (&["EMFILE", "ENFILE", "ENOMEM"], &[]),
-        "poll" => (&["ENOMEM", "EINTR"], &[]),
+        "poll" => (&["ENOMEM"], &[]),
         "read" => (READ, &[]),
         "pread64" => (READ, &[0]),
         "readlinkat" => (LINK, &[]),
         "umount2" => (&["EBUSY", "EINVAL", "ENOENT", "ENOMEM", "EPERM"], &[]),
         "unlinkat" => (&["EBUSY", "EACCES", "EIO", "ENOENT", "ENOMEM", "EPERM", "EROFS"], &[]),
+        "rt_sigtimedwait" => (&["EINTR"], &[]),
         "wait4" => (&["ECHILD", "EINTR"], &[]),
         "write" => (WRITE, &[0, 1]),
         // These cannot fail as they are called here: no file that is closed has anything to flush.
-        "close" | "exit_group" | "getpid" | "uname" => (&[], &[]),
+        "close" | "exit_group" | "getpid" | "kill" | "rt_sigaction" | "rt_sigprocmask"
+        | "uname" => (&[], &[]),
         call => panic!("what can become of {call}? Add it to the table"),
     }
 }
@@ -252,7 +253,7 @@ impl Call {
         // Those that the work as a whole hangs on.
         has("/proc")
             || has("/sys")
-            || matches!(&**name, "clone" | "pipe2" | "poll" | "wait4" | "kill")
+            || matches!(&**name, "clone" | "rt_sigtimedwait" | "wait4" | "kill")
     }
 
     /// Words of which the log has one where the call's failure is told.
@@ -269,8 +270,7 @@ impl Call {
             "getdents64" => &["list "],
             "mount" | "mkdir" => &["mount "],
             "clone" => &["cannot fork: ", "cannot be started: "],
-            "pipe2" => &["cannot make a pipe: "],
-            "poll" | "wait4" => &["cannot wait for "],
+            "wait4" => &["cannot wait for "],
             "execve" => &["modprobe"],
             _ => &[],
         }

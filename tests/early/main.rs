@@ -3,6 +3,7 @@
 mod behaviour;
 mod below;
 mod cost;
+mod environment;
 mod inject;
 mod pid1;
 #[path = "../support/mod.rs"]

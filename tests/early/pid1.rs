@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use crate::support::early::{Root, Run, add_function, binaries, unshare};
 use crate::support::tree::Sysfs;
 use nix::libc::O_NONBLOCK;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::unistd::mkfifo;
 
 const CARD: &str = "0000:01:00.0";
 const OTHER: &str = "0000:02:00.0";
+/// The file that a function's name is written to so that its driver is probed, below the root of sysfs.
+const PROBE: &str = "bus/pci/drivers_probe";
 
 /// What an init can see of how it was started.
 const INIT: &str = r#"
@@ -58,8 +60,35 @@ fn root_with_machine(binary: &Path) -> Root {
 
 /// Starts a program of the root file system as PID 1.
 fn start(root: &Root, program: &str) -> Child {
+    start_with(root, program, &[])
+}
+
+/// The same where this befalls a call, in strace's words, of a file that is named as the call does.
+fn start_where(root: &Root, file: &str, happens: &str) -> Child {
+    start_with(root, "/early", &[&format!("--inject={happens}"), &format!("--trace-path={file}")])
+}
+
+fn start_with(root: &Root, program: &str, strace: &[&str]) -> Child {
     let option = format!("--root={}", root.root().display());
-    unshare(&["--pid", "--fork", "--kill-child", "--mount", &option, program, "quiet", "a b", "--"])
+    let unshared = unshare(&[
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount",
+        &option,
+        program,
+        "quiet",
+        "a b",
+        "--",
+    ]);
+    let mut command = Command::new(if strace.is_empty() { "env" } else { "strace" });
+    if !strace.is_empty() {
+        // From outside: a tracer is no process of the machine.
+        command.args(["-f", "-qq", "-o", "/dev/null"]).args(strace);
+    }
+    command
+        .arg(unshared.get_program())
+        .args(unshared.get_args())
         .env_clear()
         .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/"), ("TERM", "linux")])
         .stdin(Stdio::null())
@@ -233,9 +262,107 @@ fn the_first_init_that_starts_is_taken() {
             let told = "]: cannot start /";
             let passed_over: Vec<_> =
                 run.stderr.lines().filter_map(|line| Some(line.split_once(told)?.1)).collect();
-            let expected: Vec<_> = names[..index].iter().map(|n| format!("{n}: EACCES")).collect();
+            let expected: Vec<_> = names[..index]
+                .iter()
+                .map(|name| format!("{name}: EACCES; it is no file that may be executed"))
+                .collect();
             assert_eq!(passed_over, expected[index.saturating_sub(1)..], "{}", run.story());
         }
+    }
+}
+
+/// How /init is spoilt, and what is said of it.
+type Spoilt = (fn(&Root), &'static str);
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn an_init_that_cannot_be_started_is_told_with_what_it_lacks() {
+    fn program(root: &Root, machine: u8) {
+        // Enough of a 64-bit program to have an interpreter: a header of each kind and the name.
+        let mut bytes = vec![0; 0x100];
+        bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+        for (at, value) in
+            [(16, 2), (18, machine), (20, 1), (32, 64), (52, 64), (54, 56), (56, 2), (64, 3)]
+        {
+            bytes[at] = value;
+        }
+        bytes[64 + 8] = 0xc0;
+        bytes[64 + 32] = 24;
+        bytes[64 + 56] = 1;
+        bytes[0xc0..0xc0 + 23].copy_from_slice(b"/lib64/ld-made-up.so.99");
+        let path = root.path("init");
+        fs::write(root.path("bytes"), bytes).unwrap();
+        crate::support::program::copy(&root.path("bytes"), &path);
+    }
+    // The machine's own number (`include/uapi/linux/elf-em.h`), and that of a VAX.
+    const OWN: u8 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    const VAX: u8 = 75;
+    let spoilt: [Spoilt; 8] = [
+        (
+            |root| crate::support::program::write(&root.path("init"), "#!/bin/gone sh\n"),
+            "cannot start /init: ENOENT; /bin/gone, or what that needs, is missing",
+        ),
+        (
+            |root| crate::support::program::write(&root.path("init"), "#! \tgone-too\n"),
+            "cannot start /init: ENOENT; gone-too, or what that needs, is missing",
+        ),
+        (
+            |root| program(root, OWN),
+            "cannot start /init: ENOENT; /lib64/ld-made-up.so.99, or what that needs, is missing",
+        ),
+        (
+            |root| symlink("usr/lib/systemd/systemd", root.path("init")).unwrap(),
+            "cannot start /init: ENOENT; usr/lib/systemd/systemd, or what that needs, is missing",
+        ),
+        (
+            |root| program(root, VAX),
+            "cannot start /init: ENOEXEC; it is no program, or one for another architecture",
+        ),
+        (
+            |root| root.write("init", "#!/bin/busybox sh\n"),
+            "cannot start /init: EACCES; it is no file that may be executed",
+        ),
+        (
+            |root| fs::create_dir(root.path("init")).unwrap(),
+            "cannot start /init: EACCES; it is no file that may be executed",
+        ),
+        (|root| symlink("init", root.path("init")).unwrap(), "cannot start /init: ELOOP; "),
+    ];
+    for binary in binaries() {
+        for (spoil, told) in spoilt {
+            let root = root_with_machine(&binary);
+            fs::remove_file(root.path("init")).unwrap();
+            spoil(&root);
+            root.script("bin/sh", "echo a shell\n");
+            let run = finish(start(&root, "/early"), &root);
+            assert_eq!(run.stdout, "a shell\n", "{}", run.story());
+            let lines: Vec<&str> = run.log.iter().map(|(_, line)| &**line).collect();
+            let last = lines.last_chunk::<2>().expect("both are told");
+            assert!(last[0].starts_with(told), "{told}\n{}", run.story());
+            assert_eq!(last[1], "no init can be started: /bin/sh is next");
+        }
+    }
+}
+
+/// What becomes of signals is what the program before this one left.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn the_real_init_finds_signals_as_they_were() {
+    for binary in binaries() {
+        let report = |program: &str| {
+            let root = root_with_machine(&binary);
+            let mut command = unshare(&["--pid", "--fork", "--kill-child", "--mount"]);
+            command.args(["env", "--ignore-signal=CHLD", "--ignore-signal=USR1"]);
+            command.args(["--block-signal=PIPE", "--block-signal=RTMIN", "chroot"]);
+            let status = command.arg(root.root()).arg(program).status().unwrap();
+            assert!(status.success(), "{status}");
+            let report = fs::read_to_string(root.path("report")).expect("the init ran");
+            let signals = report.lines().skip_while(|line| *line != "signals:").skip(1).take(3);
+            signals.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let signals = report("/early");
+        assert_eq!(signals.len(), 3);
+        assert_eq!(signals, report("/init"));
     }
 }
 
@@ -294,42 +421,16 @@ fn without_an_init_and_without_a_log_the_reason_is_the_last_thing_on_the_console
     }
 }
 
-/// The process that does the work, once it waits for something: in the root file system, and not PID 1
-/// there.
-fn worker(root: &Root) -> Pid {
-    let deadline = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < deadline {
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let is_ours =
-                fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == root.path("early"));
-            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            let is_first =
-                status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1"));
-            let is_asleep = status.contains("\nState:\tS");
-            if is_ours
-                && !is_first
-                && is_asleep
-                && let Ok(pid) = entry.file_name().to_str().unwrap().parse()
-            {
-                return Pid::from_raw(pid);
-            }
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("there is no worker");
-}
-
-/// Makes the work hang where it opens this file, since nobody opens the other end.
-fn hang_in_open(root: &Root, path: &str) {
+/// Puts a FIFO there, of which nobody opens the other end.
+fn put_fifo(root: &Root, path: &str) {
     let path = root.path(path);
     fs::remove_file(&path).unwrap();
     mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
 }
 
-/// Makes the work hang where it writes to this file: a pipe that nobody empties, and that stays open as
-/// long as what is returned.
-fn hang_in_write(root: &Root, path: &str) -> fs::File {
-    hang_in_open(root, path);
+/// Puts a pipe there that nobody empties, and that stays open as long as what is returned.
+fn put_full_pipe(root: &Root, path: &str) -> fs::File {
+    put_fifo(root, path);
     let mut options = fs::OpenOptions::new();
     let mut pipe =
         options.read(true).write(true).custom_flags(O_NONBLOCK).open(root.path(path)).unwrap();
@@ -355,10 +456,9 @@ fn a_worker_that_crashes_or_is_killed_does_not_stop_the_boot() {
     for binary in binaries() {
         for signal in [Signal::SIGSEGV, Signal::SIGKILL, Signal::SIGILL, Signal::SIGBUS] {
             let root = root_with_machine(&binary);
-            hang_in_open(&root, "sys/bus/pci/drivers_probe");
             let start_time = Instant::now();
-            let child = start(&root, "/early");
-            kill(worker(&root), signal).unwrap();
+            let happens = format!("openat2:signal={}", signal.as_str());
+            let child = start_where(&root, PROBE, &happens);
             let told = format!("killed by signal {}: every override is set", signal as i32);
             check_survival(&root, child, &told);
             assert!(start_time.elapsed() < Duration::from_secs(4), "the boot does not wait");
@@ -366,71 +466,56 @@ fn a_worker_that_crashes_or_is_killed_does_not_stop_the_boot() {
     }
 }
 
-/// A way to hang, and what keeps it so.
-type Trap = fn(&Root) -> Option<fs::File>;
-
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn a_worker_that_hangs_delays_the_boot_by_five_seconds() {
-    let traps: [(&str, Trap); 5] = [
-        ("opening a function's attribute", |root| {
-            hang_in_open(root, "sys/bus/pci/devices/0000:01:00.0/modalias");
-            None
-        }),
-        ("opening drivers_probe", |root| {
-            hang_in_open(root, "sys/bus/pci/drivers_probe");
-            None
-        }),
-        ("writing to drivers_probe", |root| Some(hang_in_write(root, "sys/bus/pci/drivers_probe"))),
-        ("writing to unbind", |root| {
-            Sysfs(&root.path("sys")).bind(CARD, "nouveau");
-            Some(hang_in_write(root, "sys/bus/pci/drivers/nouveau/unbind"))
-        }),
-        ("reading the command line", |root| {
-            hang_in_open(root, "proc/cmdline");
-            None
-        }),
+    const STUCK: &str = "delay_enter=6000000";
+    let places = [
+        ("openat2", "0000:01:00.0/modalias"),
+        ("openat2", PROBE),
+        ("openat2", "bus/pci/devices/0000:01:00.0/driver/unbind"),
+        ("readlinkat", "0000:02:00.0/driver"),
+        ("openat", "/proc/cmdline"),
     ];
     for binary in binaries() {
         thread::scope(|scope| {
-            for (what, set) in traps {
+            for (call, file) in places {
                 let binary = &binary;
                 scope.spawn(move || {
                     let root = root_with_machine(binary);
-                    let trap = set(&root);
+                    Sysfs(&root.path("sys")).bind(CARD, "nouveau");
                     let start_time = Instant::now();
-                    let run = finish(start(&root, "/early"), &root);
+                    let child = start_where(&root, file, &format!("{call}:{STUCK}"));
+                    let run = finish(child, &root);
                     let seconds = start_time.elapsed().as_secs_f64();
-                    assert!((3.9..8.0).contains(&seconds), "{what}: {seconds} s");
-                    assert!(root.path("report").exists(), "{what}: {}", run.story());
-                    assert!(run.says("not done after 4 s, killed: "), "{what}: {}", run.story());
-                    drop(trap);
+                    assert!(root.path("report").exists(), "{file}: {}", run.story());
+                    let told = "no sign of life for 4 s, killed: ";
+                    assert!(run.says(told), "{file}: {}", run.story());
+                    // What hangs before the first override hangs its rescuer too.
+                    let is_known = !matches!(file, "0000:01:00.0/modalias" | "/proc/cmdline");
+                    // The tracer ends when the rescuer's call would have.
+                    let most = if is_known { 8.0 } else { 13.0 };
+                    assert!((3.9..most).contains(&seconds), "{file}: {seconds} s {}", run.story());
+                    let told = if is_known {
+                        ": every override is set"
+                    } else {
+                        ": whether every override is set is unknown"
+                    };
+                    assert!(run.says(told), "{file}: {}", run.story());
+                    for card in [CARD, OTHER].iter().filter(|_| is_known) {
+                        let function = root.path("sys/bus/pci/devices").join(card);
+                        let kept = fs::read_to_string(function.join("driver_override")).unwrap();
+                        assert_eq!(kept, "vfio-pci\n", "{file}: {}", run.story());
+                    }
                 });
             }
             scope.spawn(|| {
                 let root = root_with_machine(&binary);
-                hang_in_open(&root, "sys/bus/pci/drivers_probe");
-                let child = start(&root, "/early");
-                kill(worker(&root), Signal::SIGSTOP).unwrap();
-                check_survival(&root, child, "not done after 4 s, killed: every override is set");
+                let child = start_where(&root, PROBE, "openat2:signal=SIGSTOP");
+                let told = "no sign of life for 4 s, killed: every override is set";
+                check_survival(&root, child, told);
             });
         });
-    }
-}
-
-#[test]
-#[ignore = "needs the binary that cargo xtask build makes"]
-fn a_hang_leaves_no_function_unprotected() {
-    for binary in binaries() {
-        let root = root_with_machine(&binary);
-        hang_in_open(&root, "sys/bus/pci/drivers_probe");
-        let child = start(&root, "/early");
-        kill(worker(&root), Signal::SIGKILL).unwrap();
-        let run = finish(child, &root);
-        for card in [CARD, OTHER] {
-            let path = root.path("sys/bus/pci/devices").join(card).join("driver_override");
-            assert_eq!(fs::read_to_string(path).unwrap(), "vfio-pci\n", "{}", run.story());
-        }
     }
 }
 
@@ -460,9 +545,9 @@ fn a_console_that_takes_nothing_does_not_stop_the_boot() {
 fn a_log_that_nobody_reads_does_not_stop_the_boot() {
     for binary in binaries() {
         let without_reader = root_with_machine(&binary);
-        hang_in_open(&without_reader, "dev/kmsg");
+        put_fifo(&without_reader, "dev/kmsg");
         let full = root_with_machine(&binary);
-        let pipe = hang_in_write(&full, "dev/kmsg");
+        let pipe = put_full_pipe(&full, "dev/kmsg");
         for root in [&without_reader, &full] {
             let output = end(start(root, "/early"));
             assert_eq!(output.status.code(), Some(0));

@@ -122,7 +122,11 @@ impl System for Tree {
 
     fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
         let link = self.open_beneath(&path.text(), OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-        let target = readlinkat(link, c"")?;
+        // Of what is no link, the kernel has nothing to read (`do_readlinkat` in `fs/stat.c`).
+        let target = readlinkat(link, c"").map_err(|errno| match errno {
+            Errno::ENOENT => Errno::EINVAL,
+            errno => errno,
+        })?;
         let length = target.len().min(buffer.len());
         buffer[..length].copy_from_slice(&target.as_bytes()[..length]);
         Ok(length)

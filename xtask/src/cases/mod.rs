@@ -457,7 +457,7 @@ fn lost() -> Vec<Case> {
             .image(hanging_sysfs)
     };
     vec![
-        lost("worker-hangs").logged("not done after 4 s, killed: every override is set"),
+        lost("worker-hangs").logged("no sign of life for 4 s, killed: every override is set"),
         lost("worker-is-killed")
             .image(|image| kill_worker(image, "KILL"))
             .logged("killed by signal 9"),

@@ -1,0 +1,246 @@
+//! The early binary that ships, started as nobody should start a program: no environment costs a line of the
+//! log, a function, or the end of the run.
+
+use std::fs;
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::early::{Copy, Run, binaries};
+use nix::libc::O_NONBLOCK;
+
+const CARD: &str = "0000:01:00.0";
+const OTHER: &str = "0000:02:00.0";
+
+/// Two cards, one of which has a driver, and vfio-pci to be probed with.
+fn two_cards() -> Copy {
+    let copy = Copy::with_rules("class:03").and(CARD).and(OTHER);
+    copy.and_driver("vfio-pci").and_bound(CARD, "nouveau")
+}
+
+/// The command, started by this shell script as `"$@"`.
+fn by_script(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
+    shell
+}
+
+/// What became of the functions, and whether ours was probed for both.
+fn outcome(copy: &Copy) -> [String; 4] {
+    [
+        copy.kept_for(CARD),
+        copy.kept_for(OTHER),
+        fs::read_to_string(copy.path("sys/bus/pci/drivers/nouveau/unbind")).unwrap(),
+        fs::read_to_string(copy.path("sys/bus/pci/drivers_probe")).unwrap(),
+    ]
+}
+
+/// Whether as much was done as by a run that nothing is wrong with.
+fn check_outcome(copy: &Copy, binary: &Path, what: &str) {
+    let healthy = two_cards();
+    healthy.run(binary);
+    assert_eq!(outcome(copy), outcome(&healthy), "{what}");
+}
+
+/// Whether a run did, and said, what one does that nothing is wrong with.
+fn check(run: &Run, copy: &Copy, binary: &Path, what: &str) {
+    let healthy = two_cards().run(binary);
+    assert_eq!((run.status, &run.log), (healthy.status, &healthy.log), "{what}");
+    check_outcome(copy, binary, what);
+}
+
+/// What is written to the kernel log while this runs, if this machine has one to write to.
+fn with_kernel_log(run: impl FnOnce()) -> Option<Vec<String>> {
+    fs::OpenOptions::new().write(true).open("/dev/kmsg").ok()?;
+    let mut log =
+        fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg").ok()?;
+    log.seek(SeekFrom::End(0)).ok()?;
+    run();
+    let mut records = Vec::new();
+    let mut record = [0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(length) => records.push(String::from_utf8_lossy(&record[..length]).into_owned()),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(_) => return Some(records),
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn every_line_is_in_the_kernel_log_whichever_standard_streams_are_closed() {
+    const CLOSED: [&str; 8] =
+        ["", "<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"];
+    for binary in binaries() {
+        for closed in CLOSED {
+            let functions = (0..20).map(|number| format!("0000:{number:02x}:00.0"));
+            let none = Copy::with_rules("class:03");
+            let copy = functions.fold(none, |copy, function| copy.and(&function));
+            let mut command = Command::new(&binary);
+            for (option, file) in [("--sysfs", "sys"), ("--cmdline", "cmdline")] {
+                command.arg(option).arg(copy.path(file));
+            }
+            // The shell's number is the program's: it becomes it.
+            let script = format!("echo $$ >{}; exec \"$@\" {closed}", copy.path("pid").display());
+            let mut shell = by_script(&script, &command);
+            let records = with_kernel_log(|| {
+                assert_eq!(shell.status().unwrap().code(), Some(0));
+            });
+            let Some(records) = records else {
+                eprintln!("not tested: /dev/kmsg cannot be written to here");
+                return;
+            };
+            let pid = fs::read_to_string(copy.path("pid")).unwrap();
+            let ours = format!(";vfio-override[{}]: ", pid.trim());
+            let lines = records.iter().filter(|record| record.contains(&ours)).count();
+            assert_eq!(lines, 21, "with {closed:?} closed: {records:#?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_standard_error_stream_that_nobody_reads_costs_nothing() {
+    for binary in binaries() {
+        let copy = two_cards();
+        fs::remove_file(copy.path("kmsg")).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = copy.command(&binary);
+        // A child of the standard library's gets SIGPIPE as it is by default.
+        let status = command.stdin(Stdio::null()).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{status}: the plain file does not unbind");
+        check_outcome(&copy, &binary, "nobody reads");
+
+        // The parent says it, where the work cannot be done.
+        let copy = two_cards();
+        fs::remove_file(copy.path("kmsg")).unwrap();
+        fs::remove_file(copy.path("cmdline")).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = copy.command(&binary).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{status}");
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn signals_that_were_ignored_or_blocked_change_nothing() {
+    for binary in binaries() {
+        for options in [
+            &["--ignore-signal=CHLD"][..],
+            &["--ignore-signal"],
+            &["--block-signal"],
+            &["--ignore-signal", "--block-signal"],
+            &["--default-signal", "--block-signal=CHLD,PIPE"],
+        ] {
+            let copy = Copy::with_rules("class:03").and(CARD).and(OTHER);
+            let command = copy.command(&binary);
+            let mut env = Command::new("env");
+            env.args(options).arg(command.get_program()).args(command.get_args());
+            let run = Run::of(&mut env, &copy.path("kmsg"));
+            assert_eq!(run.status, Some(0), "{options:?}: {}", run.story());
+            assert_eq!(run.log.len(), 3, "{options:?}: {}", run.story());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn limits_are_told_where_they_matter_and_end_nothing_by_a_signal() {
+    for binary in binaries() {
+        // No file may be longer than nothing: sysfs knows no such limit, the plain files of a copy do.
+        let copy = two_cards();
+        fs::remove_file(copy.path("kmsg")).unwrap();
+        let run = Run::of(
+            &mut by_script("ulimit -f 0; exec \"$@\"", &copy.command(&binary)),
+            Path::new("/dev/null"),
+        );
+        assert_eq!(run.status, Some(1), "{}", run.story());
+        let told = "write bus/pci/devices/0000:01:00.0/driver_override: EFBIG";
+        assert!(run.stderr.contains(told), "{}", run.story());
+
+        // No process more. Root may have any number.
+        let copy = two_cards();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        if nix::unistd::geteuid().is_root() {
+            fs::set_permissions(copy.root(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .unwrap();
+            let kmsg = copy.path("kmsg");
+            fs::set_permissions(&kmsg, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+                .unwrap();
+            let shared = copy.path("early");
+            crate::support::program::copy(&binary, &shared);
+            let early = copy.command(&shared);
+            command.args(["prlimit", "--nproc=0"]).arg(early.get_program()).args(early.get_args());
+            let run = Run::of(&mut command, &kmsg);
+            assert_eq!(run.status, Some(1), "{}", run.story());
+            assert!(run.says("cannot fork: EAGAIN; no rule is applied"), "{}", run.story());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn few_descriptors_and_many_that_were_left_open_cost_no_function() {
+    for binary in binaries() {
+        for script in [
+            // What the standard streams, the log and the root leave, and a directory, and two files more.
+            "ulimit -n 9; exec \"$@\"",
+            "exec 3</dev/null 5<. 7</dev/zero 9>/dev/null; exec \"$@\"",
+            "exec 0<. 1</ 2</dev/null; exec \"$@\"",
+            "d=$(mktemp -d); cd \"$d\"; rmdir \"$d\"; exec \"$@\"",
+            "ulimit -s 256; exec \"$@\"",
+            "exec taskset -c 0 \"$@\"",
+            "exec env -i \"$@\"",
+        ] {
+            let copy = two_cards();
+            let run = Run::of(&mut by_script(script, &copy.command(&binary)), &copy.path("kmsg"));
+            check(&run, &copy, &binary, script);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_huge_environment_and_an_empty_name_change_nothing() {
+    for binary in binaries() {
+        let copy = two_cards();
+        let mut command = copy.command(&binary);
+        command.envs((0..20).map(|number| (format!("V{number}"), "x".repeat(100_000))));
+        let run = Run::of(&mut command, &copy.path("kmsg"));
+        check(&run, &copy, &binary, "a huge environment");
+
+        let copy = two_cards();
+        let mut command = copy.command(&binary);
+        std::os::unix::process::CommandExt::arg0(&mut command, "");
+        let run = Run::of(&mut command, &copy.path("kmsg"));
+        check(&run, &copy, &binary, "an empty name");
+    }
+}
+
+/// A serial console of 9,600 baud takes 150 ms for a line, and whoever writes to the log waits for it.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_slow_console_costs_no_function_and_no_line() {
+    for binary in binaries() {
+        let functions: Vec<_> = (0..40).map(|number| format!("0000:{number:02x}:00.0")).collect();
+        let none = Copy::with_rules("class:03").and_driver("vfio-pci");
+        let copy = functions
+            .iter()
+            .fold(none, |copy, function| copy.and(function).and_bound(function, "nouveau"));
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "--inject=write:delay_exit=150000", "-P"]);
+        strace.arg(copy.path("kmsg")).arg(&binary).args(copy.command(&binary).get_args());
+        let run = Run::of(&mut strace, &copy.path("kmsg"));
+        let probed = fs::read_to_string(copy.path("sys/bus/pci/drivers_probe")).unwrap();
+        assert_eq!(probed, functions.concat(), "{}", run.story());
+        for function in &functions {
+            assert!(run.says(&format!("{function} [10de:2204]")), "{}", run.story());
+        }
+        assert!(run.says("functions: 40 taken"), "{}", run.story());
+    }
+}
