@@ -7,6 +7,7 @@ mod boot;
 mod build;
 mod cases;
 mod deliver;
+mod foreign;
 mod fuzz;
 mod generators;
 mod ground;

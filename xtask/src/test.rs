@@ -15,6 +15,7 @@ use crate::cases;
 use crate::cases::case::Case;
 use crate::cases::suite::{self, Kernels, Outcome};
 use crate::deliver::dist::Built;
+use crate::foreign::{self, MIRI, NOT_EMULATED};
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
 use crate::generators::{Cell, Workshop};
@@ -73,6 +74,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
     check_binaries(&workspace, &binaries, &mut ledger);
+    check_foreign(&workspace, &binaries, &mut ledger);
     check_counts(&workspace, &binaries, &mut ledger);
     check_copy(&workspace, options.musl, &binaries, &mut ledger);
     check_fuzzing(&workspace, &mut ledger);
@@ -161,13 +163,39 @@ fn check_builds(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) -
 
 /// The tests that run the binaries which ship; without these they are ignored.
 fn check_binaries(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
-    let Ok(paths) = std::env::join_paths(binaries.iter().map(|binary| &binary.path)) else {
+    let run_here = binaries.iter().filter(|binary| binary.target.arch.is_native());
+    let Ok(paths) = std::env::join_paths(run_here.map(|binary| &binary.path)) else {
         return ledger.fail("tests of the binaries", "a path has a colon");
     };
     let mut command = Command::new(cargo());
     command.args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"]);
     command.env("VFIO_OVERRIDE_EARLY", paths);
     ledger.check_counted(workspace, "tests of the binaries", &mut command);
+}
+
+/// The same with those for other architectures, and the library where bytes may be the other way round.
+fn check_foreign(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+    if !ledger.all {
+        return;
+    }
+    for binary in binaries.iter().filter(|binary| !binary.target.arch.is_native()) {
+        let name = format!("tests of the binaries, emulated: {}", binary.target);
+        if !ledger.wants(&name) {
+            continue;
+        }
+        match foreign::emulated(binary) {
+            Ok(mut command) => ledger.check_counted(workspace, &name, &mut command),
+            Err(error) => ledger.leave_open(&name, &format!("{error:#}")),
+        }
+        for (test, reason) in NOT_EMULATED {
+            ledger.figures.push(format!("{name}: not {test}, because {reason}"));
+        }
+    }
+    for platform in MIRI {
+        ledger.check(&format!("the library under Miri, {platform}"), || {
+            foreign::miri(workspace, platform)
+        });
+    }
 }
 
 /// Held to its ceilings: what a run costs.

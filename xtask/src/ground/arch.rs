@@ -22,6 +22,10 @@ pub struct Arch {
     /// How the early binary is made where there is no musl, if that was ever tried.
     pub glibc: Option<Build>,
     cross: Cross,
+    /// The number of its ELF files (`EM_…` of elf.h).
+    pub elf_machine: u16,
+    /// What runs its programs on another machine.
+    pub emulation: Tool,
     pub guest: Guest,
 }
 
@@ -132,6 +136,18 @@ pub const X86_64: &Arch = &Arch {
             },
         },
     },
+    elf_machine: 62,
+    emulation: Tool {
+        name: "qemu-x86_64-static",
+        why: "runs programs for x86_64",
+        find: || setup::program("qemu-x86_64-static"),
+        packages: setup::Packages {
+            apt: "qemu-user-static",
+            dnf: "qemu-user-static-x86",
+            pacman: "qemu-user-static",
+            zypper: "qemu-linux-user",
+        },
+    },
     guest: Guest {
         emulator: setup::QEMU,
         board: &["-M", "q35,kernel-irqchip=split,sata=off,smbus=off"],
@@ -168,6 +184,18 @@ pub const AARCH64: &Arch = &Arch {
                 pacman: "aarch64-linux-gnu-gcc",
                 zypper: "cross-aarch64-gcc14",
             },
+        },
+    },
+    elf_machine: 183,
+    emulation: Tool {
+        name: "qemu-aarch64-static",
+        why: "runs programs for aarch64",
+        find: || setup::program("qemu-aarch64-static"),
+        packages: setup::Packages {
+            apt: "qemu-user-static",
+            dnf: "qemu-user-static-aarch64",
+            pacman: "qemu-user-static",
+            zypper: "qemu-linux-user",
         },
     },
     guest: Guest {

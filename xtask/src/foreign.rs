@@ -1,0 +1,101 @@
+//! What is tested of other architectures without a guest: the tests of the binaries, run by QEMU's emulation of a
+//! process, and the library under Miri, which also shows undefined behaviour. Both are for `--all`.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::build::Binary;
+use crate::ground::arch::Arch;
+use crate::ground::command;
+use crate::ground::setup;
+use crate::ground::workspace::{Workspace, cargo};
+
+/// What cannot be tested by the emulation of a process, each with why.
+pub const NOT_EMULATED: [(&str, &str); 6] = [
+    ("below::no_link_on_the_way_leads_out_of_the_tree", "the emulation has no openat2"),
+    ("cost::", "what is counted would be the emulation's system calls"),
+    ("inject::", "faults would be put into the emulation's system calls"),
+    ("pid1::a_hang_leaves_no_function_unprotected", WORKER),
+    ("pid1::a_worker_that_crashes_or_is_killed_does_not_stop_the_boot", WORKER),
+    ("pid1::a_worker_that_hangs_delays_the_boot_by_five_seconds", WORKER),
+];
+
+const WORKER: &str = "the worker is looked for by its file, which is the emulation's";
+
+/// Tells the kernel, in name spaces of this script's own, who runs such files, and runs what follows.
+const SCRIPT: &str = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && \
+                      printf %s \"$1\" >/proc/sys/fs/binfmt_misc/register && shift && exec \"$@\"";
+
+/// The tests of a binary for another architecture.
+pub fn emulated(binary: &Binary) -> Result<Command> {
+    let arch = binary.target.arch;
+    setup::ensure(&[&arch.emulation])?;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", SCRIPT, "sh"])
+        .arg(format!(
+            ":vfio-override:M::{}:{}:{}:OCF",
+            escaped(&header(arch)),
+            escaped(&MASK),
+            arch.emulation.path()?.display()
+        ))
+        .arg(cargo())
+        .args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"])
+        .args(NOT_EMULATED.iter().flat_map(|(name, _)| ["--skip", name]))
+        .env("VFIO_OVERRIDE_EARLY", &binary.path);
+    Ok(command)
+}
+
+/// How an executable file of an architecture begins.
+fn header(arch: &Arch) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    header[16] = 2;
+    header[18..].copy_from_slice(&arch.elf_machine.to_le_bytes());
+    header
+}
+
+/// Which bits of that count: not the operating system, and not whether the file may be moved.
+const MASK: [u8; 20] = [
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+    0xfe, 0xff, 0xff, 0xff,
+];
+
+fn escaped(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("\\x{byte:02x}"))
+}
+
+/// The platforms that Miri takes the library to run on: this one's kind, and one with the bytes the other way round.
+pub const MIRI: [&str; 2] = ["x86_64-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
+
+/// The library's own tests under Miri, with fewer inputs where a test makes them up.
+pub fn miri(workspace: &Workspace, platform: &str) -> Result<()> {
+    let mut install = Command::new("rustup");
+    install.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+    command::check(install.args(["--component", "miri,rust-src"]))?;
+    let mut test = Command::new("rustup");
+    test.args(["run", "nightly", "cargo", "miri", "test", "--locked", "--quiet", "--lib"])
+        .args(["--no-default-features", "--target", platform, "--target-dir"])
+        .arg(workspace.scratch("miri")?)
+        // Set by the rustup shim that runs us, and meant for its own cargo only.
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", "8")
+        .current_dir(&workspace.root);
+    command::check(&mut test).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ground::arch::AARCH64;
+
+    #[test]
+    fn an_architectures_files_are_known_by_their_first_bytes() {
+        assert_eq!(
+            escaped(&header(AARCH64)),
+            r"\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
+        );
+    }
+}
