@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use tempfile::NamedTempFile;
 
 use crate::ground::command;
 
@@ -28,6 +31,8 @@ pub struct Counts {
     pub peak_kib: u64,
     /// The calls among all that grow the heap or map memory.
     pub maps: u64,
+    /// The calls up to the last that writes an override, that one among them.
+    pub protecting: u64,
 }
 
 /// Runs a program that must succeed, and counts.
@@ -84,6 +89,9 @@ fn trace(first: Pid, counts: &mut Counts) -> Result<i32> {
             WaitStatus::PtraceSyscall(process) => {
                 if within_call.insert(process) {
                     counts.calls += 1;
+                    if writes_override(process) {
+                        counts.protecting = counts.calls;
+                    }
                     match call(process) {
                         Some(libc::SYS_brk | libc::SYS_mmap | libc::SYS_mremap) => counts.maps += 1,
                         // The watchdog's five seconds do not begin before the work has ended, which
@@ -135,6 +143,14 @@ fn call(process: Pid) -> Option<i64> {
     i64::try_from(ptrace::getregs(process).ok()?.orig_rax).ok()
 }
 
+/// Whether the process is about to write to a `driver_override`.
+fn writes_override(process: Pid) -> bool {
+    let Ok(registers) = ptrace::getregs(process) else { return false };
+    let file = || fs::read_link(format!("/proc/{process}/fd/{}", registers.rdi));
+    i64::try_from(registers.orig_rax).is_ok_and(|call| call == libc::SYS_write)
+        && file().is_ok_and(|file| file.ends_with("driver_override"))
+}
+
 /// The most memory that the process ever had resident, in KiB.
 fn peak(process: Pid) -> Result<u64> {
     let path = format!("/proc/{process}/status");
@@ -179,6 +195,37 @@ pub fn time(command: &mut Command) -> Result<Duration> {
     let duration = start.elapsed();
     ensure!(status.success(), "{} ended with {status}", command::line(command));
     Ok(duration)
+}
+
+/// How long the programs take, one after the other, until the last of these files is written.
+pub fn time_until_written(commands: &mut [Command], files: &[PathBuf]) -> Result<Duration> {
+    let events = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    for file in files {
+        events.add_watch(file, AddWatchFlags::IN_MODIFY)?;
+    }
+    let end = NamedTempFile::new()?;
+    let end_watch = events.add_watch(end.path(), AddWatchFlags::IN_MODIFY)?;
+    let listener = thread::spawn(move || -> Result<Option<Instant>> {
+        let mut last = None;
+        loop {
+            let batch = events.read_events()?;
+            let now = Instant::now();
+            if batch.iter().any(|event| event.wd != end_watch) {
+                last = Some(now);
+            }
+            if batch.iter().any(|event| event.wd == end_watch) {
+                return Ok(last);
+            }
+        }
+    });
+    let start = Instant::now();
+    let ran = commands.iter_mut().try_for_each(|command| time(command).map(drop));
+    // A batch that ends the listener may hold what was written before: it is read only when all is quiet.
+    thread::sleep(Duration::from_millis(1));
+    fs::write(end.path(), "end")?;
+    let last = listener.join().map_err(|_| anyhow!("the listener panicked"))??;
+    ran?;
+    Ok(last.context("no override was written")?.duration_since(start))
 }
 
 /// The middle one.

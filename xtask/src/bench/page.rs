@@ -59,12 +59,25 @@ pub fn comparison(comparison: &Comparison) -> String {
     for (index, size) in peers::SIZES.iter().enumerate() {
         let plural = if *size == 1 { "" } else { "s" };
         let _ = writeln!(text, "### {size} function{plural}\n");
-        let header =
-            ["", "time", "× floor", "system calls", "forks", "user instructions", "peak KiB"];
+        let header = [
+            "",
+            "to the last override",
+            "× floor",
+            "system calls",
+            "in all",
+            "× floor",
+            "system calls",
+            "forks",
+            "user instructions",
+            "peak KiB",
+        ];
         let row = |(name, costs): &(&str, Vec<Cost>)| {
             let cost = &costs[index];
             vec![
                 (*name).to_owned(),
+                duration(cost.protecting),
+                ratio(cost.protecting_ratio),
+                grouped(cost.counts.protecting),
                 duration(cost.time),
                 ratio(cost.ratio),
                 grouped(cost.counts.calls),

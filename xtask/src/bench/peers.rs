@@ -71,6 +71,10 @@ pub struct Cost {
     pub time: Duration,
     /// That over the floor's, the median of all pairs.
     pub ratio: f64,
+    /// The time until the last override was written, which is what protects; all else is told or bound afterwards.
+    pub protecting: Duration,
+    /// That over the floor's.
+    pub protecting_ratio: f64,
 }
 
 /// Every peer at every size, in the order of [`SIZES`].
@@ -149,6 +153,7 @@ fn measure(
     let mut counts = Counts::default();
     for command in commands() {
         let more = meter::count(&command)?;
+        counts.protecting = counts.calls + more.protecting;
         counts.calls += more.calls;
         // driverctl is a program a function, which somebody has to start.
         counts.forks += more.forks + u64::from(is_each);
@@ -169,13 +174,21 @@ fn measure(
         scene.reset()?;
         peer.commands(scene.functions()).iter_mut().map(meter::time).sum()
     };
+    let protect = |peer: &Peer| -> Result<Duration> {
+        scene.reset()?;
+        meter::time_until_written(&mut peer.commands(scene.functions()), &scene.overrides())
+    };
     let begin = Instant::now();
     let (mut times, mut ratios) = (Vec::new(), Vec::new());
+    let (mut protecting, mut protecting_ratios) = (Vec::new(), Vec::new());
     let mut pairs = 0;
     while pairs < FEWEST_PAIRS || (pairs < MOST_PAIRS && begin.elapsed() < BUDGET) {
         let (one, other) = (run(peer)?, run(floor)?);
         times.push(one);
         ratios.push(one.as_secs_f64() / other.as_secs_f64());
+        let (one, other) = (protect(peer)?, protect(floor)?);
+        protecting.push(one);
+        protecting_ratios.push(one.as_secs_f64() / other.as_secs_f64());
         pairs += 1;
     }
     Ok(Cost {
@@ -183,5 +196,7 @@ fn measure(
         instructions,
         time: meter::median(&mut times).context("there were no runs")?,
         ratio: meter::median(&mut ratios).context("there were no pairs")?,
+        protecting: meter::median(&mut protecting).context("there were no runs")?,
+        protecting_ratio: meter::median(&mut protecting_ratios).context("there were no pairs")?,
     })
 }

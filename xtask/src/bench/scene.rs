@@ -146,6 +146,11 @@ impl Scene {
         Ok(())
     }
 
+    /// Every function's override.
+    pub fn overrides(&self) -> Vec<PathBuf> {
+        self.functions.iter().map(|address| self.driver_override(address)).collect()
+    }
+
     fn driver_override(&self, address: &str) -> PathBuf {
         self.root.join("devices/pci0000:00").join(address).join("driver_override")
     }
