@@ -36,7 +36,7 @@ use crate::trials::{self, Packages, Trial};
 ///
 /// Formatting, lints, the tests of the workspace, the grammar on every string of its tokens, documentation, dependencies, the build and audit of
 /// both binaries, a proof that the audit can fail, the same binaries and images from another folder,
-/// shell files, a minute of fuzzing, boots on three kernels with the early binary as
+/// shell files, a minute of fuzzing, boots on the kernels of tests/kernels.toml with the early binary as
 /// a hook, as PID 1 and, as the control, not at all, random boots, and boots of the images that real
 /// generators make. A dash in the table of boots stands where a case was not booted on a kernel; below the
 /// table stands why some cases never are.

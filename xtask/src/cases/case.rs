@@ -19,6 +19,9 @@ use crate::guest::programs::Program;
 /// The driver that a rule without `=` names.
 const VFIO: &str = "vfio-pci";
 
+/// MiB for a kernel and an image, which are in an image, unpacked, and copied by the kernel.
+const SECOND_KERNEL: u32 = 256;
+
 /// A boot on each kernel.
 ///
 /// Every function of the machine is judged: those that are not said to be taken must be left to
@@ -44,6 +47,8 @@ pub struct Case {
     pub files: Archive,
     /// Programs that the image holds besides the early binary.
     pub programs: Vec<Program>,
+    /// Whether the image holds the kernel and itself as well, in /second.
+    pub has_second_kernel: bool,
     /// What must become of the functions that are not left to the host.
     fates: Vec<(String, Wanted)>,
     /// Who must have probed a function, in order, where it is not only those that have to.
@@ -145,6 +150,7 @@ impl Case {
             loaded_before: Vec::new(),
             files: Archive::default(),
             programs: Vec::new(),
+            has_second_kernel: false,
             fates: Vec::new(),
             histories: Vec::new(),
             logged: Vec::new(),
@@ -246,6 +252,18 @@ impl Case {
         let addresses: Vec<String> = places.iter().map(|place| full_address(place)).collect();
         let run = format!("passthrough {}", addresses.join(" "));
         self.scene(&format!("{run} | while read -r line; do tell \"$line\"; done"), transcript)
+    }
+
+    /// Once all drivers are loaded, the guest starts the same kernel and the same image again, without a reset of the
+    /// machine: what is judged is that second boot, which tells that it is one.
+    #[must_use]
+    pub fn kexec(mut self) -> Self {
+        self.programs.push(Program::Kexec);
+        self.has_second_kernel = true;
+        self.machine = self.machine.with_image(SECOND_KERNEL);
+        let script = "if [ -n \"$(parameter second)\" ]; then tell the second kernel; else\n\
+                      kexec /second/vmlinuz /second/initrd \"guest.second $(cat /proc/cmdline)\"; fi";
+        self.scene(script, "the second kernel")
     }
 
     /// Once all drivers are loaded, this scene runs the host tool, `tool` for short: it tells the command and its

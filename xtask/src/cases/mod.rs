@@ -44,6 +44,7 @@ pub fn all() -> Vec<Case> {
         troubles(),
         many(),
         later(),
+        in_flight(),
         lost(),
         host_tool(),
         harness(),
@@ -443,6 +444,20 @@ fn later() -> Vec<Case> {
                  tell enabled: $(dmesg | grep -c 'nvme 0000:01:00.[12]: enabling')",
                 "01:00.0 nvme\n01:00.1 vfio-pci\n01:00.2 -\nenabled: 0",
             ),
+    ]
+}
+
+/// What is under way while the early binary works, or before it is started.
+fn in_flight() -> Vec<Case> {
+    vec![
+        // The first kernel leaves its devices as they are, vfio-pci's among them.
+        on_demo("kexec")
+            .with_drivers(
+                "a second boot of the cloud kernel shows nothing that one of 6.12 does not",
+            )
+            .rules(DEMO_RULES)
+            .taken(DEMO_TAKEN)
+            .kexec(),
     ]
 }
 

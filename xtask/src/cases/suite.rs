@@ -130,10 +130,12 @@ pub enum Outcome {
 }
 
 /// What was looked at.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tally {
     functions: usize,
     probes: usize,
+    /// What the scene counted.
+    figures: Vec<String>,
 }
 
 /// Boots them all. A binary that could not be built fails the boots that need it.
@@ -203,6 +205,7 @@ pub fn show(Boots { boots, took }: &Boots) -> String {
         ["case", "architecture", "mode", "libc"].into_iter().chain(kernels.iter().copied());
     let mut parts = vec![table::plain(header, cases.iter().map(row))];
     parts.extend(limits(&cases));
+    parts.extend(figures(boots));
     parts.push(total(boots, *took));
     parts.join("\n")
 }
@@ -227,11 +230,22 @@ fn limits(cases: &[&Case]) -> Option<String> {
     Some(lines.into_iter().map(line).collect()).filter(|text: &String| !text.is_empty())
 }
 
+/// What the scenes counted.
+fn figures(boots: &[Boot]) -> Option<String> {
+    let mut lines = Vec::new();
+    for boot in boots {
+        if let Outcome::Passed(Tally { figures, .. }) = &boot.outcome {
+            lines.extend(figures.iter().map(|figure| format!("{}: {figure}", boot.cell.name())));
+        }
+    }
+    (!lines.is_empty()).then(|| lines.join("\n") + "\n")
+}
+
 /// What was looked at in all, and how long it took.
 pub fn total(boots: &[Boot], took: Duration) -> String {
     let mut sum = Tally::default();
     for boot in boots {
-        if let Outcome::Passed(tally) = boot.outcome {
+        if let Outcome::Passed(tally) = &boot.outcome {
             sum.functions += tally.functions;
             sum.probes += tally.probes;
         }
@@ -322,6 +336,11 @@ fn boot(
             Err(error) => return Ok(Outcome::Failed(error.clone())),
         }
     }
+    if case.has_second_kernel {
+        let bytes = image.to_bytes()?;
+        image.file("second/initrd", bytes);
+        image.program_from("second/vmlinuz", &kernel.image)?;
+    }
     let session = Session {
         name: &format!("{}-{}", case.name, kernel.release),
         kernel,
@@ -405,6 +424,7 @@ fn tally(evidence: &Evidence) -> Tally {
     Tally {
         functions: evidence.report.devices.len(),
         probes: probes::probes(&evidence.log).count(),
+        figures: evidence.report.figures.clone(),
     }
 }
 
@@ -465,9 +485,9 @@ mod tests {
         let one = case("one");
         let [two, three] =
             ["two", "three"].map(|name| case(name).only_on(&["6.12"], "6.1 is too old"));
-        let tally = Tally { functions: 7, probes: 5 };
+        let tally = Tally { functions: 7, probes: 5, figures: vec!["3 rounds".to_owned()] };
         let boots = vec![
-            boot_of(&one, "6.1", Outcome::Passed(tally)),
+            boot_of(&one, "6.1", Outcome::Passed(tally.clone())),
             boot_of(&one, "6.12", Outcome::NotTested("no kernel".to_owned())),
             boot_of(&two, "6.12", Outcome::Failed("probed".to_owned())),
             boot_of(&three, "6.12", Outcome::Passed(tally)),
@@ -480,6 +500,9 @@ mod tests {
              three  x86_64        hook  musl  -      1.5 s\n\
              \n\
              only on 6.12, because 6.1 is too old: two, three\n\
+             \n\
+             one, 6.1: 3 rounds\n\
+             three, 6.12: 3 rounds\n\
              \n\
              4 boots in 1.5 min, 2 at a time, of 1.5 s on average; 14 functions and 10 probes judged\n"
         );

@@ -119,6 +119,8 @@ pub struct Report {
     pub failed_modules: Vec<String>,
     /// What the scene told.
     pub told: Vec<String>,
+    /// What it counted, one sentence each.
+    pub figures: Vec<String>,
     /// What the host tool said, by its command.
     pub tool: BTreeMap<String, Tool>,
 }
@@ -168,6 +170,7 @@ impl Report {
                 "device" => report.devices.push(Device::parse(rest)?),
                 "module" => report.failed_modules.push(rest.to_owned()),
                 "tell" => report.told.push(rest.to_owned()),
+                "figure" => report.figures.push(rest.to_owned()),
                 "tool" => {
                     let (command, said) = rest.split_once(' ').unwrap_or((rest, ""));
                     report.tool.insert(command.to_owned(), Tool::parse(said)?);
@@ -253,6 +256,7 @@ mod tests {
         @guest entry uptime 3.05\r\n\
         @guest early status 0\r\n\
         @guest tell 0000:01:00.0 nobody\r\n\
+        @guest figure 30 rounds\r\n\
         @guest tool plan 1 { \"taken\": 3 }\r\n\
         @guest device 0000:00:1f.0 8086:2918 1af4:1100 060100 - 7 - (null)\r\n\
         @guest device 0000:01:00.0 1234:1111 1af4:1100 030000 1 8 vfio-pci vfio-pci\r\n\
@@ -267,6 +271,7 @@ mod tests {
         assert_eq!(report.entry.mounts, ["/"]);
         assert_eq!(report.early_status, Some(0));
         assert_eq!(report.told, ["0000:01:00.0 nobody"]);
+        assert_eq!(report.figures, ["30 rounds"]);
         assert_eq!(report.tool["plan"].status, 1);
         assert_eq!(report.tool["plan"].json["taken"], 3);
         let [bridge, display] = &report.devices[..] else {

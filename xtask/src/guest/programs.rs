@@ -14,6 +14,8 @@ pub enum Program {
     /// Uses functions through /dev/vfio (tests/guest/passthrough).
     Passthrough,
     HostTool,
+    /// Starts a second kernel (tests/guest/kexec).
+    Kexec,
 }
 
 impl Program {
@@ -27,6 +29,7 @@ impl Program {
                 build::Program::ordinary(&["--package", "guest-passthrough"], "passthrough")
             }
             Self::HostTool => HOST_TOOL,
+            Self::Kexec => build::Program::ordinary(&["--package", "guest-kexec"], "kexec"),
         }
     }
 
