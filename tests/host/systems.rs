@@ -7,6 +7,8 @@ use crate::support::copy;
 const MACHINES: &[(&str, &[&str])] = &[
     ("booster", &["suggest 01:00.0", "plan 01:00.0+slot"]),
     ("booster-and-mkinitcpio", &["suggest 01:00.0"]),
+    ("dracut-omitted", &["suggest 01:00.0", "plan 01:00.0+slot"]),
+    ("stub", &["suggest 01:00.0"]),
     ("driverctl-saved", &["plan", "suggest 25:00.0"]),
     ("framebuffer", &["plan b3:00.0+slot"]),
     ("iommu-switched-off", &["suggest c1:00.0", "plan c1:00.0"]),

@@ -14,7 +14,7 @@ use crate::machine::modules::{self, Driver};
 use crate::machine::usage::{Usage, Use};
 use crate::rules::touched;
 use crate::screen::{PLAIN, Screen, WARN};
-use crate::systems::initramfs::{Hook, Initramfs, Listing};
+use crate::systems::initramfs::{Hook, Initramfs, Listing, Maker};
 use crate::systems::iommu::Off;
 use crate::systems::table::{DOCS, Way};
 
@@ -223,6 +223,9 @@ pub const OF_IMAGES: [&str; 7] = [
     "no-generator",
 ];
 
+/// What follows where no hook is known.
+const NOTHING: &str = "nothing is known to apply the rules at boot";
+
 /// Why the rules would not be applied at the next boot, if they would not.
 pub fn about_hook(image: &Initramfs) -> Option<Advice> {
     let warn = |kind, message: String| Some(Advice::warning(kind, Vec::new(), &message));
@@ -242,13 +245,12 @@ pub fn about_hook(image: &Initramfs) -> Option<Advice> {
     if image.has_early() == Some(true) && !image.is_older_than_hook {
         return None;
     }
-    let nothing = "nothing is known to apply the rules at boot";
     let maker = match image.makers.as_slice() {
         [] => {
             return warn(
                 "no-generator",
                 format!(
-                    "what makes the initramfs here is not known, so that {nothing}: vfio-override suggest says what is needed"
+                    "what makes the initramfs here is not known, so that {NOTHING}: vfio-override suggest says what is needed"
                 ),
             );
         }
@@ -258,20 +260,27 @@ pub fn about_hook(image: &Initramfs) -> Option<Advice> {
             return warn(
                 "no-generator",
                 format!(
-                    "{} are both here, and which of them made the image that booted is not known, so that {nothing}",
+                    "{} are both here, and which of them made the image that booted is not known, so that {NOTHING}",
                     names.join(" and ")
                 ),
             );
         }
     };
+    about_maker(image, maker)
+}
+
+/// The same where it is known who makes the image.
+fn about_maker(image: &Initramfs, maker: &Maker) -> Option<Advice> {
+    let warn = |kind, message: String| Some(Advice::warning(kind, Vec::new(), &message));
+    let file = image.name();
     let (name, rebuild) = (maker.image.maker, maker.image.rebuild);
     let again = format!("then run {rebuild}");
     match (&maker.image.way, &maker.hook) {
-        (Way::Not(why), _) => warn("hook-missing", format!("{name}: {why}; {nothing}")),
+        (Way::Not(why), _) => warn("hook-missing", format!("{name}: {why}; {NOTHING}")),
         (Way::Archive | Way::Steps { .. }, _) => warn(
             "hook-missing",
             format!(
-                "there is no hook for {name}, so that {nothing}: vfio-override suggest has the steps"
+                "there is no hook for {name}, so that {NOTHING}: vfio-override suggest has the steps"
             ),
         ),
         (Way::ReadyMade { install, .. }, Hook::Missing) => warn(
@@ -301,6 +310,13 @@ pub fn about_hook(image: &Initramfs) -> Option<Advice> {
             format!(
                 "vfio-override stands behind udev in HOOKS in {file}, where drivers are loaded by then: write there {}, {again}",
                 right.as_deref().unwrap_or("vfio-override before udev")
+            ),
+        ),
+        (_, Hook::LeftOut(file)) => warn(
+            "hook-not-listed",
+            format!(
+                "the hook for {name} is installed, and {file} has it left out: nothing applies the rules at boot; take \
+                 vfio-override out there, {again}"
             ),
         ),
         (Way::ReadyMade { build, .. }, _) if image.has_early() != Some(true) => {

@@ -50,6 +50,8 @@ pub enum Hook {
     NotListed(Listing),
     /// It is in that list where drivers are loaded by then.
     BehindUdev(Listing),
+    /// It is installed, and this file, with its leading slash, has it left out.
+    LeftOut(String),
     /// The next image holds it.
     Ready,
 }
@@ -250,9 +252,28 @@ fn hook_of(root: &Root, way: &Way) -> Hook {
         Way::Hook(_) | Way::Listed(_) | Way::ReadyMade { .. } if hook_path(root, way).is_none() => {
             Hook::Missing
         }
-        Way::Hook(_) | Way::ReadyMade { .. } => Hook::Ready,
-        Way::Listed(_) => listed(root),
+        Way::Hook(_) | Way::ReadyMade { .. } => left_out(root).unwrap_or(Hook::Ready),
+        Way::Listed(_) => left_out(root).unwrap_or_else(|| listed(root)),
     }
+}
+
+/// Whether a configuration has the hook left out: dracut's `omit_dracutmodules`, or `--skiphooks` in a preset of
+/// mkinitcpio's.
+fn left_out(root: &Root) -> Option<Hook> {
+    let in_directory = |directory: &str| {
+        let names = root.names(directory).into_iter();
+        names.map(|name| format!("{directory}/{name}")).collect::<Vec<_>>()
+    };
+    let mut files = vec!["etc/dracut.conf".to_owned()];
+    files.extend(["etc/dracut.conf.d", "etc/mkinitcpio.d"].into_iter().flat_map(in_directory));
+    let keep = |line: &str| {
+        let text = line.split('#').next().unwrap_or_default();
+        let is_it =
+            ["omit_dracutmodules", "-S", "--skiphooks"].iter().any(|part| text.contains(part));
+        (is_it && text.contains("vfio-override")).then(|| text.to_owned())
+    };
+    let file = files.into_iter().find(|file| !root.matches(file, keep).is_empty())?;
+    Some(Hook::LeftOut(format!("/{file}")))
 }
 
 /// Whether mkinitcpio's `HOOKS` has the hook, where it runs before drivers are loaded.

@@ -225,6 +225,11 @@ impl<'a> System<'a> {
             (Way::Hook(_), Hook::Missing) => hook(vec![Step::text(format!(
                 "Install the hook for {name}, as {DOCS}/{page} says"
             ))]),
+            (Way::Hook(_) | Way::Listed(_), Hook::LeftOut(file)) => {
+                let what =
+                    format!("The hook for {name} is installed and left out: in {file}, take out");
+                hook(vec![Step::write(what, file, "vfio-override")])
+            }
             (Way::Hook(_) | Way::Listed(_), _) => {
                 if self.image.has_early().is_some() || self.image.is_older_than_hook {
                     return hook(Vec::new());

@@ -168,6 +168,14 @@ const ARCHIVE: Image = Image {
 };
 const BEHIND: &str = "below the line that begins with initrd, add the line";
 
+/// An archive that is put into the image itself.
+const INTO_UKI: Second = Second {
+    archive: "boot/vfio-override.cpio.gz",
+    file: "the call of ukify that makes the unified kernel image",
+    what: "add behind the other --initrd, then make and sign that image anew",
+    line: "--initrd /boot/vfio-override.cpio.gz",
+};
+
 const fn entries(sign: &'static str, file: &'static str, archive: &'static str) -> System {
     let second = Second { archive, file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
     let place = Place::Part { file, to: "the line that begins with options", word: "{}" };
@@ -503,7 +511,7 @@ pub static SYSTEMS: &[System] = &[
         "UKI by kernel-install",
         "uki.md",
         All(&[Stub, Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]),
-        Line { place: KERNEL_INSTALL, then: REINSTALL, second: None },
+        Line { place: KERNEL_INSTALL, then: REINSTALL, second: Some(INTO_UKI) },
     ),
     loader(
         "UKI",
@@ -516,7 +524,7 @@ pub static SYSTEMS: &[System] = &[
                 word: "{}",
             },
             then: &[],
-            second: None,
+            second: Some(INTO_UKI),
         },
     ),
     loader(
