@@ -328,7 +328,8 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
         ("generator initramfs-tools: an /init without /conf/conf.d", Workshop::check_fallback),
     ];
     let name = |cell: &Cell| format!("generator {}", cell.name());
-    let cells: Vec<Cell> = Cell::all().filter(|cell| ledger.wants(&name(cell))).collect();
+    let cells: Vec<Cell> =
+        Cell::every(ledger.all).filter(|cell| ledger.wants(&name(cell))).collect();
     if cells.is_empty() && !CHECKS.iter().any(|(name, _)| ledger.wants(name)) {
         return;
     }
@@ -342,7 +343,7 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
     }
     let boots = workshop.boot(workspace, &cells);
     if !boots.is_empty() {
-        println!("\n{}", generators::show(&boots));
+        println!("\n{}", generators::show(&workshop, &boots));
     }
     for boot in boots {
         ledger.close_boot(&name(boot.cell), boot.outcome);

@@ -7,11 +7,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::ground::apt::Lists;
+use crate::ground::arch::X86_64;
 use crate::ground::command;
 use crate::ground::progress;
-use crate::ground::setup;
 use crate::ground::workspace::Workspace;
 use crate::guest::kernel::Kernel;
 
@@ -42,20 +43,30 @@ pub struct Debian {
 }
 
 impl Debian {
-    /// Downloads and unpacks it, unless it is there already.
-    pub fn prepare(workspace: &Workspace) -> Result<Self> {
-        if setup::program("apt-get").is_none() {
-            bail!("the generators are tried in a Debian that apt-get fetches, and there is none");
-        }
-        setup::apt_update_if_never_done()?;
+    /// Downloads and unpacks that of a suite, unless it is there already.
+    pub fn prepare(workspace: &Workspace, suite: &str) -> Result<Self> {
         let cache = workspace.scratch("debian")?;
-        let root = cache.join(PACKAGES.join("+").replace('?', ""));
-        if !root.is_dir() && make(&cache, &root).is_err() {
-            // Lists older than the mirror name versions that are gone.
-            setup::apt_update()?;
-            make(&cache, &root)?;
+        let root = cache.join(format!("{suite}+{}", PACKAGES.join("+").replace('?', "")));
+        if !root.is_dir() {
+            let lists = Lists::of(workspace, suite, X86_64.debian)?;
+            progress::phase(format!("make a Debian ({suite}) for the generators"), || {
+                make(&lists, &cache, &root)
+            })?;
         }
         Ok(Self { root })
+    }
+
+    /// The version of a package of it, as Debian counts them, without its revision.
+    pub fn version(&self, package: &str) -> Result<String> {
+        let file = self.path("versions");
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let mut lines = text.lines().filter_map(|line| line.split_once('_'));
+        let found =
+            lines.find_map(|(name, rest)| (name == package).then(|| rest.split('_').next())?);
+        let version = found.with_context(|| format!("no {package} in {}", file.display()))?;
+        let version = version.rsplit_once('-').map_or(version, |(upstream, _)| upstream);
+        Ok(version.rsplit_once("%3a").map_or(version, |(_, version)| version).to_owned())
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
@@ -114,25 +125,24 @@ impl Debian {
 }
 
 /// The root is there whole or not at all.
-fn make(cache: &Path, root: &Path) -> Result<()> {
+fn make(lists: &Lists, cache: &Path, root: &Path) -> Result<()> {
     let scratch = tempfile::Builder::new()
         .prefix("fetch-")
         .tempdir_in(cache)
         .with_context(|| format!("cannot write to {}", cache.display()))?;
     let archives = scratch.path().join("archives");
     fs::create_dir_all(archives.join("partial"))?;
-    progress::phase("fetch a Debian for the generators", || download(&archives))?;
+    download(lists, &archives)?;
     let new = scratch.path().join("root");
-    progress::phase("unpack it", || unpack(&archives, &new))?;
+    unpack(&archives, &new)?;
     fs::rename(&new, root).with_context(|| format!("cannot rename {}", new.display()))
 }
 
 /// As on a machine that has nothing installed.
-fn download(archives: &Path) -> Result<()> {
+fn download(lists: &Lists, archives: &Path) -> Result<()> {
     let directory = format!("Dir::Cache::archives={}", archives.display());
-    let mut apt = Command::new("apt-get");
-    apt.args(["-o", "Dir::State::status=/dev/null", "-o", &directory])
-        .args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User="])
+    let mut apt = lists.command("apt-get");
+    apt.args(["-o", &directory, "-o", "Debug::NoLocking=1"])
         .args(["install", "--download-only", "--yes", "--no-install-recommends"])
         .args(PACKAGES);
     command::check(&mut apt).map(drop)
@@ -146,6 +156,7 @@ fn unpack(archives: &Path, root: &Path) -> Result<()> {
     for link in ["bin", "sbin", "lib", "lib64"] {
         symlink(Path::new("usr").join(link), root.join(link))?;
     }
+    let mut versions = Vec::new();
     for entry in fs::read_dir(archives)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
@@ -154,8 +165,10 @@ fn unpack(archives: &Path, root: &Path) -> Result<()> {
             let mut command = Command::new("sh");
             command.args(["-c", UNPACK, "sh"]).arg(&path).arg(root);
             command::check(&mut command)?;
+            versions.extend(path.file_name().map(|name| name.display().to_string()));
         }
     }
+    fs::write(root.join("versions"), versions.join("\n"))?;
     for (from, to) in PASSWD {
         fs::copy(root.join(from), root.join(to)).with_context(|| format!("no {from}"))?;
     }

@@ -35,8 +35,23 @@ use crate::guest::modules::Presence;
 use crate::guest::probes;
 use crate::guest::session::{Interaction, Session};
 
-/// Debian's stable kernel and its newest.
-const KERNELS: [&str; 2] = ["6.1", "6.12"];
+/// A Debian whose generators are tried.
+pub struct Root {
+    name: &'static str,
+    suite: &'static str,
+    /// Its kernel, by its name in `tests/kernels.toml`.
+    kernel: &'static str,
+}
+
+/// A further one is one more entry.
+const ROOTS: [Root; 3] = [
+    Root { name: "Debian 12", suite: "bookworm", kernel: "6.1" },
+    Root { name: "Debian 13", suite: "trixie", kernel: "6.12" },
+    Root { name: "Debian sid", suite: "sid", kernel: "newest" },
+];
+
+/// Where what does not differ between roots is tried.
+const COMMON: &Root = &ROOTS[1];
 
 /// What the root disk needs.
 const ROOT_DRIVERS: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
@@ -85,13 +100,32 @@ impl Generator {
         matches!(self, Self::DracutSystemd | Self::DracutSystemdHostonly)
     }
 
-    /// What is tried with its image. What goes wrong goes wrong in the same way, whatever drivers the
-    /// image holds.
-    fn modes(self) -> &'static [How] {
+    /// What is tried with its image on a root. How the hook is started and what goes wrong differs between generators,
+    /// and an image for one host holds other drivers: one root shows that. `all` are all boots that there can be.
+    fn modes(self, root: &Root, all: bool) -> Vec<How> {
+        let is_common = all || root.name == COMMON.name;
         match self {
-            Self::DracutSystemd | Self::Dracut | Self::InitramfsTools => &How::ALL,
-            Self::DracutSystemdHostonly | Self::DracutHostonly => &[How::Hook, How::Strict],
-            Self::Busybox => &[How::Strict, How::BadRules, How::CrashingBinary],
+            Self::DracutSystemd | Self::Dracut | Self::InitramfsTools if is_common => {
+                How::ALL.to_vec()
+            }
+            Self::DracutSystemd | Self::Dracut | Self::InitramfsTools => {
+                vec![How::Hook, How::Strict]
+            }
+            Self::DracutSystemdHostonly | Self::DracutHostonly if is_common => {
+                vec![How::Hook, How::Strict]
+            }
+            Self::Busybox if is_common => vec![How::Strict, How::BadRules, How::CrashingBinary],
+            Self::DracutSystemdHostonly | Self::DracutHostonly | Self::Busybox => Vec::new(),
+        }
+    }
+
+    /// The packages that made it, which the table of boots names with their versions.
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::DracutSystemd | Self::DracutSystemdHostonly => &["dracut-core", "systemd"],
+            Self::Dracut | Self::DracutHostonly => &["dracut-core"],
+            Self::InitramfsTools => &["initramfs-tools-core"],
+            Self::Busybox => &["busybox-static"],
         }
     }
 }
@@ -142,22 +176,22 @@ impl fmt::Display for How {
 pub struct Cell {
     generator: Generator,
     how: How,
-    kernel: &'static str,
+    root: &'static Root,
 }
 
 impl Cell {
-    /// Every boot there is.
-    pub fn all() -> impl Iterator<Item = Self> {
-        Generator::ALL.into_iter().flat_map(|generator| {
-            generator
-                .modes()
-                .iter()
-                .flat_map(move |&how| KERNELS.map(|kernel| Self { generator, how, kernel }))
+    /// Those of every change, or `all` that there can be.
+    pub fn every(all: bool) -> impl Iterator<Item = Self> {
+        ROOTS.iter().flat_map(move |root| {
+            Generator::ALL.into_iter().flat_map(move |generator| {
+                let modes = generator.modes(root, all).into_iter();
+                modes.map(move |how| Self { generator, how, root })
+            })
         })
     }
 
     pub fn name(&self) -> String {
-        format!("{}, {}, {}", self.generator, self.how, self.kernel)
+        format!("{}, {}, {}", self.root.name, self.generator, self.how)
     }
 
     /// Whether the early binary is PID 1: without a hook there is no other way.
@@ -281,14 +315,14 @@ fn machine(disk: &Path) -> Machine {
 
 /// Everything that the boots are made of.
 pub struct Workshop {
-    debian: Debian,
     early: PathBuf,
     supplies: Vec<Supply>,
 }
 
-/// What there is for one kernel.
+/// What there is of one root.
 struct Supply {
-    name: &'static str,
+    root: &'static Root,
+    debian: Debian,
     kernel: Kernel,
     ingredients: Ingredients,
     /// The image of the root file system.
@@ -303,35 +337,35 @@ pub struct Boot<'a> {
 }
 
 impl Workshop {
-    /// A Debian with this early binary and all hooks installed, and for each kernel a root disk.
+    /// The Debians with this early binary and all hooks installed, each with a root disk for its kernel.
     pub fn prepare(workspace: &Workspace, early: &Path) -> Result<Self> {
-        let debian = Debian::prepare(workspace)?;
         let built = install::gather_for_tests(workspace, early)?;
-        install::install_to(debian.root(), &workspace.root, &built)?;
-        let supply = |name: &'static str| {
-            let kernel = kernel::named(name, X86_64, workspace)?;
+        let supply = |root: &'static Root| {
+            let debian = Debian::prepare(workspace, root.suite)?;
+            install::install_to(debian.root(), &workspace.root, &built)?;
+            let kernel = kernel::named(root.kernel, X86_64, workspace)?;
             debian.add_kernel(&kernel)?;
             let ingredients = Ingredients::of(workspace, &kernel)?;
             let make = |arguments: &str| debian.run("mke2fs", arguments.split(' '));
             let disk = make_disk(workspace, &debian.path("tmp"), make, &kernel)
-                .with_context(|| format!("cannot make a root disk for {name}"))?;
-            Ok(Supply { name, kernel, ingredients, disk })
+                .with_context(|| format!("cannot make a root disk for {}", root.name))?;
+            Ok(Supply { root, debian, kernel, ingredients, disk })
         };
-        let supplies = KERNELS.into_iter().map(supply).collect::<Result<_>>()?;
-        Ok(Self { debian, early: early.to_owned(), supplies })
+        let supplies = ROOTS.iter().map(supply).collect::<Result<_>>()?;
+        Ok(Self { early: early.to_owned(), supplies })
     }
 
-    /// Boots the cells two at a time, each generator's image made once for each kernel.
+    /// Boots the cells two at a time, each generator's image made once for each root.
     pub fn boot<'a>(&self, workspace: &Workspace, cells: &'a [Cell]) -> Vec<Boot<'a>> {
         let mut wanted: Vec<(Generator, &str)> = Vec::new();
         for cell in cells {
-            if !wanted.contains(&(cell.generator, cell.kernel)) {
-                wanted.push((cell.generator, cell.kernel));
+            if !wanted.contains(&(cell.generator, cell.root.name)) {
+                wanted.push((cell.generator, cell.root.name));
             }
         }
-        let images = pool::each(&wanted, |(generator, kernel)| {
-            let title = format!("make an image: {generator}, {kernel}");
-            progress::phase(title, || self.make(workspace, *generator, kernel))
+        let images = pool::each(&wanted, |(generator, root)| {
+            let title = format!("make an image: {root}, {generator}");
+            progress::phase(title, || self.make(workspace, *generator, root))
                 .map_err(|error| format!("{error:#}"))
         });
         pool::each(cells, |cell| {
@@ -339,7 +373,7 @@ impl Workshop {
             let made = wanted
                 .iter()
                 .zip(&images)
-                .find(|(wanted, _)| **wanted == (cell.generator, cell.kernel))
+                .find(|(wanted, _)| **wanted == (cell.generator, cell.root.name))
                 .map(|(_, image)| image.as_deref());
             let outcome = match made {
                 Some(Ok(image)) => self
@@ -361,19 +395,20 @@ impl Workshop {
 
     /// initramfs-tools' hook answers as it must.
     pub fn check_prereqs(&self, _: &Workspace) -> Result<()> {
-        initramfs_tools::check_prereqs(&self.debian)
+        initramfs_tools::check_prereqs(&self.oldest()?.debian)
     }
 
     /// systemd understands every line of the units, scores their sandbox as the page says, and lets them use `openat2`.
     pub fn check_units(&self, workspace: &Workspace) -> Result<()> {
         let page = fs::read_to_string(workspace.root.join("docs/systemd.md"))?;
+        let debian = &self.oldest()?.debian;
         for unit in ["vfio-override.service", "vfio-override-initrd.service"] {
             let path = format!("/usr/lib/systemd/system/{unit}");
-            let said = self.debian.run("systemd-analyze", ["verify", "--man=no", &path])?;
+            let said = debian.run("systemd-analyze", ["verify", "--man=no", &path])?;
             ensure!(said.is_empty(), said);
 
             let security = ["security", "--offline=yes", "--no-pager", &path];
-            let said = self.debian.run("systemd-analyze", security)?;
+            let said = debian.run("systemd-analyze", security)?;
             let score = said.split_once(&format!("level for {unit}: ")).map(|(_, score)| score);
             let score = score.and_then(|score| score.split(' ').next());
             let score = score.with_context(|| format!("no score for {unit}: {said}"))?;
@@ -382,7 +417,7 @@ impl Workshop {
                 "docs/systemd.md has another score for {unit} than {score}"
             );
 
-            let text = fs::read_to_string(self.debian.path(path.trim_start_matches('/')))?;
+            let text = fs::read_to_string(debian.path(path.trim_start_matches('/')))?;
             ensure!(
                 !text.contains("RestrictSUIDSGID"),
                 "{unit}: with RestrictSUIDSGID= there is no openat2, which keeps the program below /sys"
@@ -393,18 +428,18 @@ impl Workshop {
 
     /// mkinitcpio's files; the last kernel lacks what a kernel may lack.
     pub fn check_mkinitcpio(&self, workspace: &Workspace) -> Result<()> {
+        let Supply { debian, kernel, .. } = self.oldest()?;
         let cloud = self.cloud(workspace)?;
-        let kernels = self.supplies.iter().map(|supply| &supply.kernel).chain([&cloud]);
-        mkinitcpio::check(&self.debian, workspace, &kernels.collect::<Vec<_>>())
+        mkinitcpio::check(debian, workspace, &[kernel, &cloud])
     }
 
     /// Nobody complains about a module that this kernel lacks.
     pub fn check_lacking_kernel(&self, workspace: &Workspace) -> Result<()> {
+        let debian = &self.oldest()?.debian;
         let cloud = self.cloud(workspace)?;
-        for said in [
-            dracut::make_small(&self.debian, &cloud)?,
-            initramfs_tools::make_small(&self.debian, &cloud)?,
-        ] {
+        for said in
+            [dracut::make_small(debian, &cloud)?, initramfs_tools::make_small(debian, &cloud)?]
+        {
             expect_clean(&said)?;
         }
         Ok(())
@@ -413,12 +448,12 @@ impl Workshop {
     /// Every generator fails, and says why, where the early binary or the udev rule is not installed, and where an
     /// installation was cut short.
     pub fn check_incomplete(&self, workspace: &Workspace) -> Result<()> {
-        let kernel = &self.supply(KERNELS[0])?.kernel;
+        let Supply { debian, kernel, .. } = self.oldest()?;
         let expect_failure = |reason: &str| -> Result<()> {
             for (name, result) in [
-                ("dracut", dracut::make_small(&self.debian, kernel)),
-                ("initramfs-tools", initramfs_tools::make_small(&self.debian, kernel)),
-                ("mkinitcpio", mkinitcpio::make_small(&self.debian, workspace, kernel)),
+                ("dracut", dracut::make_small(debian, kernel)),
+                ("initramfs-tools", initramfs_tools::make_small(debian, kernel)),
+                ("mkinitcpio", mkinitcpio::make_small(debian, workspace, kernel)),
             ] {
                 let Err(error) = result else { bail!("{name} makes an image: {reason}") };
                 let said = format!("{error:#}");
@@ -427,13 +462,13 @@ impl Workshop {
             Ok(())
         };
         for file in [EARLY, RULE] {
-            let (place, away) = (self.debian.path(file), self.debian.path("tmp/away"));
+            let (place, away) = (debian.path(file), debian.path("tmp/away"));
             fs::rename(&place, &away)?;
             let outcome = expect_failure(file);
             fs::rename(&away, &place)?;
             outcome?;
         }
-        let mark = self.debian.path(EARLY).with_file_name(".incomplete");
+        let mark = debian.path(EARLY).with_file_name(".incomplete");
         fs::write(&mark, "")?;
         let outcome = expect_failure("did not come to its end");
         fs::remove_file(&mark)?;
@@ -442,14 +477,14 @@ impl Workshop {
 
     /// Where /init does not read /conf/conf.d, the hook is started from a file that it sources as early.
     pub fn check_fallback(&self, _: &Workspace) -> Result<()> {
-        let kernel = &self.supply(KERNELS[0])?.kernel;
-        let init = self.debian.path("usr/share/initramfs-tools/init");
+        let Supply { debian, kernel, .. } = self.oldest()?;
+        let init = debian.path("usr/share/initramfs-tools/init");
         let usual = fs::read_to_string(&init)?;
         let (before, rest) = usual.split_once("for conf in conf/conf.d/").context("no loop")?;
         let (_, after) = rest.split_once("\ndone\n").context("the loop does not end")?;
         fs::write(&init, format!("{before}{after}"))?;
-        let made = initramfs_tools::make_small(&self.debian, kernel);
-        let listed = self.debian.run(
+        let made = initramfs_tools::make_small(debian, kernel);
+        let listed = debian.run(
             "sh",
             ["-c", "cd /tmp && cpio -i --to-stdout --quiet conf/initramfs.conf <small.img"],
         );
@@ -466,20 +501,36 @@ impl Workshop {
         if kernel.modules.presence("pci_stub") != Presence::Absent {
             bail!("{} has pci-stub, so it shows nothing", kernel.release);
         }
-        self.debian.add_kernel(&kernel)?;
+        self.oldest()?.debian.add_kernel(&kernel)?;
         Ok(kernel)
     }
 
-    fn supply(&self, kernel: &str) -> Result<&Supply> {
-        let found = self.supplies.iter().find(|supply| supply.name == kernel);
-        found.with_context(|| format!("kernel {kernel} was not prepared"))
+    fn supply(&self, root: &str) -> Result<&Supply> {
+        let found = self.supplies.iter().find(|supply| supply.root.name == root);
+        found.with_context(|| format!("{root} was not prepared"))
+    }
+
+    /// Where what needs no boot is looked at.
+    fn oldest(&self) -> Result<&Supply> {
+        self.supply(ROOTS[0].name)
+    }
+
+    /// The generator's packages of a root, with their versions.
+    fn versions(&self, cell: &Cell) -> Result<String> {
+        let Supply { debian, kernel, .. } = self.supply(cell.root.name)?;
+        let named = |package: &&str| {
+            let name = package.trim_end_matches("-core").trim_end_matches("-static");
+            Ok(format!("{name} {}", debian.version(package)?))
+        };
+        let packages = cell.generator.packages().iter().map(named).collect::<Result<Vec<_>>>()?;
+        Ok(format!("{}, Linux {}", packages.join(", "), kernel.release))
     }
 
     /// Makes an image; an error if the generator complains about what is ours.
-    fn make(&self, workspace: &Workspace, generator: Generator, kernel: &str) -> Result<PathBuf> {
-        let Supply { kernel, ingredients, .. } = self.supply(kernel)?;
+    fn make(&self, workspace: &Workspace, generator: Generator, root: &str) -> Result<PathBuf> {
+        let Supply { debian, kernel, ingredients, .. } = self.supply(root)?;
         let name = format!("tmp/{}-{}.img", slug(&generator.to_string()), kernel.release);
-        let (image, debian) = (format!("/{name}"), &self.debian);
+        let image = format!("/{name}");
         let said = match generator {
             Generator::DracutSystemd => dracut::make(debian, kernel, true, Scope::AnyHost, &image),
             Generator::DracutSystemdHostonly => {
@@ -508,7 +559,7 @@ impl Workshop {
     }
 
     fn boot_one(&self, workspace: &Workspace, cell: &Cell, made: &Path) -> Result<Outcome> {
-        let Supply { kernel, disk, .. } = self.supply(cell.kernel)?;
+        let Supply { kernel, disk, .. } = self.supply(cell.root.name)?;
         let mut image = fs::read(made).with_context(|| format!("no {}", made.display()))?;
         image.extend(cell.addition(&self.early)?);
         cell.boot(workspace, &cell.name(), kernel, disk, image)
@@ -530,7 +581,7 @@ pub fn boot_installed(
     image: Vec<u8>,
 ) -> Result<Outcome> {
     let generator = if is_systemd { Generator::DracutSystemd } else { Generator::InitramfsTools };
-    let cell = Cell { generator, how: How::Hook, kernel: KERNELS[0] };
+    let cell = Cell { generator, how: How::Hook, root: COMMON };
     cell.boot(workspace, name, kernel, disk, image)
 }
 
@@ -572,26 +623,19 @@ fn expect_clean(said: &str) -> Result<()> {
     }
 }
 
-/// The table of generators and modes by kernel.
-pub fn show(boots: &[Boot]) -> String {
-    let mut rows: Vec<[String; 4]> = Vec::new();
-    for boot in boots {
-        let Cell { generator, how, kernel } = boot.cell;
-        let (generator, how) = (generator.to_string(), how.to_string());
+/// One line for each boot: what made the image, how the early binary was started, and what came of it.
+pub fn show(workshop: &Workshop, boots: &[Boot]) -> String {
+    let rows = boots.iter().map(|boot| {
+        let Cell { generator, how, root } = boot.cell;
         let result = match boot.outcome {
             Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
             Outcome::Failed(_) => "FAILED".to_owned(),
             Outcome::NotTested(_) => "NOT TESTED".to_owned(),
         };
-        let column = if *kernel == KERNELS[0] { 2 } else { 3 };
-        let known = rows.iter().position(|row| row[0] == generator && row[1] == how);
-        let index = known.unwrap_or_else(|| {
-            rows.push([generator, how, String::new(), String::new()]);
-            rows.len() - 1
-        });
-        rows[index][column] = result;
-    }
-    table::plain(["generator", "mode", KERNELS[0], KERNELS[1]], rows)
+        let versions = workshop.versions(boot.cell).unwrap_or_else(|error| format!("{error:#}"));
+        [root.name.to_owned(), generator.to_string(), how.to_string(), versions, result]
+    });
+    table::plain(["root", "generator", "mode", "made by", "boot"], rows.collect::<Vec<_>>())
 }
 
 fn slug(name: &str) -> String {
