@@ -58,6 +58,15 @@ use Action::{Device, Event, Pass};
 const HOST_DRIVER: Action = Event(|machine| machine.load("nouveau"));
 const HOST_DISK_DRIVER: Action = Event(|machine| machine.load("nvme"));
 const VFIO: Action = Event(|machine| machine.load("vfio-pci"));
+/// A driver takes what it may in the steps of the kernel: an asynchronous one is matched some time before it gets the
+/// lock.
+const MATCHED: Action = Event(|machine| machine.match_driver("nouveau"));
+const PROBES: Action = Event(|machine| machine.begin_probes("nouveau"));
+const MATCHED_AND_PROBES: Action = Event(|machine| {
+    machine.match_driver("nouveau");
+    machine.begin_probes("nouveau");
+});
+const PROBED: Action = Event(Machine::end_probes);
 const UNPLUG: Action = Event(|machine| machine.unplug(address(DOCK)));
 const PLUG: Action = Event(|machine| machine.plug(dock()));
 /// driverctl sets an override that no rule asks for.
@@ -196,6 +205,10 @@ impl<'s> System for Seat<'s> {
 
 /// Lets the actors act as planned: who, and how many operations at a time.
 fn play(actors: &[&[Action]], plan: &[(usize, usize)]) -> Machine {
+    play_on(machine(), actors, plan)
+}
+
+fn play_on(machine: Machine, actors: &[&[Action]], plan: &[(usize, usize)]) -> Machine {
     let mut turns = Turns {
         actor: 0,
         left: 0,
@@ -203,11 +216,8 @@ fn play(actors: &[&[Action]], plan: &[(usize, usize)]) -> Machine {
         is_alive: vec![true; actors.len()],
     };
     turns.pass_on();
-    let shared = Shared {
-        turns: Mutex::new(turns),
-        changed: Condvar::new(),
-        machine: Mutex::new(machine()),
-    };
+    let shared =
+        Shared { turns: Mutex::new(turns), changed: Condvar::new(), machine: Mutex::new(machine) };
     thread::scope(|scope| {
         for (actor, actions) in actors.iter().enumerate() {
             let shared = &shared;
@@ -306,6 +316,37 @@ fn a_run_while_something_happens() {
         count += with_two_changes(&[Pass], event);
     }
     figures::tell(&format!("interleavings of a run with what else happens: {count}"));
+}
+
+/// A write to `driver_override` that waits for no probe is safe because the `driver` link is read after it, is made
+/// before the probe, and the match is made again inside.
+#[test]
+fn a_run_while_a_driver_is_in_the_midst_of_its_probe() {
+    // How many operations of the run may come between two steps of the driver.
+    const BETWEEN: usize = 8;
+    let drivers: [(&[Action], usize); 3] = [
+        (&[MATCHED_AND_PROBES, PROBED], 1),
+        (&[MATCHED, PROBES, PROBED], 1),
+        (&[MATCHED, PROBES, PROBED], 2),
+    ];
+    let most = operations(&[Pass]) + 4;
+    let mut count = 0;
+    for (driver, at_once) in drivers {
+        let actors: [&[Action]; 2] = [&[Pass], driver];
+        for waits in [false, true] {
+            for first in 0..=most {
+                for second in 0..=BETWEEN {
+                    let plan = [(0, first), (1, 1), (0, second), (1, at_once), (0, usize::MAX)];
+                    let machine = machine();
+                    let machine =
+                        if waits { machine } else { machine.whose_overrides_wait_for_nobody() };
+                    check(&play_on(machine, &actors, &plan), &plan);
+                    count += 1;
+                }
+            }
+        }
+    }
+    figures::tell(&format!("interleavings of a run with a probe that has begun: {count}"));
 }
 
 #[test]

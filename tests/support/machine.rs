@@ -33,6 +33,18 @@ pub struct Function {
     modalias: Option<Vec<u8>>,
     forgets_override: bool,
     returns_to_driver: bool,
+    in_flight: InFlight,
+}
+
+/// How far a driver is that is about to have the function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum InFlight {
+    #[default]
+    No,
+    /// It matches, which is seen without the device's lock.
+    Matched,
+    /// It has the lock, and the `driver` link is there.
+    Probing,
 }
 
 /// A function of this class.
@@ -52,6 +64,7 @@ pub fn function(name: &str, class: u32) -> Function {
         modalias: None,
         forgets_override: false,
         returns_to_driver: false,
+        in_flight: InFlight::No,
     }
 }
 
@@ -81,6 +94,20 @@ pub fn bridge(name: &str) -> Function {
 }
 
 impl Function {
+    /// The driver that may have it.
+    fn wanted(&self) -> Option<&str> {
+        self.kept_for.as_deref().or(self.host_driver.as_deref())
+    }
+
+    fn end_probe(&mut self) {
+        if self.in_flight == InFlight::Probing && self.wanted() != self.driver.as_deref() {
+            self.driver = None;
+        }
+        if self.in_flight == InFlight::Probing {
+            self.in_flight = InFlight::No;
+        }
+    }
+
     pub fn with_id(self, vendor: u16, device: u16) -> Self {
         Self { id: (vendor, device), ..self }
     }
@@ -234,6 +261,8 @@ pub struct Machine {
     has_bus: bool,
     fault: Option<Fault>,
     pub operations: Vec<Operation>,
+    /// Whether a write to `driver_override` waits for a probe that has begun.
+    overrides_wait: bool,
 }
 
 impl Default for Machine {
@@ -251,6 +280,7 @@ impl Machine {
             aliases: Err(Errno::ENOENT),
             iomem: Ok(Vec::new()),
             has_bus: true,
+            overrides_wait: true,
             fault: None,
             operations: Vec::new(),
         }
@@ -304,6 +334,38 @@ impl Machine {
         for address in addresses {
             self.attach(address);
         }
+    }
+
+    /// Loads a driver, which is matched with the functions that it may have (`__driver_attach` in
+    /// `drivers/base/dd.c`).
+    pub fn match_driver(&mut self, driver: &str) {
+        self.drivers.insert(driver.to_owned(), true);
+        for function in self.functions.values_mut().filter(|function| function.driver.is_none()) {
+            if function.wanted() == Some(driver) {
+                function.in_flight = InFlight::Matched;
+            }
+        }
+    }
+
+    /// What was matched is locked, and its `driver` link made (`really_probe`).
+    pub fn begin_probes(&mut self, driver: &str) {
+        for function in self.functions.values_mut() {
+            if function.in_flight == InFlight::Matched && function.driver.is_none() {
+                function.driver = Some(driver.to_owned());
+                function.in_flight = InFlight::Probing;
+            }
+        }
+    }
+
+    /// The driver is matched once more (`pci_device_probe`), and has the function or has not.
+    pub fn end_probes(&mut self) {
+        self.functions.values_mut().for_each(Function::end_probe);
+    }
+
+    /// A kernel in which a write to `driver_override` takes no device lock: Linux 7.1, and stable ones with the same
+    /// patch.
+    pub fn whose_overrides_wait_for_nobody(self) -> Self {
+        Self { overrides_wait: false, ..self }
     }
 
     /// Adds a function while the machine runs: a driver that is loaded takes it at once
@@ -402,6 +464,9 @@ impl Machine {
         let function = self.functions.get_mut(&address).ok_or(Errno::ENODEV)?;
         let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
         // A write of no bytes never reaches the kernel's store function.
+        if self.overrides_wait {
+            function.end_probe();
+        }
         if !function.forgets_override && !text.is_empty() {
             let line = String::from_utf8(line.to_vec()).map_err(|_| Errno::EINVAL)?;
             function.kept_for = Some(line).filter(|line| !line.is_empty());
@@ -415,6 +480,8 @@ impl Machine {
         if text.trim_ascii_end() != address.to_string().as_bytes() {
             return Err(Errno::ENODEV);
         }
+        // It takes the device's lock, as a probe does.
+        function.end_probe();
         if !function.returns_to_driver {
             function.driver = None;
         }
@@ -432,9 +499,8 @@ impl Machine {
     fn attach(&mut self, address: Address) {
         let Some(function) = self.functions.get_mut(&address) else { return };
         if function.driver.is_none() {
-            let wanted = function.kept_for.as_ref().or(function.host_driver.as_ref());
-            let taker = wanted.filter(|driver| self.drivers.get(*driver) == Some(&true));
-            function.driver = taker.cloned();
+            let taker = function.wanted().filter(|driver| self.drivers.get(*driver) == Some(&true));
+            function.driver = taker.map(str::to_owned);
         }
     }
 
