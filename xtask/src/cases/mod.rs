@@ -449,7 +449,16 @@ fn later() -> Vec<Case> {
 
 /// What is under way while the early binary works, or before it is started.
 fn in_flight() -> Vec<Case> {
+    // Who probes it differs from round to round, and the scene counts.
+    let nvme = Model { is_anybodys: true, ..NVME };
     vec![
+        Case::new("race-with-a-probe", Machine::new().with("00:03.0", nvme))
+            .with_drivers("what cloud does there, 6.12 does too")
+            .mode(Mode::Control)
+            .scene(
+                include_str!("../../../tests/guest/race"),
+                "not with vfio-pci: 0\nwrong lines: 0",
+            ),
         // The first kernel leaves its devices as they are, vfio-pci's among them.
         on_demo("kexec")
             .with_drivers(
