@@ -54,7 +54,7 @@ impl Prospect {
         });
         let but = match loss {
             Some(loss) => format!("; but the host needs it: {loss}"),
-            None if wanted.iter().any(|device| device.boot_display) => {
+            None if wanted.iter().any(|device| device.boot_display || device.framebuffer) => {
                 "; but the console freezes on it".to_owned()
             }
             None => String::new(),
