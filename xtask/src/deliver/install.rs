@@ -294,6 +294,7 @@ exec /bin/mv "$@"
                 "644 usr/share/bash-completion/completions/vfio-override",
                 "644 usr/share/doc/vfio-override/alpine.md",
                 "644 usr/share/doc/vfio-override/appliances.md",
+                "644 usr/share/doc/vfio-override/architectures.md",
                 "644 usr/share/doc/vfio-override/dracut.md",
                 "644 usr/share/doc/vfio-override/grub.md",
                 "644 usr/share/doc/vfio-override/initramfs-tools.md",
