@@ -93,7 +93,7 @@ fn free(system: &mut impl System, step: &mut Step) -> Result<bool, Problem> {
 pub(crate) fn verify(view: &mut View<'_, impl System>, plan: &mut Plan) {
     for step in plan.taken_mut() {
         let before = step.state;
-        if !matches!(before, State::Waiting | State::Offered) {
+        if matches!(before, State::Bound | State::Failed(_)) {
             continue;
         }
         let address = step.function.address;

@@ -462,10 +462,10 @@ fn write_function(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
     if let State::Failed(problem) = step.state {
         return write!(f, "failed: {problem}");
     }
-    if step.held == Held::Written {
-        write!(f, "driver_override set to {driver}, ")?;
-    } else {
-        write!(f, "driver_override is {driver} already, ")?;
+    match step.held {
+        Held::Written => write!(f, "driver_override set to {driver}, ")?,
+        Held::Already => write!(f, "driver_override is {driver} already, ")?,
+        Held::Not => {}
     }
     if !step.freed_from.is_empty() {
         write!(f, "unbound from {}, ", Escaped(&step.freed_from))?;
@@ -475,8 +475,10 @@ fn write_function(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
         State::Offered => {
             write!(f, "not bound: {driver} did not take it and says why in its own messages")
         }
-        _ if step.driver == NOBODY => f.write_str("no driver has it"),
-        _ => write!(f, "no driver has it until {driver} loads"),
+        State::Waiting if step.driver != NOBODY => {
+            write!(f, "no driver has it until {driver} loads")
+        }
+        _ => f.write_str("no driver has it"),
     }
 }
 

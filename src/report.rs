@@ -29,6 +29,9 @@ impl Run<'_> {
             return true;
         }
 
+        if self.is_cut_short && rules.off().is_none() {
+            say(&Message::Summary(rules, plan));
+        }
         let mut is_complete = true;
         self.each_omission(&mut |message| {
             is_complete = false;
@@ -54,7 +57,10 @@ impl Run<'_> {
         for step in plan.taken() {
             say(&Message::Function(step));
         }
-        if rules.count() > 0 && (!is_for_one || plan.taken().any(Step::is_held)) {
+        if rules.count() > 0
+            && !self.is_cut_short
+            && (!is_for_one || plan.taken().any(Step::is_held))
+        {
             say(&Message::Summary(rules, plan));
         }
         is_applied && is_complete

@@ -4,7 +4,7 @@ use heapless::Vec;
 
 use crate::apply::{self, DriverName};
 use crate::pci::Address;
-use crate::plan::{Plan, State, Step};
+use crate::plan::{Held, Plan, State, Step};
 use crate::rule::NOBODY;
 use crate::ruleset::RuleSet;
 use crate::survey;
@@ -24,13 +24,15 @@ pub struct Run<'a> {
     pub plan: Plan,
     /// The only function that the run is for.
     pub(crate) only: Option<Address>,
+    /// The log may be cut short: what is true of all comes first.
+    pub(crate) is_cut_short: bool,
 }
 
 impl Run<'_> {
     /// A run that has not begun.
     #[must_use]
     pub const fn new() -> Self {
-        Self { rules: RuleSet::new(), plan: Plan::new(), only: None }
+        Self { rules: RuleSet::new(), plan: Plan::new(), only: None, is_cut_short: false }
     }
 
     /// Looks at what the rules concern, and decides; with `only`, for this one function. Nothing is written.
@@ -100,6 +102,22 @@ impl Run<'_> {
             apply::hold(system, step);
         }
         self.plan.taken().all(Step::is_held)
+    }
+
+    /// Sees what became of each function in a run that came to no end, when all overrides are held, or were not
+    /// in time. No attribute is read that a driver's lock may guard.
+    pub fn look_back(
+        &mut self,
+        view: &mut View<'_, impl System>,
+        only: Option<Address>,
+        holds: bool,
+    ) {
+        self.plan(view, only);
+        self.is_cut_short = true;
+        for step in self.plan.taken_mut().filter(|_| holds) {
+            step.held = Held::Already;
+        }
+        self.verify(view);
     }
 
     /// The drivers that taken functions are kept for, each once.

@@ -27,6 +27,7 @@ use tree::Tree;
 use vfio_override::cmdline;
 use vfio_override::message::Message;
 use vfio_override::run::Run;
+use vfio_override::system::View;
 use watchdog::{DONE, NOT_DONE, UNKNOWN};
 
 /// What is read of the command line: one byte more than counts, to see that there is more.
@@ -51,8 +52,8 @@ fn start(process: sys::Process) -> c_int {
         }
     };
     let kmsg = Kmsg::open(options.kmsg, pid);
-    let is_done = watchdog::supervise(&kmsg, &|| work(&options, process, &kmsg), &|| {
-        protect(&options, &kmsg)
+    let is_done = watchdog::supervise(&kmsg, &|| work(&options, process, &kmsg), &|holds| {
+        rescue(&options, &kmsg, holds)
     });
     status(is_done)
 }
@@ -81,14 +82,20 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
     status(is_applied)
 }
 
-/// What must be done where the run came to no end, in a child of its own. Returns whether it was, as
-/// an exit status.
-fn protect(options: &Options, kmsg: &Kmsg) -> c_int {
+/// What must be done where the run came to no end, in a child of its own: the overrides, or once it is known
+/// whether they are held, the log. Returns whether it was done, as an exit status.
+fn rescue(options: &Options, kmsg: &Kmsg, holds: Option<bool>) -> c_int {
     let Some((run, root)) = prepare(options, kmsg) else { return UNKNOWN };
     let mut tree = Tree::below(root, options.cmdline);
-    let holds = run.protect(&mut tree, options.device);
+    let is_done = match holds {
+        None => run.protect(&mut tree, options.device),
+        Some(holds) => {
+            run.look_back(&mut View::of(&mut tree), options.device, holds);
+            run.report(kmsg)
+        }
+    };
     mem::forget(tree);
-    status(holds)
+    status(is_done)
 }
 
 fn status(is_done: bool) -> c_int {

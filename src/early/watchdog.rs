@@ -12,8 +12,10 @@ use crate::sys;
 /// How long the work may take without a sign of life, in milliseconds. One is given with the log: a slow
 /// console takes its time for each line, and none of that is the work's.
 const LIMIT: u16 = 4_000;
-/// How long it may take, in milliseconds, to hold the overrides where the work failed.
+/// How long the rescue may take, in milliseconds, to hold the overrides.
 const RESCUE_LIMIT: u16 = 1_000;
+/// How long it may take, in milliseconds, to log what is true.
+const REPORT_LIMIT: u16 = 500;
 /// How long a killed child may take to go, in milliseconds. One that is stuck in the kernel never does.
 const GRACE: u16 = 100;
 
@@ -22,17 +24,23 @@ pub const DONE: c_int = 0;
 pub const NOT_DONE: c_int = 1;
 pub const UNKNOWN: c_int = 2;
 
-/// Runs `work` in a child, and returns whether it ended in time as [`DONE`]. Where it did not end by itself,
-/// `rescue` has a child of its own.
-pub fn supervise(kmsg: &Kmsg, work: &dyn Fn() -> c_int, rescue: &dyn Fn() -> c_int) -> bool {
+/// Runs `work` in a child, and returns whether it ended in time as [`DONE`]. Where it did not end by itself, a
+/// child holds the overrides, and another one, told whether that was done, logs what is true: the first may wait
+/// for a lock that the work has died with.
+pub fn supervise(
+    kmsg: &Kmsg,
+    work: &dyn Fn() -> c_int,
+    rescue: &dyn Fn(Option<bool>) -> c_int,
+) -> bool {
     let message = match run(work, LIMIT) {
         Ok(Ok(status)) => return status == DONE,
         Ok(Err(end)) => {
-            let holds = match run(rescue, RESCUE_LIMIT) {
+            let holds = match run(&|| rescue(None), RESCUE_LIMIT) {
                 Ok(Ok(DONE)) => Some(true),
                 Ok(Ok(NOT_DONE)) => Some(false),
                 _ => None,
             };
+            let _ = run(&|| rescue(Some(holds == Some(true))), REPORT_LIMIT);
             Message::Worker(end, holds)
         }
         Err(message) => message,

@@ -618,6 +618,60 @@ fn a_hang_ends_within_five_seconds_with_exit_status_1() {
     }
 }
 
+/// As many functions as this, each of which a driver of the host's has, and vfio-pci loaded.
+fn crowd(count: usize) -> (Copy, String) {
+    let name = |number: usize| format!("0000:{:02x}:00.0", number + 1);
+    let copy = (0..count)
+        .fold(Copy::with_rules("class:03").and_driver("vfio-pci"), |copy, number| {
+            copy.and(&name(number)).and_bound(&name(number), "nouveau")
+        });
+    (copy, name(count - 1))
+}
+
+/// A serial console of 9,600 baud takes 150 ms for a line.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn all_work_comes_before_the_first_line_of_the_log() {
+    for binary in binaries() {
+        let (copy, _) = crowd(40);
+        let trace = copy.path("trace");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-y", "-e", "trace=write,pwrite64", "-o"]).arg(&trace);
+        strace.arg(&binary).args(copy.command(&binary).get_args());
+        let run = Run::of(&mut strace, &copy.path("kmsg"));
+        let trace = fs::read_to_string(&trace).unwrap();
+        let lines: Vec<&str> = trace.lines().collect();
+        let written = |path: &str| lines.iter().filter(|line| line.contains(path)).count();
+        assert_eq!(written("/driver_override>"), 40, "{}", run.story());
+        assert_eq!(written("/nouveau/unbind>"), 40, "{}", run.story());
+        let last = lines.iter().rposition(|line| line.contains("/sys/")).unwrap();
+        let first = lines.iter().position(|line| line.contains("/kmsg>")).unwrap();
+        assert!(last < first, "{trace}");
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_console_that_takes_too_long_costs_lines_and_no_function() {
+    for binary in binaries() {
+        let (copy, last) = crowd(40);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "--seccomp-bpf", "-e", "trace=write", "-o", "/dev/null"]);
+        strace.args(["--inject=write:delay_enter=150000", "-P"]);
+        strace.arg(copy.path("kmsg")).arg(&binary).args(copy.command(&binary).get_args());
+        let run = Run::of(&mut strace, &copy.path("kmsg"));
+        assert_eq!(run.status, Some(1), "{}", run.story());
+        for function in ["sys/bus/pci/drivers/nouveau/unbind", "sys/bus/pci/drivers_probe"] {
+            let written = fs::read_to_string(copy.path(function)).unwrap();
+            assert!(written.ends_with(&last), "{written}\n{}", run.story());
+        }
+        // In a copy no driver lets go.
+        let told = "rules: 1 failed; functions: 40 taken, 0 bound to their driver";
+        assert!(run.says(told), "{}", run.story());
+        assert!(run.says("not done after 4 s, killed: every override is set"), "{}", run.story());
+    }
+}
+
 /// What the kernel does where a driver that probes the function holds its lock
 /// (`driver_set_override` in `drivers/base/driver.c`).
 #[test]
