@@ -211,7 +211,7 @@ pub struct Function {
     pub class: Class,
     /// Number of its IOMMU group; `None` without an IOMMU, or where nobody needed to know.
     pub group: Option<u32>,
-    /// The display that the firmware booted on (`drivers/pci/vgaarb.c`).
+    /// The display of the console: the one that the firmware booted on (`drivers/pci/vgaarb.c`).
     pub boot_vga: bool,
 }
 

@@ -11,7 +11,9 @@ use crate::pci::{Address, Function};
 use crate::problem::{Limit, Problem};
 use crate::rule::{Action, Driver, Expansion, NOBODY, Place, Rule, Selector, Statement, VFIO_PCI};
 use crate::ruleset::{Outcome, Refusal, RuleNumber, RuleSet};
-use crate::survey::{Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, Scope};
+use crate::survey::{
+    Console, Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, Scope,
+};
 
 /// What becomes of every function that the rules concern.
 #[derive(Debug, Default)]
@@ -25,6 +27,9 @@ pub struct Plan {
     /// What went wrong while looking, and what it kept the survey from.
     pub(crate) problems: Vec<(Scope, Problem), MAX_PROBLEMS>,
     pub(crate) groups: Groups,
+    pub(crate) console: Console,
+    /// The function of whose memory the driver of the firmware's framebuffer holds some, where that was looked for.
+    pub framebuffer: Option<Address>,
 }
 
 /// One function on its way through a run.
@@ -44,8 +49,6 @@ pub struct Step {
     pub freed_from: DriverName,
     /// It was seen to be in no IOMMU group.
     pub is_groupless: bool,
-    /// The framebuffer driver of the firmware's display holds memory of it.
-    pub has_framebuffer: bool,
     /// What its rules take along was looked at.
     pub(crate) is_expanded: bool,
     /// The number of wildcards in the alias that its driver comes from.
@@ -93,7 +96,6 @@ impl Step {
             held: Held::Not,
             freed_from: Vec::new(),
             is_groupless: false,
-            has_framebuffer: false,
             is_expanded: false,
             wildcards: usize::MAX,
             heads: [0; 2],
@@ -136,6 +138,8 @@ impl Plan {
             path_ends: Vec::new(),
             problems: Vec::new(),
             groups: Groups::Unasked,
+            console: Console::Unasked,
+            framebuffer: None,
         }
     }
 
@@ -271,11 +275,20 @@ impl Plan {
         for number in 1.. {
             let Some(entry) = rules.entry(number) else { break };
             let Ok(Statement::Rule(rule)) = &entry.parsed else { continue };
-            let outcome = match rules.lost_exclusion() {
+            let mut outcome = match rules.lost_exclusion() {
                 Some(lost) if number < lost => Outcome::Refused(Refusal::LostExclusion(lost)),
                 _ => self.try_rule(number, rule),
             };
-            if matches!(outcome, Outcome::Failed(_)) && rule.action == Action::Exclude {
+            let excludes = rule.action == Action::Exclude;
+            if excludes
+                && rule.selector == Selector::BootVga
+                && outcome == Outcome::Unmatched
+                && self.console == Console::Unknown
+                && self.takes_display(rules)
+            {
+                outcome = Outcome::Failed(Problem::NoConsole);
+            }
+            if matches!(outcome, Outcome::Failed(_)) && excludes {
                 // It may have protected any function.
                 self.steps.iter_mut().for_each(|step| step.rule = None);
                 rules.refuse_before(number);
@@ -315,6 +328,14 @@ impl Plan {
                 _ => {}
             }
         }
+    }
+
+    /// Whether some display would be taken as it is decided so far.
+    fn takes_display(&self, rules: &RuleSet<'_>) -> bool {
+        self.steps.iter().any(|step| {
+            step.function.class.is_display()
+                && step.rule.is_some_and(|rule| rules.driver(rule).is_some())
+        })
     }
 
     /// Done once, so that no rule has to look for companions with each function that it matches.

@@ -30,6 +30,8 @@ pub enum Problem {
     StillBound(Address),
     /// No list of variant drivers can be read.
     NoAliases(Errno),
+    /// No display is known to be the console's, and an exclusion is about that one.
+    NoConsole,
     /// There was no room for what had to be remembered.
     Limit(Limit),
 }
@@ -103,6 +105,10 @@ impl fmt::Display for Problem {
                 "auto is vfio-pci: neither /usr/lib/vfio-override/variants nor modules.alias can be \
                  read ({})",
                 ErrnoName(errno)
+            ),
+            Self::NoConsole => f.write_str(
+                "no display is known to be the console's, by boot_vga or by the firmware's framebuffer; \
+                 write its address instead, or those of the displays to take",
             ),
             Self::Limit(limit) => limit.fmt(f),
         }

@@ -107,7 +107,7 @@ pub enum Selector {
         /// How many there are: 2, 4 or 6.
         digits: u8,
     },
-    /// The display that the firmware booted on.
+    /// The display of the console, which is the one that the firmware booted on.
     BootVga,
 }
 

@@ -20,6 +20,7 @@ use crate::rule::{Driver, Expansion, Place, Rule, Selector, VFIO_PCI};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{System, Text, View, first_line};
 use crate::variant::Alias;
+use crate::warnings::framebuffer;
 
 /// The most functions that rules may concern: all of 16 buses.
 pub const MAX_FUNCTIONS: usize = 4096;
@@ -42,6 +43,15 @@ pub(crate) enum Groups {
     None,
 }
 
+/// Whether it is known which display is the console's, which is asked for rules with `boot_vga`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Console {
+    #[default]
+    Unasked,
+    Known,
+    Unknown,
+}
+
 /// What a problem keeps a survey from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -53,7 +63,7 @@ pub(crate) enum Scope {
     Path(RuleNumber),
     /// Going over all functions.
     Scan,
-    /// Knowing whether some display is the one that the firmware booted on.
+    /// Knowing whether some display is the console's.
     BootVga,
     /// Looking for variant drivers.
     Aliases,
@@ -70,10 +80,14 @@ pub fn survey(
     plan: &mut Plan,
 ) {
     let needs_boot_vga = rules.rules().any(|(_, rule)| rule.selector == Selector::BootVga);
-    let mut survey = Survey { rules, plan, needs_boot_vga };
+    let mut survey = Survey { rules, plan, needs_boot_vga, is_lit: false, may_be_another: false };
     match only {
-        Some(address) => survey.one(view, address),
-        None => survey.all(view),
+        // Which display is the console's, and whether that can be known, is a matter of all.
+        Some(address) if !needs_boot_vga => survey.one(view, address),
+        _ => survey.all(view),
+    }
+    if needs_boot_vga {
+        survey.find_console(view);
     }
     if rules.rules().any(|(_, rule)| rule.expansion.is_some()) {
         while let Some(function) = survey.next_unexpanded() {
@@ -86,6 +100,10 @@ struct Survey<'s, 'r> {
     rules: &'s RuleSet<'r>,
     plan: &'s mut Plan,
     needs_boot_vga: bool,
+    /// Some display has a `boot_vga` of 1.
+    is_lit: bool,
+    /// The firmware's framebuffer may be on another one.
+    may_be_another: bool,
 }
 
 impl Survey<'_, '_> {
@@ -235,9 +253,13 @@ impl Survey<'_, '_> {
         match look(view, address) {
             Ok(function) => {
                 let mut function = function?;
-                if self.needs_boot_vga {
+                if self.needs_boot_vga && function.class.is_display() {
                     match boot_vga(view, &function) {
-                        Ok(said) => function.boot_vga = said == Some(true),
+                        Ok(said) => {
+                            function.boot_vga = said == Some(true);
+                            self.is_lit |= function.boot_vga;
+                            self.may_be_another |= may_be_lit(said);
+                        }
                         Err(problem) => self.plan.remember(Scope::BootVga, problem),
                     }
                 }
@@ -248,6 +270,22 @@ impl Survey<'_, '_> {
                 None
             }
         }
+    }
+
+    /// Marks the display of the console, and no other: the one that has the firmware's framebuffer, or where
+    /// there is none, or no need to look for it, the one with a `boot_vga` of 1.
+    fn find_console(&mut self, view: &mut View<'_, impl System>) {
+        if self.may_be_another || !self.is_lit {
+            self.plan.framebuffer = framebuffer(view);
+        }
+        if let Some(address) = self.plan.framebuffer {
+            self.visit(view, address);
+            self.is_lit = true;
+            for step in &mut self.plan.steps {
+                step.function.boot_vga = step.function.address == address;
+            }
+        }
+        self.plan.console = if self.is_lit { Console::Known } else { Console::Unknown };
     }
 }
 
@@ -311,6 +349,13 @@ pub(crate) fn boot_vga(
         Err(Problem::Fault { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(None),
         Err(problem) => Err(problem),
     }
+}
+
+/// Whether a display of which the kernel says this may have the firmware's framebuffer though it is not the one with a
+/// `boot_vga` of 1. On x86, and only there, a VGA controller that the firmware left on is the boot display by
+/// `boot_vga`'s definition (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
+pub(crate) const fn may_be_lit(said: Option<bool>) -> bool {
+    said.is_none() || !cfg!(target_arch = "x86_64")
 }
 
 /// Reads what is known of a function; `None` where there is none.

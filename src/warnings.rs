@@ -4,7 +4,7 @@ use crate::message::Message;
 use crate::path::Path;
 use crate::pci::{Address, Function};
 use crate::plan::{Plan, Step};
-use crate::survey::{self, Groups, Scope, boot_vga, list_group};
+use crate::survey::{self, Console, Groups, Scope, boot_vga, list_group};
 use crate::system::{System, Text, View};
 
 /// Looks at what an operator should know of the functions that are taken. A fault here costs a warning, no
@@ -25,12 +25,10 @@ pub fn surroundings(
             continue;
         };
         let function = &mut step.function;
-        if function.class.is_display() && !function.boot_vga {
+        if function.class.is_display() && plan.console == Console::Unasked {
             let said = boot_vga(view, function).unwrap_or(None);
             function.boot_vga = said == Some(true);
-            // On x86, and only there, the display that the firmware left on is the boot display by
-            // `boot_vga`'s definition (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
-            may_be_lit |= said.is_none() || !cfg!(target_arch = "x86_64");
+            may_be_lit |= survey::may_be_lit(said);
         }
         may_be_lit |= function.boot_vga;
         if function.group.is_none() {
@@ -38,8 +36,8 @@ pub fn surroundings(
             neighbours(view, plan, address);
         }
     }
-    if may_be_lit {
-        framebuffers(view, plan);
+    if may_be_lit && plan.framebuffer.is_none() {
+        plan.framebuffer = framebuffer(view);
     }
 }
 
@@ -65,15 +63,11 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
     }
 }
 
-fn framebuffers(view: &mut View<'_, impl System>, plan: &mut Plan) {
-    let mut nesting = Nesting::default();
+pub(crate) fn framebuffer(view: &mut View<'_, impl System>) -> Option<Address> {
+    let (mut nesting, mut found) = (Nesting::default(), None);
     // A copy of a machine need not hold the file.
-    let _ = view.lines(Text::IoMemory, &mut |line| {
-        let address = nesting.framebuffer(line);
-        if let Some(step) = address.and_then(|address| plan.get_mut(address)) {
-            step.has_framebuffer = true;
-        }
-    });
+    let _ = view.lines(Text::IoMemory, &mut |line| found = found.or(nesting.framebuffer(line)));
+    found
 }
 
 /// Hands over what an operator should know of the functions that are taken.
@@ -87,7 +81,9 @@ pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
                 warn(&Message::NoGroup(function.address));
             }
         }
-        if function.boot_vga {
+        let has_framebuffer = plan.framebuffer == Some(function.address);
+        let is_console = has_framebuffer || plan.framebuffer.is_none() && function.boot_vga;
+        if function.class.is_display() && is_console {
             warn(&Message::BootDisplay(function.address));
         }
         if function.class.is_storage() {
@@ -96,7 +92,7 @@ pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
         if function.class.is_network() {
             warn(&Message::Network(function));
         }
-        if step.has_framebuffer {
+        if has_framebuffer {
             warn(&Message::Framebuffer(function.address));
         }
     }

@@ -105,6 +105,33 @@ fn each_outcome_of_a_rule() {
     scenes.run("a slot, as Proxmox and libvirt write it", board(), "02:00,0000:02:00,02:00.*");
     scenes.run("a function, as libvirt names it", board(), "pci_0000_02_00_0,02:00.*");
     scenes.run("an exclusion of a slot, as Proxmox writes it", board(), "class:03,!0000:01:00");
+    let dark = || {
+        Machine::new()
+            .with(card("0000:01:00.0").in_group(11))
+            .with(display("0000:02:00.0").in_group(12))
+            .with(audio("0000:02:00.1").in_group(12))
+    };
+    scenes.run("no console's display to leave alone", dark(), "02:00.1,class:03,!boot_vga");
+    scenes.run("no console's display, and none is taken", dark(), "02:00.1,!boot_vga");
+    let lit =
+        |address: &str| format!("d0000000-dfffffff : {address}\n  d0000000-d02fffff : BOOTFB\n");
+    scenes.run(
+        "the console's display is no VGA controller",
+        dark().with_iomem(&lit("0000:02:00.0")),
+        "class:03,!boot_vga",
+    );
+    scenes.run(
+        "the console's display is no VGA controller, and the kernel names another one",
+        dark()
+            .with(card("0000:01:00.0").in_group(11).that_the_firmware_booted_on())
+            .with_iomem(&lit("0000:02:00.0")),
+        "class:03,!boot_vga,debug",
+    );
+    scenes.run(
+        "the console's display, by name",
+        dark().with_iomem(&lit("0000:02:00.0")),
+        "boot_vga",
+    );
     scenes.run("an exclusion in quotes", board(), "02:00.*,\"!02:00.1\"");
     scenes.run("a rule that is not understood", board(), "02:00.8,02:00.*");
     scenes.run("a rule of any bytes", board(), "02:00.0=\u{1b}[2J");

@@ -52,6 +52,8 @@ struct Sketch {
     /// Virtual functions are on a bus of their own, behind the same bridge.
     has_virtual_bus: bool,
     is_boot_display: bool,
+    /// A firmware's framebuffer is there.
+    is_lit: bool,
 }
 
 fn sketches() -> impl Strategy<Value = Sketch> {
@@ -66,12 +68,13 @@ fn sketches() -> impl Strategy<Value = Sketch> {
         proptest::option::weighted(0.8, 0..4_u32),
         proptest::bool::weighted(0.1),
         proptest::bool::weighted(0.3),
+        proptest::bool::weighted(0.2),
     );
     (place, identity, rest).prop_map(
         |(
             (bus, device, function, bridge),
             (id, subsystem, class),
-            (group, has_virtual_bus, is_boot_display),
+            (group, has_virtual_bus, is_boot_display, is_lit),
         )| Sketch {
             bus,
             device,
@@ -83,6 +86,7 @@ fn sketches() -> impl Strategy<Value = Sketch> {
             group,
             has_virtual_bus,
             is_boot_display,
+            is_lit,
         },
     )
 }
@@ -109,6 +113,7 @@ fn sketch_of(bytes: &[u8]) -> Sketch {
         group: Some(u32::from(bytes[6] & 7)).filter(|group| *group < 4),
         has_virtual_bus: bytes[7] & 15 == 1,
         is_boot_display: bytes[7] & 16 != 0,
+        is_lit: bytes[7] & 32 != 0,
     }
 }
 
@@ -142,6 +147,9 @@ fn build(sketches: &[Sketch]) -> Vec<Device> {
             boot_vga: sketch.is_boot_display
                 && class >> 8 == 0x0300
                 && !devices.iter().any(|device| device.boot_vga),
+            has_framebuffer: sketch.is_lit
+                && class >> 16 == 3
+                && !devices.iter().any(|device| device.has_framebuffer),
         });
         let below = match sketch.bridge {
             None if sketch.has_virtual_bus => above,
@@ -150,7 +158,16 @@ fn build(sketches: &[Sketch]) -> Vec<Device> {
         };
         buses.extend(numbers.next().map(|number| Bus { domain, number, bridge: below }));
     }
+    // A VGA controller that the firmware left on is the boot display.
+    let lit = devices.iter().find(|device| device.has_framebuffer).map(|device| device.address);
+    if let Some(lit) = lit.filter(|_| lit_is_vga(&devices)) {
+        devices.iter_mut().for_each(|device| device.boot_vga = device.address == lit);
+    }
     devices
+}
+
+fn lit_is_vga(devices: &[Device]) -> bool {
+    devices.iter().any(|device| device.has_framebuffer && device.class.code() >> 8 == 0x0300)
 }
 
 fn id((vendor, device): (u16, u16)) -> Id {
@@ -168,7 +185,11 @@ pub fn machine(devices: &[Device]) -> Machine {
         function.boot_vga = device.boot_vga;
         function
     };
-    let machine = Machine::new().with_driver("vfio-pci").with_aliases(ALIASES);
+    let lit = devices.iter().find(|device| device.has_framebuffer);
+    let iomem = lit.map_or_else(String::new, |device| {
+        format!("d0000000-dfffffff : {}\n  d0000000-d02fffff : BOOTFB\n", device.address)
+    });
+    let machine = Machine::new().with_driver("vfio-pci").with_aliases(ALIASES).with_iomem(&iomem);
     devices.iter().enumerate().fold(machine, |machine, (index, device)| {
         let function = function(device);
         // Some have a driver that is built into the kernel, some one that comes later.

@@ -257,6 +257,7 @@ fn standard() -> Vec<Device> {
         class: Class::new(class).unwrap(),
         group: Some(group),
         boot_vga: false,
+        has_framebuffer: false,
     };
     let mut devices = vec![
         device("0000:00:01.0", 0x06_04_00, (0x8086, 0x3420), 1),

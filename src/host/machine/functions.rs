@@ -144,8 +144,15 @@ impl Devices {
         survey::survey(&mut view, &rules, None, &mut plan);
         warnings::surroundings(&mut view, &mut plan, |_| true);
         let steps = plan.steps().iter();
-        let all =
-            steps.map(|step| Device::new(machine, &step.function, step.has_framebuffer)).collect();
+        let all = steps
+            .map(|step| {
+                Device::new(
+                    machine,
+                    &step.function,
+                    plan.framebuffer == Some(step.function.address),
+                )
+            })
+            .collect();
         let troubles = plan.problems().map(|problem| problem.to_string()).collect();
         Self { all, troubles }
     }

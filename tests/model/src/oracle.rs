@@ -21,8 +21,10 @@ pub struct Device {
     pub class: Class,
     /// Number of its IOMMU group, if it has one.
     pub group: Option<u32>,
-    /// Whether the firmware booted on it.
+    /// Whether its `boot_vga` is 1.
     pub boot_vga: bool,
+    /// Whether the firmware's framebuffer is in its memory.
+    pub has_framebuffer: bool,
 }
 
 impl Device {
@@ -30,6 +32,12 @@ impl Device {
     #[must_use]
     pub fn is_bridge(&self) -> bool {
         [0x0600, 0x0604, 0x0607, 0x0609].contains(&(self.class.code() >> 8))
+    }
+
+    /// Whether it is a display.
+    #[must_use]
+    pub fn is_display(&self) -> bool {
+        self.is_of_base_class(3)
     }
 
     fn is_of_base_class(&self, base: u32) -> bool {
@@ -76,6 +84,8 @@ pub enum Outcome {
     Refused,
     /// It is no rule.
     Invalid,
+    /// Nobody can tell what it means.
+    Failed,
     /// It says `debug`.
     InForce,
     /// It says `off`, and is the first to do so.
@@ -96,6 +106,7 @@ impl Outcome {
             Self::Absent => Some("absent"),
             Self::Refused => Some("refused"),
             Self::Invalid => Some("invalid"),
+            Self::Failed => Some("failed"),
             Self::InForce => Some("in"),
             Self::Off => Some("nothing"),
             Self::Idle => None,
@@ -105,7 +116,15 @@ impl Outcome {
     /// Whether it is told though no rule says `debug`.
     #[must_use]
     pub const fn is_always_told(self) -> bool {
-        matches!(self, Self::Unmatched | Self::Absent | Self::Refused | Self::Invalid | Self::Off)
+        match self {
+            Self::Unmatched
+            | Self::Absent
+            | Self::Refused
+            | Self::Invalid
+            | Self::Failed
+            | Self::Off => true,
+            Self::Applied | Self::Excluded | Self::Overruled | Self::InForce | Self::Idle => false,
+        }
     }
 }
 
@@ -150,6 +169,7 @@ pub fn decide(
     let is_lost_exclusion =
         |item: &Item| matches!(item.meaning, Meaning::Invalid) && item.text.contains('!');
     let first_to_count = items.iter().rposition(is_lost_exclusion).unwrap_or(0);
+    let (first_to_count, failed) = doubtful_exclusions(devices, items, first_to_count);
     let candidates: Vec<Option<Vec<Address>>> = items
         .iter()
         .enumerate()
@@ -159,12 +179,7 @@ pub fn decide(
         })
         .collect();
 
-    let mut decided_by = BTreeMap::new();
-    for (index, addresses) in candidates.iter().enumerate() {
-        for address in addresses.iter().flatten() {
-            decided_by.insert(*address, index);
-        }
-    }
+    let decided_by = decided_by(&candidates);
 
     let mut verdict = Verdict { is_applied: true, ..Verdict::default() };
     for device in devices {
@@ -188,6 +203,9 @@ pub fn decide(
             match (&item.meaning, &candidates[index]) {
                 (Meaning::Off | Meaning::Debug, _) => Outcome::InForce,
                 (Meaning::Invalid, _) => Outcome::Invalid,
+                (Meaning::Rule(_), _) if failed.contains(&index) && index >= first_to_count => {
+                    Outcome::Failed
+                }
                 (Meaning::Rule(_), None) => Outcome::Refused,
                 (Meaning::Rule(rule), Some(matched)) if matched.is_empty() => {
                     if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched }
@@ -198,11 +216,64 @@ pub fn decide(
             };
         verdict.is_applied &= match outcome {
             Outcome::Unmatched => excludes,
-            outcome => !matches!(outcome, Outcome::Refused | Outcome::Invalid),
+            outcome => !matches!(outcome, Outcome::Refused | Outcome::Invalid | Outcome::Failed),
         };
         verdict.outcomes.push(outcome);
     }
     verdict
+}
+
+/// Which item is the last that matches each device.
+fn decided_by(candidates: &[Option<Vec<Address>>]) -> BTreeMap<Address, usize> {
+    let mut decided_by = BTreeMap::new();
+    for (index, addresses) in candidates.iter().enumerate() {
+        for address in addresses.iter().flatten() {
+            decided_by.insert(*address, index);
+        }
+    }
+    decided_by
+}
+
+/// The exclusions of which nobody can tell what they protect, from the first item on that counts, and the first that
+/// counts then: none before the last of them does.
+fn doubtful_exclusions(
+    devices: &[Device],
+    items: &[Item],
+    mut first_to_count: usize,
+) -> (usize, BTreeSet<usize>) {
+    let mut failed = BTreeSet::new();
+    for (index, item) in items.iter().enumerate().skip(first_to_count) {
+        let Meaning::Rule(rule) = &item.meaning else { continue };
+        let excludes = rule.action == Action::Exclude;
+        let before =
+            items.iter().take(index).enumerate().map(|(index, item)| match &item.meaning {
+                Meaning::Rule(rule) if index >= first_to_count => matched(devices, rule),
+                _ => None,
+            });
+        let before: Vec<_> = before.collect();
+        let takes_display = decided_by(&before).into_iter().any(|(address, index)| {
+            let is_it = |device: &&Device| device.address == address;
+            let takes = matches!(
+                &items[index].meaning,
+                Meaning::Rule(Rule { action: Action::Take(_), .. })
+            );
+            takes && devices.iter().find(is_it).is_some_and(Device::is_display)
+        });
+        let is_for_console = rule.selector == Selector::BootVga;
+        if excludes && is_for_console && console(devices).is_none() && takes_display {
+            first_to_count = index;
+            failed.insert(index);
+        }
+    }
+    (first_to_count, failed)
+}
+
+/// The display of the console, as far as that is known.
+#[must_use]
+pub fn console(devices: &[Device]) -> Option<Address> {
+    let find = |is_it: fn(&Device) -> bool| devices.iter().find(|device| is_it(device));
+    let console = find(|device| device.has_framebuffer).or_else(|| find(|device| device.boot_vga));
+    console.map(|device| device.address)
 }
 
 /// The item of this index says `off`.
@@ -286,7 +357,7 @@ fn selects(devices: &[Device], selector: &Selector, device: &Device) -> bool {
             let digits = usize::from(*digits);
             format!("{:06x}", device.class.code()).starts_with(&format!("{prefix:0digits$x}"))
         }
-        Selector::BootVga => device.boot_vga,
+        Selector::BootVga => console(devices) == Some(device.address),
     }
 }
 
@@ -332,7 +403,7 @@ pub fn warnings(devices: &[Device], verdict: &Verdict) -> BTreeSet<Warning> {
     let mut warnings = BTreeSet::new();
     for device in devices {
         let Some(taken) = verdict.taken.get(&device.address) else { continue };
-        if device.boot_vga {
+        if console(devices) == Some(device.address) {
             warnings.insert(Warning::BootDisplay(device.address));
         }
         if device.is_of_base_class(1) {

@@ -287,6 +287,7 @@ impl Topology {
             // Behind those of all other functions.
             group: u32::try_from(self.functions.len()).ok().map(|group| group + u32::from(device)),
             boot_vga: false,
+            has_framebuffer: false,
         });
         let at = |index: usize| {
             let placed = &self.functions[index];
@@ -302,6 +303,7 @@ impl Topology {
                 class: Class::new(kind.class).unwrap_or_default(),
                 group: u32::try_from(self.group(index)).ok(),
                 boot_vga: boot_display == Some(index),
+                has_framebuffer: false,
             });
         }
         devices.sort_by_key(|device| device.address);
