@@ -216,7 +216,9 @@ impl Message<'_> {
             }
             Self::Rule(_, entry) => matches!(
                 entry.outcome,
-                Outcome::Invalid(_) | Outcome::Refused(Refusal::LostExclusion(_))
+                Outcome::Invalid(_)
+                    | Outcome::Refused(Refusal::LostExclusion(_))
+                    | Outcome::Failed(Problem::NoConsole)
             ),
             _ => false,
         }

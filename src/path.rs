@@ -18,6 +18,8 @@ pub enum Path {
     Attribute(Address, Attribute),
     DriversProbe,
     Groups,
+    /// All IOMMUs that are in use.
+    Iommus,
     GroupDevices(u32),
 }
 
@@ -26,6 +28,7 @@ pub enum Path {
 #[expect(missing_docs, reason = "named as in sysfs")]
 pub enum Attribute {
     Modalias,
+    BridgeModalias,
     BootVga,
     IommuGroup,
     DriverOverride,
@@ -38,6 +41,7 @@ impl Attribute {
     const fn name(self) -> &'static [u8] {
         match self {
             Self::Modalias => b"/modalias",
+            Self::BridgeModalias => b"/../modalias",
             Self::BootVga => b"/boot_vga",
             Self::IommuGroup => b"/iommu_group",
             Self::DriverOverride => b"/driver_override",
@@ -69,6 +73,7 @@ impl Path {
         let (start, address, end): (&[u8], _, &[u8]) = match self {
             Self::Devices => (b"bus/pci/devices", None, b""),
             Self::DriversProbe => (b"bus/pci/drivers_probe", None, b""),
+            Self::Iommus => (b"class/iommu", None, b""),
             Self::Groups | Self::GroupDevices(_) => (b"kernel/iommu_groups", None, b""),
             Self::Device(address) => (DEVICES, Some(address), b""),
             Self::Attribute(address, attribute) => (DEVICES, Some(address), attribute.name()),

@@ -49,14 +49,18 @@ pub struct Step {
     pub freed_from: DriverName,
     /// It was seen to be in no IOMMU group.
     pub is_groupless: bool,
+    /// It is behind a bridge, which was looked at because it is in no IOMMU group.
+    pub(crate) is_of_card: bool,
     /// What its rules take along was looked at.
     pub(crate) is_expanded: bool,
     /// The number of wildcards in the alias that its driver comes from.
     pub(crate) wildcards: usize,
     /// The places of the first function of its slot and of its IOMMU group, whose steps stand for all.
     heads: [usize; 2],
-    /// In such a step, the last rule that takes all along; 0 for none.
-    takes_along: RuleNumber,
+    /// In such a step, the last rule that takes the slot along; 0 for none.
+    takes_slot: RuleNumber,
+    /// The same for the group.
+    takes_group: RuleNumber,
 }
 
 /// Whether a function's override is set.
@@ -96,10 +100,12 @@ impl Step {
             held: Held::Not,
             freed_from: Vec::new(),
             is_groupless: false,
+            is_of_card: false,
             is_expanded: false,
             wildcards: usize::MAX,
             heads: [0; 2],
-            takes_along: 0,
+            takes_slot: 0,
+            takes_group: 0,
         }
     }
 
@@ -312,7 +318,11 @@ impl Plan {
         for (number, entry) in rules.entries_mut() {
             let decides = self.steps.iter().any(|step| step.rule == Some(number));
             match entry.outcome {
-                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched | Outcome::Absent
+                Outcome::Applied
+                | Outcome::Excluded
+                | Outcome::Unmatched
+                | Outcome::Absent
+                | Outcome::Failed(Problem::NoGroup(_))
                     if only.is_some() && !decides =>
                 {
                     entry.outcome = Outcome::Elsewhere;
@@ -367,7 +377,9 @@ impl Plan {
         let mut outcome = if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched };
         let mut is_first = true;
         for index in self.range(&rule.selector) {
-            let Some(&Step { function, heads: [slot, group], .. }) = self.steps.get(index) else {
+            let Some(&Step { function, heads: [slot, group], is_of_card, .. }) =
+                self.steps.get(index)
+            else {
                 break;
             };
             if !self.selects(number, &rule.selector, &function) {
@@ -389,30 +401,39 @@ impl Plan {
             if !may_take(&function) {
                 continue;
             }
-            outcome = if excludes { Outcome::Excluded } else { Outcome::Applied };
+            let has_group = rule.expansion != Some(Expansion::Group) || function.group.is_some();
+            outcome = match outcome {
+                Outcome::Failed(_) => outcome,
+                _ if !has_group => Outcome::Failed(Problem::NoGroup(function.address)),
+                _ if excludes => Outcome::Excluded,
+                _ => Outcome::Applied,
+            };
             if let Some(step) = self.steps.get_mut(index) {
                 step.rule = Some(number);
             }
-            let head = match rule.expansion {
-                None => continue,
-                Some(Expansion::Slot) => slot,
-                Some(Expansion::Group) => group,
-            };
-            if let Some(head) = self.steps.get_mut(head) {
-                head.takes_along = number;
+            let takes_group = rule.expansion == Some(Expansion::Group) && has_group;
+            // Without groups, a slot behind a bridge is taken for one card.
+            let takes_slot = rule.expansion == Some(Expansion::Slot) || !has_group && is_of_card;
+            if let Some(head) = self.steps.get_mut(slot).filter(|_| takes_slot) {
+                head.takes_slot = number;
+            }
+            if let Some(head) = self.steps.get_mut(group).filter(|_| takes_group) {
+                head.takes_group = number;
             }
         }
         for index in 0..self.steps.len() {
             let Some(&Step { function, heads: [slot, group], .. }) = self.steps.get(index) else {
                 break;
             };
-            let (head, may_join) = match rule.expansion {
+            let may_join = match rule.expansion {
                 None => break,
-                Some(Expansion::Slot) => (slot, may_take(&function)),
-                Some(Expansion::Group) => (group, !function.class.is_bridge()),
+                Some(Expansion::Slot) => may_take(&function),
+                Some(Expansion::Group) => !function.class.is_bridge(),
             };
+            let joins = self.steps.get(slot).is_some_and(|head| head.takes_slot == number)
+                || self.steps.get(group).is_some_and(|head| head.takes_group == number);
             if may_join
-                && self.steps.get(head).is_some_and(|head| head.takes_along == number)
+                && joins
                 && let Some(step) = self.steps.get_mut(index)
             {
                 step.rule = Some(number);

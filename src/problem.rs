@@ -30,6 +30,8 @@ pub enum Problem {
     StillBound(Address),
     /// No list of variant drivers can be read.
     NoAliases(Errno),
+    /// The function is in no IOMMU group, which a rule would take along.
+    NoGroup(Address),
     /// No display is known to be the console's, and an exclusion is about that one.
     NoConsole,
     /// There was no room for what had to be remembered.
@@ -105,6 +107,11 @@ impl fmt::Display for Problem {
                 "auto is vfio-pci: neither /usr/lib/vfio-override/variants nor modules.alias can be \
                  read ({})",
                 ErrnoName(errno)
+            ),
+            Self::NoGroup(address) => write!(
+                f,
+                "{address} is in no IOMMU group, so that nobody can tell what +group would take along; \
+                 write +slot, or each address"
             ),
             Self::NoConsole => f.write_str(
                 "no display is known to be the console's, by boot_vga or by the firmware's framebuffer; \

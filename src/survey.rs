@@ -16,7 +16,7 @@ use crate::path::{Attribute, Path};
 use crate::pci::{Address, Function, MAX_FUNCTION};
 use crate::plan::{Plan, Step};
 use crate::problem::{Limit, Operation, Problem};
-use crate::rule::{Driver, Expansion, Place, Rule, Selector, VFIO_PCI};
+use crate::rule::{Action, Driver, Expansion, Place, Rule, Selector, VFIO_PCI};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{System, Text, View, first_line};
 use crate::variant::Alias;
@@ -40,6 +40,9 @@ pub(crate) enum Groups {
     #[default]
     Unasked,
     Some,
+    /// There is an IOMMU, and the kernel makes each group when a driver takes one of its functions, as on Arm
+    /// before Linux 6.15.
+    Later,
     None,
 }
 
@@ -79,11 +82,16 @@ pub fn survey(
     only: Option<Address>,
     plan: &mut Plan,
 ) {
+    let excludes_group = |(_, rule): (_, &Rule<'_>)| {
+        rule.action == Action::Exclude && rule.expansion == Some(Expansion::Group)
+    };
     let needs_boot_vga = rules.rules().any(|(_, rule)| rule.selector == Selector::BootVga);
     let mut survey = Survey { rules, plan, needs_boot_vga, is_lit: false, may_be_another: false };
     match only {
-        // Which display is the console's, and whether that can be known, is a matter of all.
-        Some(address) if !needs_boot_vga => survey.one(view, address),
+        // Whether an exclusion like these can be honoured is a matter of all functions.
+        Some(address) if !needs_boot_vga && !rules.rules().any(excludes_group) => {
+            survey.one(view, address);
+        }
         _ => survey.all(view),
     }
     if needs_boot_vga {
@@ -243,8 +251,23 @@ impl Survey<'_, '_> {
                 step.function.group = Some(group);
             }
         });
-        if let Err(problem) = listed {
+        let has_group = listed.unwrap_or_else(|problem| {
             self.plan.remember(Scope::Group(address), problem);
+            None
+        });
+        // Without groups, a slot behind a bridge is taken for one card.
+        let takes_group = |(_, rule): (_, &Rule<'_>)| rule.expansion == Some(Expansion::Group);
+        let above = Path::Attribute(address, Attribute::BridgeModalias);
+        if has_group.is_none()
+            && self.rules.rules().any(takes_group)
+            && view.read(above, &mut [0; 64]).is_ok()
+        {
+            if let Some(step) = self.plan.get_mut(address) {
+                step.is_of_card = true;
+            }
+            for function in 0..=MAX_FUNCTION {
+                self.visit(view, address.sibling(function));
+            }
         }
     }
 

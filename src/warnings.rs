@@ -43,7 +43,7 @@ pub fn surroundings(
 
 /// Looks at the group of a taken function, and at who else is in it.
 fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Address) {
-    if plan.groups != Groups::None {
+    if matches!(plan.groups, Groups::Unasked | Groups::Some) {
         let listed = list_group(view, address, |view, group, member| {
             if let Some(step) = plan.get_mut(member) {
                 step.function.group = Some(group);
@@ -56,7 +56,13 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
         }
     }
     if plan.groups == Groups::Unasked {
-        plan.groups = if view.has_entries(Path::Groups) { Groups::Some } else { Groups::None };
+        plan.groups = if view.has_entries(Path::Groups) {
+            Groups::Some
+        } else if view.has_entries(Path::Iommus) {
+            Groups::Later
+        } else {
+            Groups::None
+        };
     }
     if let Some(step) = plan.get_mut(address) {
         step.is_groupless = true;
@@ -76,9 +82,10 @@ pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
     for step in plan.taken() {
         let function = &step.function;
         if step.needs_iommu() && step.is_groupless {
-            is_off |= plan.groups == Groups::None;
-            if plan.groups != Groups::None {
-                warn(&Message::NoGroup(function.address));
+            match plan.groups {
+                Groups::None => is_off = true,
+                Groups::Some => warn(&Message::NoGroup(function.address)),
+                Groups::Later | Groups::Unasked => {}
             }
         }
         let has_framebuffer = plan.framebuffer == Some(function.address);

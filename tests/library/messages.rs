@@ -234,6 +234,21 @@ fn each_failure() {
 fn each_warning() {
     let mut scenes = Scenes::default();
     scenes.run("the IOMMU is off", Machine::new().with(card("0000:02:00.0")), "02:00.0");
+    let groupless = || {
+        let root = [card("0000:00:03.0"), audio("0000:00:03.1"), bridge("0000:00:01.0")];
+        let below = [card("0000:01:00.0"), audio("0000:01:00.1")];
+        let below = below.map(|function| function.behind("0000:00:01.0"));
+        root.into_iter().chain(below).fold(Machine::new(), Machine::with)
+    };
+    let rules = "00:03.0+group,01:00.0@10de:2204+group";
+    scenes.run("the IOMMU is off, and groups are asked for", groupless(), rules);
+    scenes.run("groups come later, and are asked for", groupless().with_late_groups(), rules);
+    scenes.run("groups come later", groupless().with_late_groups(), "01:00.0+slot");
+    scenes.run(
+        "groups come later, and an exclusion asks for one",
+        groupless().with_late_groups(),
+        "01:00.*,!00:03.0+group",
+    );
     scenes.run(
         "one function without an IOMMU",
         board().with(card("0000:05:00.0")),

@@ -179,6 +179,7 @@ impl Function {
                 Attribute::BootVga => self.class >> 8 == 0x0300,
                 Attribute::IommuGroup => self.group.is_some(),
                 Attribute::Driver | Attribute::DriverUnbind => self.driver.is_some(),
+                Attribute::BridgeModalias => self.parent.is_some(),
                 Attribute::Modalias | Attribute::DriverOverride => true,
             }
     }
@@ -259,6 +260,8 @@ pub struct Machine {
     aliases: Result<Vec<u8>, Errno>,
     iomem: Result<Vec<u8>, Errno>,
     has_bus: bool,
+    /// IOMMUs that make groups only when a driver takes a function.
+    iommus: Vec<String>,
     fault: Option<Fault>,
     pub operations: Vec<Operation>,
     /// Whether a write to `driver_override` waits for a probe that has begun.
@@ -281,6 +284,7 @@ impl Machine {
             iomem: Ok(Vec::new()),
             has_bus: true,
             overrides_wait: true,
+            iommus: Vec::new(),
             fault: None,
             operations: Vec::new(),
         }
@@ -310,6 +314,11 @@ impl Machine {
     /// With these lines of `modules.alias`.
     pub fn with_aliases(self, text: impl AsRef<[u8]>) -> Self {
         Self { aliases: Ok(text.as_ref().to_vec()), ..self }
+    }
+
+    /// With an IOMMU whose groups come only when a driver takes a function.
+    pub fn with_late_groups(self) -> Self {
+        Self { iommus: vec!["smmu3.0x0000000009050000".to_owned()], ..self }
     }
 
     /// With this `/proc/iomem`.
@@ -437,6 +446,9 @@ impl Machine {
         let (function, attribute) = self.resolve(path)?;
         Ok(match attribute {
             Attribute::Modalias => function.modalias(),
+            Attribute::BridgeModalias => {
+                self.functions[&function.parent.ok_or(Errno::ENOENT)?].modalias()
+            }
             Attribute::BootVga => format!("{}\n", u8::from(function.boot_vga)).into_bytes(),
             Attribute::DriverOverride => {
                 let text = function.kept_for.as_deref().unwrap_or("(null)");
@@ -539,6 +551,7 @@ impl Machine {
                 let groups = self.functions.values().filter_map(|function| function.group);
                 Ok(groups.map(|group| group.to_string()).collect())
             }
+            Path::Iommus => Ok(self.iommus.clone()),
             Path::GroupDevices(group) => Ok(names(&|other| other.group == Some(group))),
             Path::Attribute(..) | Path::DriversProbe => Err(Errno::ENOTDIR),
             Path::Devices | Path::Device(_) => Err(Errno::ENOENT),

@@ -207,6 +207,7 @@ pub fn decide(
                     Outcome::Failed
                 }
                 (Meaning::Rule(_), None) => Outcome::Refused,
+                (Meaning::Rule(rule), _) if lacks_group(devices, rule) => Outcome::Failed,
                 (Meaning::Rule(rule), Some(matched)) if matched.is_empty() => {
                     if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched }
                 }
@@ -260,12 +261,25 @@ fn doubtful_exclusions(
             takes && devices.iter().find(is_it).is_some_and(Device::is_display)
         });
         let is_for_console = rule.selector == Selector::BootVga;
-        if excludes && is_for_console && console(devices).is_none() && takes_display {
+        let has_no_console = is_for_console && console(devices).is_none() && takes_display;
+        if excludes && (has_no_console || lacks_group(devices, rule)) {
             first_to_count = index;
             failed.insert(index);
         }
     }
     (first_to_count, failed)
+}
+
+/// Whether the rule takes along the group of a function that is in none.
+fn lacks_group(devices: &[Device], rule: &Rule<'_>) -> bool {
+    let excludes = rule.action == Action::Exclude;
+    rule.expansion == Some(Expansion::Group)
+        && matched(devices, rule).is_some()
+        && devices.iter().any(|device| {
+            device.group.is_none()
+                && (excludes || !device.is_bridge())
+                && selects(devices, &rule.selector, device)
+        })
 }
 
 /// The display of the console, as far as that is known.
@@ -313,7 +327,12 @@ fn matched(devices: &[Device], rule: &Rule<'_>) -> Option<Vec<Address>> {
             let is_taken_along = match rule.expansion {
                 Some(Expansion::Slot) => slot(other) == slot(device),
                 Some(Expansion::Group) => {
-                    !other.is_bridge() && other.group.is_some() && other.group == device.group
+                    !other.is_bridge()
+                        && match device.group {
+                            Some(group) => other.group == Some(group),
+                            // Behind a bridge it is a card.
+                            None => device.parent.is_some() && slot(other) == slot(device),
+                        }
                 }
                 None => false,
             };
