@@ -176,6 +176,7 @@ impl Survey<'_, '_> {
         })
     }
 
+    #[inline(never)]
     fn visit(&mut self, view: &mut View<'_, impl System>, address: Address) {
         if self.plan.index(address).is_err()
             && let Some(function) = self.look(view, address)
@@ -241,6 +242,7 @@ impl Survey<'_, '_> {
     }
 
     /// Adds the others of the function's IOMMU group.
+    #[inline(never)]
     fn group(&mut self, view: &mut View<'_, impl System>, address: Address) {
         if self.plan.get_mut(address).is_none_or(|step| step.function.group.is_some()) {
             return;
@@ -272,6 +274,7 @@ impl Survey<'_, '_> {
     }
 
     /// Reads what is known of a function; `None` where there is none.
+    #[inline(never)]
     fn look(&mut self, view: &mut View<'_, impl System>, address: Address) -> Option<Function> {
         match look(view, address) {
             Ok(function) => {

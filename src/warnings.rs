@@ -69,6 +69,7 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
     }
 }
 
+#[inline(never)]
 pub(crate) fn framebuffer(view: &mut View<'_, impl System>) -> Option<Address> {
     let (mut nesting, mut found) = (Nesting::default(), None);
     // A copy of a machine need not hold the file.
