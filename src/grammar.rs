@@ -79,7 +79,7 @@ impl fmt::Display for Expected {
         f.write_str(match self {
             Self::Selector => "an address (03:00.0), a path, IDs (10de:2204), class:03 or boot_vga",
             Self::NameOfLspci => {
-                "libvirt's pci_0000_01_00_0 as 0000:01:00.0, or 0000:01:00.* for the whole slot"
+                "0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot"
             }
             Self::FunctionOfSlot => {
                 ".0, or .* for the whole slot (IDs that look like a slot take 4 digits)"

@@ -110,13 +110,11 @@ impl fmt::Display for Problem {
             ),
             Self::NoGroup(address) => write!(
                 f,
-                "{address} is in no IOMMU group, so that nobody can tell what +group would take along; \
-                 write +slot, or each address"
+                "{address} is in no IOMMU group; write +slot, or each address, for +group"
             ),
-            Self::NoConsole => f.write_str(
-                "no display is known to be the console's, by boot_vga or by the firmware's framebuffer; \
-                 write its address instead, or those of the displays to take",
-            ),
+            Self::NoConsole => {
+                f.write_str("no display is known to be the console's; write addresses instead")
+            }
             Self::Limit(limit) => limit.fmt(f),
         }
     }
