@@ -81,9 +81,7 @@ impl fmt::Display for Expected {
             Self::NameOfLspci => {
                 "0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot"
             }
-            Self::FunctionOfSlot => {
-                ".0, or .* for the whole slot (IDs that look like a slot take 4 digits)"
-            }
+            Self::FunctionOfSlot => ".0, or .* for the whole slot (IDs like this take 4 digits)",
             Self::Domain => "a domain of 1 to 8 hexadecimal digits",
             Self::Bus => "a bus of 1 or 2 hexadecimal digits",
             Self::Device => "a device from 00 to 1f",

@@ -108,10 +108,9 @@ impl fmt::Display for Problem {
                  read ({})",
                 ErrnoName(errno)
             ),
-            Self::NoGroup(address) => write!(
-                f,
-                "{address} is in no IOMMU group; write +slot, or each address, for +group"
-            ),
+            Self::NoGroup(address) => {
+                write!(f, "{address} is in no IOMMU group; write +slot, or each address")
+            }
             Self::NoConsole => {
                 f.write_str("no display is known to be the console's; write addresses instead")
             }

@@ -109,6 +109,7 @@ pub const X86_64: &Arch = &Arch {
         // A kilobyte less for a hundredth more instructions: LLVM's own balance takes functions in, and makes
         // tables, that pay where code runs more than once.
         flags: &[
+            "-Cllvm-args=-enable-machine-outliner=always",
             "-Cllvm-args=-inline-threshold=25",
             "-Cllvm-args=-switch-to-lookup=false",
             "-Cllvm-args=-min-jump-table-entries=20",
