@@ -80,8 +80,10 @@ impl Debian {
     /// Puts a kernel's modules there, indexed, and its configuration.
     pub fn add_kernel(&self, kernel: &Kernel) -> Result<()> {
         let config = format!("boot/config-{}", kernel.release);
-        let found = kernel.modules.root().ancestors().map(|directory| directory.join(&config));
-        let found = found.into_iter().find(|path| path.is_file());
+        // Newer kernels of Debian, as Fedora's and Arch's, have nothing in /boot.
+        let beside = kernel.modules.root().join("config");
+        let above = kernel.modules.root().ancestors().map(|directory| directory.join(&config));
+        let found = above.chain([beside]).find(|path| path.is_file());
         let found = found.with_context(|| format!("no {config} above the modules"))?;
         fs::create_dir_all(self.path("boot"))?;
         fs::copy(found, self.path(&config)).with_context(|| format!("cannot copy {config}"))?;
