@@ -887,17 +887,28 @@ fn apply_and_release_tell_each_function() {
     ]));
 }
 
+/// What the tool says where a write to this file does not end: the kernel's ends when the driver's own work does.
+fn hanging(desk: &Desk, file: &str, line: &str) -> String {
+    let file = fs::canonicalize(desk.path("two-t400/sys/bus/pci").join(file)).unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "--inject=pwrite64:delay_enter=5000000", "-P"]);
+    strace.arg(file).arg(TOOL);
+    let mut output = desk.ready(strace, line).env("PATH", PATH).output().unwrap();
+    // It says of a process that was killed while it hung that this is unusual.
+    let err = String::from_utf8(output.stderr).unwrap();
+    let own = err.split_inclusive('\n').filter(|line| !line.starts_with("strace: "));
+    output.stderr = own.collect::<String>().into_bytes();
+    shown(line, &output)
+}
+
 #[test]
 fn a_driver_that_does_not_let_go_is_named_in_time() {
     let desk = Desk::with(&["two-t400"]);
-    let unbind = desk.path("two-t400/sys/bus/pci/drivers/nouveau/unbind");
-    fs::remove_file(&unbind).unwrap();
-    // Whoever opens it waits for a reader, for ever.
-    nix::unistd::mkfifo(&unbind, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    insta::assert_snapshot!(desk.screen(&[
-        &format!("apply --timeout 2 {} 17:00.0 65:00.0", at("two-t400")),
-        &format!("apply --json --timeout 2 {} 17:00.0", at("two-t400")),
-    ]));
+    let hangs = |line: &str| hanging(&desk, "drivers/nouveau/unbind", line);
+    insta::assert_snapshot!(
+        hangs(&format!("apply --timeout 2 {} 17:00.0 65:00.0", at("two-t400")))
+            + &hangs(&format!("apply --json --timeout 2 {} 17:00.0", at("two-t400")))
+    );
     let kept = |function: &str| {
         let attribute = format!("two-t400/sys/bus/pci/devices/{function}/driver_override");
         fs::read_to_string(desk.path(&attribute)).unwrap()
@@ -909,11 +920,7 @@ fn a_driver_that_does_not_let_go_is_named_in_time() {
 #[test]
 fn what_becomes_of_each_function_is_said_where_one_hangs() {
     let desk = Desk::with(&["two-t400"]);
-    let hang = |name: &str| {
-        let file = desk.path("two-t400/sys/bus/pci").join(name);
-        fs::remove_file(&file).unwrap();
-        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    };
+    let hangs = |line: &str| hanging(&desk, "drivers_probe", line);
     let bind = |function: &str, driver: Option<&str>| {
         let link = desk.path("two-t400/sys/bus/pci/devices").join(function).join("driver");
         fs::remove_file(&link).unwrap();
@@ -923,15 +930,12 @@ fn what_becomes_of_each_function_is_said_where_one_hangs() {
     };
     fs::create_dir_all(desk.path("two-t400/sys/bus/pci/drivers/vfio-pci")).unwrap();
     let at = at("two-t400");
-    hang("drivers_probe");
     bind("0000:17:00.0", None);
-    let mut screen = desk.screen(&[&format!("apply --timeout 1 {at} 17:00.0 65:00.0")]);
+    let mut screen = hangs(&format!("apply --timeout 1 {at} 17:00.0 65:00.0"));
     bind("0000:65:00.0", Some("vfio-pci"));
-    screen += &desk.screen(&[
-        // The first has its override, and no driver; the second is not reached.
-        &format!("release --timeout 1 {at} 17:00.0 65:00.0"),
-        &format!("release --json --timeout 1 {at} 17:00.0 65:00.0"),
-    ]);
+    // The first has its override, and no driver; the second is not reached.
+    screen += &hangs(&format!("release --timeout 1 {at} 17:00.0 65:00.0"));
+    screen += &hangs(&format!("release --json --timeout 1 {at} 17:00.0 65:00.0"));
     insta::assert_snapshot!(screen);
 }
 
