@@ -161,7 +161,9 @@ fn build(sketches: &[Sketch]) -> Vec<Device> {
     // A VGA controller that the firmware left on is the boot display.
     let lit = devices.iter().find(|device| device.has_framebuffer).map(|device| device.address);
     if let Some(lit) = lit.filter(|_| lit_is_vga(&devices)) {
-        devices.iter_mut().for_each(|device| device.boot_vga = device.address == lit);
+        for device in &mut devices {
+            device.boot_vga = device.address == lit;
+        }
     }
     devices
 }
