@@ -33,9 +33,10 @@ pub fn make(
     });
     arguments.extend(["--filesystems", "ext4"]);
     arguments.extend(if is_systemd {
-        ["--add", "systemd-initrd dracut-systemd"]
+        &["--add", "systemd-initrd dracut-systemd"][..]
     } else {
-        ["--omit", "systemd systemd-initrd dracut-systemd"]
+        // dracut 112 takes udev along with systemd only, unless it is asked for.
+        &["--add", "udev-rules", "--omit", "systemd systemd-initrd dracut-systemd"]
     });
     arguments.push(image);
     debian.run("dracut", arguments)

@@ -105,8 +105,6 @@ impl Generator {
     fn modes(self, root: &Root, all: bool) -> Vec<How> {
         let is_common = all || root.name == COMMON.name;
         match self {
-            // With dracut 112's image without systemd, this machine does not say a word, whoever is PID 1: not yet known why.
-            Self::Dracut if root.suite == "sid" && !all => Vec::new(),
             Self::DracutSystemd | Self::Dracut | Self::InitramfsTools if is_common => {
                 How::ALL.to_vec()
             }
