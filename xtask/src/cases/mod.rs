@@ -476,17 +476,21 @@ fn lost() -> Vec<Case> {
         Case::new(name, machine::demo())
             .only_on(&["6.1"], "what PID 1 does without its worker is the same on every kernel")
             .mode(Mode::Rdinit)
-            .rules("00:04.0")
-            .init_within(Duration::from_secs(6))
-            .image(hanging_sysfs)
+            .rules(CROWD)
+            .image(crowded_sysfs)
     };
     vec![
-        lost("worker-hangs").logged("no sign of life for 4 s, killed: every override is set"),
+        lost("worker-hangs")
+            .image(|image| kill_worker(image, "STOP"))
+            .init_within(Duration::from_secs(9))
+            .logged("no sign of life for 4 s, killed: "),
         lost("worker-is-killed")
             .image(|image| kill_worker(image, "KILL"))
+            .init_within(Duration::from_secs(6))
             .logged("killed by signal 9"),
         lost("worker-crashes")
             .image(|image| kill_worker(image, "SEGV"))
+            .init_within(Duration::from_secs(6))
             .logged("killed by signal 11"),
     ]
 }
@@ -730,21 +734,27 @@ fn harness_sees_on(name: &str, model: Model) -> Case {
         .only_on(&["6.1"], "what it shows is the harness's, not the kernel's")
 }
 
-/// A /sys of plain files, where whoever writes to `drivers_probe` waits for ever.
-pub fn hanging_sysfs(image: &mut Archive) {
+/// What takes the functions of [`crowded_sysfs`].
+pub const CROWD: &str = "class:02";
+
+/// A /sys of plain files with so many functions that the work on them takes seconds.
+pub fn crowded_sysfs(image: &mut Archive) {
     const PCI: &str = "sys/bus/pci";
-    for (attribute, value) in [
-        ("modalias", "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00\n"),
-        ("driver_override", "(null)\n"),
-    ] {
-        image.file(&format!("{PCI}/devices/0000:00:04.0/{attribute}"), value);
+    for number in 0..3000 {
+        let (bus, device, function) = (0x10 + number / 256, number / 8 % 32, number % 8);
+        let directory = format!("{PCI}/devices/0000:{bus:02x}:{device:02x}.{function}");
+        image.file(
+            &format!("{directory}/modalias"),
+            "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00\n",
+        );
+        image.file(&format!("{directory}/driver_override"), "(null)\n");
     }
     // A loaded vfio-pci is what drivers_probe is written for.
     image.directory(&format!("{PCI}/drivers/vfio-pci"));
-    image.fifo(&format!("{PCI}/drivers_probe"));
+    image.file(&format!("{PCI}/drivers_probe"), "");
 }
 
-/// Lets PID 1 become the early binary while somebody waits to kill everything else.
+/// Lets PID 1 become the early binary while somebody waits to signal everything else.
 pub fn kill_worker(image: &mut Archive, signal: &str) {
     let script = format!(
         "#!/bin/busybox sh\n\
