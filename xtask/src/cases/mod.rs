@@ -737,10 +737,10 @@ fn harness_sees_on(name: &str, model: Model) -> Case {
 /// What takes the functions of [`crowded_sysfs`].
 pub const CROWD: &str = "class:02";
 
-/// A /sys of plain files with so many functions that the work on them takes seconds.
+/// A /sys of plain files with so many functions that the work on them takes a second.
 pub fn crowded_sysfs(image: &mut Archive) {
     const PCI: &str = "sys/bus/pci";
-    for number in 0..3000 {
+    for number in 0..4000 {
         let (bus, device, function) = (0x10 + number / 256, number / 8 % 32, number % 8);
         let directory = format!("{PCI}/devices/0000:{bus:02x}:{device:02x}.{function}");
         image.file(
@@ -758,7 +758,7 @@ pub fn crowded_sysfs(image: &mut Archive) {
 pub fn kill_worker(image: &mut Archive, signal: &str) {
     let script = format!(
         "#!/bin/busybox sh\n\
-         (/bin/busybox sleep 1; kill -{signal} -1) &\n\
+         (/bin/busybox sleep 0.1; kill -{signal} -1) &\n\
          exec /{EARLY} \"$@\"\n"
     );
     image.program("vfio-override-early", script);
