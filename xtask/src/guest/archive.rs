@@ -21,7 +21,6 @@ enum Node {
     Directory,
     File { mode: u32, bytes: Vec<u8> },
     Link { target: String },
-    Fifo,
 }
 
 impl Archive {
@@ -52,10 +51,6 @@ impl Archive {
         self.insert(path, Node::Link { target });
     }
 
-    pub fn fifo(&mut self, path: &str) {
-        self.insert(path, Node::Fifo);
-    }
-
     /// Adds all of another archive, whose files take the place of those with the same path.
     pub fn merge(&mut self, other: &Self) {
         for (path, node) in &other.nodes {
@@ -80,7 +75,6 @@ impl Archive {
                 Node::File { mode, bytes } => fs::write(&path, bytes)
                     .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(*mode))),
                 Node::Link { target } => symlink(target, &path),
-                Node::Fifo => Err(io::Error::from(io::ErrorKind::Unsupported)),
             }
             .with_context(|| format!("cannot write {}", path.display()))?;
         }
@@ -95,7 +89,6 @@ impl Archive {
                 Node::Directory => (ModeFileType::Directory, 0o755, &[]),
                 Node::File { mode, bytes } => (ModeFileType::Regular, *mode, bytes),
                 Node::Link { target } => (ModeFileType::Symlink, 0o777, target.as_bytes()),
-                Node::Fifo => (ModeFileType::Fifo, 0o644, &[]),
             };
             let size = u32::try_from(bytes.len())
                 .with_context(|| format!("{path} is too large for a cpio archive"))?;
@@ -130,7 +123,7 @@ mod tests {
             match step {
                 0 => archive.program("usr/bin/tool", "#!"),
                 1 => archive.link("init", "usr/bin/tool"),
-                2 => archive.fifo("sys/pipe"),
+                2 => archive.directory("sys"),
                 _ => archive.file("etc/x", "contents"),
             }
         }
