@@ -173,7 +173,6 @@ mod tests {
                 "100644 etc/x",
                 "120777 init",
                 "40755 sys",
-                "10644 sys/pipe",
                 "40755 usr",
                 "40755 usr/bin",
                 "100755 usr/bin/tool",
