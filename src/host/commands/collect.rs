@@ -22,7 +22,7 @@ use crate::machine::kernel_log::{self, KernelLog};
 use crate::machine::links;
 use crate::machine::modules;
 use crate::machine::usage::{Mount, Usage};
-use crate::machine::{self, Machine};
+use crate::machine::{self, Machine, file};
 use crate::rules::preview::Asked;
 use crate::screen::{self, PLAIN, Screen};
 use crate::systems::iommu::Off;
@@ -191,7 +191,7 @@ impl Copy {
                 }
             }
             // No more than what made it: the rest is the name of a disk, or of what a person calls it.
-            if let Ok(uuid) = fs::read_to_string(directory.join("dm/uuid")) {
+            if let Ok(uuid) = file::read_text(&directory.join("dm/uuid")) {
                 let maker = uuid.split('-').next().unwrap_or_default();
                 self.file(&format!("sys/{inside}/dm/uuid"), format!("{maker}-\n").as_bytes())?;
             }
@@ -401,7 +401,7 @@ impl Copy {
 
     /// The same, to another place in the copy.
     fn copy_as(&mut self, sysfs: &Path, path: &str, to: &str) -> Result<()> {
-        match fs::read(sysfs.join(path)) {
+        match file::read(&sysfs.join(path)) {
             Ok(text) => self.file(&format!("sys/{to}"), &text),
             Err(_) => Ok(()),
         }
