@@ -138,6 +138,10 @@ fn build_name(target: Target) -> String {
     format!("build and audit, {target}")
 }
 
+fn emulated_name(target: Target) -> String {
+    format!("tests of the binaries, emulated: {target}")
+}
+
 /// What has to be built: what most boots need, whatever was selected, and of other architectures, which
 /// take tools of their own, what is selected.
 fn targets(ledger: &Ledger) -> Vec<Target> {
@@ -146,7 +150,8 @@ fn targets(ledger: &Ledger) -> Vec<Target> {
     let is_booted = |arch: &Arch| cells.iter().any(|cell| cell.arch() == arch);
     let is_needed = |target: &Target| {
         let Target { arch, .. } = *target;
-        arch == X86_64 || is_booted(arch) || ledger.wants(&build_name(*target))
+        let is_emulated = ledger.all && ledger.wants(&emulated_name(*target));
+        arch == X86_64 || is_booted(arch) || is_emulated || ledger.wants(&build_name(*target))
     };
     Target::all().filter(is_needed).collect()
 }
@@ -179,7 +184,7 @@ fn check_foreign(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger
         return;
     }
     for binary in binaries.iter().filter(|binary| !binary.target.arch.is_native()) {
-        let name = format!("tests of the binaries, emulated: {}", binary.target);
+        let name = emulated_name(binary.target);
         if !ledger.wants(&name) {
             continue;
         }
