@@ -149,7 +149,7 @@ fn signals_that_were_ignored_or_blocked_change_nothing() {
 
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
-fn limits_are_told_where_they_matter_and_end_nothing_by_a_signal() {
+fn a_limit_on_files_is_told_and_ends_nothing_by_a_signal() {
     for binary in binaries() {
         // No file may be longer than nothing: sysfs knows no such limit, the plain files of a copy do.
         let copy = two_cards();
@@ -161,8 +161,14 @@ fn limits_are_told_where_they_matter_and_end_nothing_by_a_signal() {
         assert_eq!(run.status, Some(1), "{}", run.story());
         let told = "write bus/pci/devices/0000:01:00.0/driver_override: EFBIG";
         assert!(run.stderr.contains(told), "{}", run.story());
+    }
+}
 
-        // No process more. Root may have any number.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_limit_on_processes_is_told() {
+    for binary in binaries() {
+        // Root may have any number.
         let copy = two_cards();
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);

@@ -12,15 +12,26 @@ use crate::ground::setup;
 use crate::ground::workspace::{Workspace, cargo};
 
 /// What cannot be tested by the emulation of a process, each with why.
-pub const NOT_EMULATED: [(&str, &str); 6] = [
-    ("below::no_link_on_the_way_leads_out_of_the_tree", "the emulation has no openat2"),
+pub const NOT_EMULATED: [(&str, &str); 10] = [
+    ("below::no_link_on_the_way_leads_out_of_the_tree", OPENAT2),
+    ("below::what_is_no_file_costs_one_function_and_plan_says_the_same", OPENAT2),
     ("cost::", "what is counted would be the emulation's system calls"),
+    ("environment::a_limit_on_processes_is_told", "it takes a user who is not root"),
+    (
+        "environment::signals_that_were_ignored_or_blocked_change_nothing",
+        "the emulation writes a signal's old action before it reads the new one",
+    ),
     ("inject::", "faults would be put into the emulation's system calls"),
     ("pid1::a_hang_leaves_no_function_unprotected", WORKER),
     ("pid1::a_worker_that_crashes_or_is_killed_does_not_stop_the_boot", WORKER),
     ("pid1::a_worker_that_hangs_delays_the_boot_by_five_seconds", WORKER),
+    (
+        "pid1::the_real_init_finds_signals_as_they_were",
+        "the emulation handles signals by itself, and so changes which ones are ignored",
+    ),
 ];
 
+const OPENAT2: &str = "the emulation has no openat2";
 const WORKER: &str = "the worker is looked for by its file, which is the emulation's";
 
 /// Tells the kernel, in name spaces of this script's own, who runs such files, and runs what follows.
