@@ -35,118 +35,102 @@ pub struct SyntaxError {
     pub expected: Expected,
 }
 
-/// What the grammar expects at some point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their texts say it")]
-pub enum Expected {
-    Selector,
-    NameOfLspci,
-    FunctionOfSlot,
-    Domain,
-    Bus,
-    Device,
-    Function,
-    FunctionOrAny,
-    OneFunction,
-    Colon,
-    Dot,
-    VendorOrAny,
-    DeviceIdOrAny,
-    SubvendorOrAny,
-    SubdeviceOrAny,
-    SubdeviceOfPair,
-    ClassOrAny,
-    Mask,
-    ClassDigits,
-    GuardVendor,
-    GuardDevice,
-    GuardOnAddress,
-    Expansion,
-    Driver,
-    ShorterDriver,
-    ShorterPath,
-    BareExclusion,
-    AfterSelector,
-    AfterGuard,
-    AfterExpansion,
-    End,
+/// Makes the enum and its texts of one list.
+macro_rules! expected {
+    ($($name:ident: $text:literal,)*) => {
+        /// What the grammar expects at some point.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "their texts say it")]
+        pub enum Expected {
+            $($name,)*
+        }
+
+        impl fmt::Display for Expected {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$name => $text,)*
+                })
+            }
+        }
+    };
 }
 
-const _: () = assert!(MAX_DRIVER == 64 && MAX_HOPS == 16, "the texts below say so");
-
-impl fmt::Display for Expected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Selector => "an address (03:00.0), a path, IDs (10de:2204), class:03 or boot_vga",
-            Self::NameOfLspci => {
-                "0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot"
-            }
-            Self::FunctionOfSlot => ".0, or .* for the whole slot (IDs like this take 4 digits)",
-            Self::Domain => "a domain of 1 to 8 hexadecimal digits",
-            Self::Bus => "a bus of 1 or 2 hexadecimal digits",
-            Self::Device => "a device from 00 to 1f",
-            Self::Function => "a function from 0 to 7",
-            Self::FunctionOrAny => "a function from 0 to 7, or *",
-            Self::OneFunction => {
-                "one function: a path starts at a single bridge, * may only follow a /"
-            }
-            Self::Colon => "\":\"",
-            Self::Dot => "\".\"",
-            Self::VendorOrAny => "a vendor ID of 1 to 4 hexadecimal digits, or *",
-            Self::DeviceIdOrAny => "a device ID of 1 to 4 hexadecimal digits, or *",
-            Self::SubvendorOrAny => "a subsystem vendor ID of 1 to 4 hexadecimal digits, or *",
-            Self::SubdeviceOrAny => "a subsystem device ID of 1 to 4 hexadecimal digits, or *",
-            Self::SubdeviceOfPair => {
-                "\":\" and a subsystem device ID: in the pci: form the two come as a pair"
-            }
-            Self::ClassOrAny => "a class of 1 to 6 hexadecimal digits, or *",
-            Self::Mask => "a class mask of 1 to 6 hexadecimal digits",
-            Self::ClassDigits => "a class of 2, 4 or 6 hexadecimal digits",
-            Self::GuardVendor => "a vendor ID of 1 to 4 hexadecimal digits",
-            Self::GuardDevice => "a device ID of 1 to 4 hexadecimal digits",
-            Self::GuardOnAddress => "no guard: only an address or a path can have one",
-            Self::Expansion => "slot or group",
-            Self::Driver => "a driver name of letters, digits and _ - . +, or none or auto",
-            Self::ShorterDriver => "the end: a driver name has at most 64 characters",
-            Self::ShorterPath => "the end: a path has at most 16 hops",
-            Self::BareExclusion => {
-                "the end: an exclusion has a selector and an expansion, nothing else"
-            }
-            Self::AfterSelector => "\"@\", \"+\", \"=\" or the end of the rule",
-            Self::AfterGuard => "\"+\", \"=\" or the end of the rule",
-            Self::AfterExpansion => "\"=\" or the end of the rule",
-            Self::End => "nothing more",
-        })
-    }
+expected! {
+    Selector: "an address (03:00.0), a path, IDs (10de:2204), class:03 or boot_vga",
+    NameOfLspci: "0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot",
+    FunctionOfSlot: ".0, or .* for the whole slot (IDs like this take 4 digits)",
+    Domain: "a domain of 1 to 8 hexadecimal digits",
+    Bus: "a bus of 1 or 2 hexadecimal digits",
+    Device: "a device from 00 to 1f",
+    Function: "a function from 0 to 7",
+    FunctionOrAny: "a function from 0 to 7, or *",
+    OneFunction: "one function: a path starts at a single bridge, * may only follow a /",
+    Colon: "\":\"",
+    Dot: "\".\"",
+    VendorOrAny: "a vendor ID of 1 to 4 hexadecimal digits, or *",
+    DeviceIdOrAny: "a device ID of 1 to 4 hexadecimal digits, or *",
+    SubvendorOrAny: "a subsystem vendor ID of 1 to 4 hexadecimal digits, or *",
+    SubdeviceOrAny: "a subsystem device ID of 1 to 4 hexadecimal digits, or *",
+    SubdeviceOfPair: "\":\" and a subsystem device ID: in the pci: form the two come as a pair",
+    ClassOrAny: "a class of 1 to 6 hexadecimal digits, or *",
+    Mask: "a class mask of 1 to 6 hexadecimal digits",
+    ClassDigits: "a class of 2, 4 or 6 hexadecimal digits",
+    GuardVendor: "a vendor ID of 1 to 4 hexadecimal digits",
+    GuardDevice: "a device ID of 1 to 4 hexadecimal digits",
+    GuardOnAddress: "no guard: only an address or a path can have one",
+    Expansion: "slot or group",
+    Driver: "a driver name of letters, digits and _ - . +, or none or auto",
+    ShorterDriver: "the end: a driver name has at most 64 characters",
+    ShorterPath: "the end: a path has at most 16 hops",
+    BareExclusion: "the end: an exclusion has a selector and an expansion, nothing else",
+    AfterSelector: "\"@\", \"+\", \"=\" or the end of the rule",
+    AfterGuard: "\"+\", \"=\" or the end of the rule",
+    AfterExpansion: "\"=\" or the end of the rule",
+    End: "nothing more",
 }
+
+const _: () = assert!(MAX_DRIVER == 64 && MAX_HOPS == 16, "the texts above say so");
 
 /// Reads one rule, blanks around it already taken off.
 pub fn parse(text: &[u8]) -> Result<Statement<'_>, SyntaxError> {
     match text {
         b"off" => Ok(Statement::Off),
         b"debug" => Ok(Statement::Debug),
-        _ => Cursor { length: text.len(), rest: text }.rule().map(Statement::Rule),
+        _ => Cursor::read(text, |cursor| cursor.rule().map(Statement::Rule)),
     }
 }
 
 /// Reads one address, `[DOMAIN:]BUS:DEV.F`, and nothing else.
 pub fn parse_address(text: &[u8]) -> Result<Address, SyntaxError> {
-    let mut cursor = Cursor { length: text.len(), rest: text };
-    let (domain, bus) = cursor.bus()?;
-    let place = cursor.place(Expected::Function)?;
-    match place.addresses(domain, bus).next() {
-        Some(address) if cursor.rest.is_empty() => Ok(address),
-        _ => cursor.fail(Expected::End),
-    }
+    Cursor::read(text, |cursor| {
+        let (domain, bus) = cursor.bus()?;
+        let place = cursor.place(Expected::Function)?;
+        match place.addresses(domain, bus).next() {
+            Some(address) if cursor.rest.is_empty() => Some(address),
+            _ => cursor.fail(Expected::End),
+        }
+    })
 }
 
-/// What is left of a text of this length.
+/// What is left of a text, and where it could not be read, what was expected next.
 struct Cursor<'a> {
-    length: usize,
     rest: &'a [u8],
+    expected: Expected,
 }
 
 impl<'a> Cursor<'a> {
+    fn read<T>(
+        text: &'a [u8],
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Result<T, SyntaxError> {
+        let mut cursor = Self { rest: text, expected: Expected::End };
+        read(&mut cursor).ok_or_else(|| {
+            let before = text.len() - cursor.rest.len();
+            let column = u32::try_from(before + 1).unwrap_or(u32::MAX);
+            SyntaxError { column, expected: cursor.expected }
+        })
+    }
+
     fn peek(&self) -> Option<u8> {
         self.rest.first().copied()
     }
@@ -159,38 +143,31 @@ impl<'a> Cursor<'a> {
 
     #[inline(never)]
     fn eat(&mut self, text: &[u8]) -> bool {
-        match self.rest.strip_prefix(text) {
-            Some(rest) => {
-                self.rest = rest;
-                true
-            }
-            None => false,
-        }
+        let rest = self.rest.strip_prefix(text);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
     }
 
-    #[inline(never)]
-    fn error(&self, expected: Expected) -> SyntaxError {
-        let before = self.length - self.rest.len();
-        SyntaxError { column: u32::try_from(before + 1).unwrap_or(u32::MAX), expected }
+    /// Where the cursor is, this was expected.
+    fn fail<T>(&mut self, expected: Expected) -> Option<T> {
+        self.expected = expected;
+        None
     }
 
-    fn fail<T>(&self, expected: Expected) -> Result<T, SyntaxError> {
-        Err(self.error(expected))
-    }
-
-    fn expect(&mut self, byte: u8, expected: Expected) -> Result<(), SyntaxError> {
-        if self.eat(&[byte]) { Ok(()) } else { self.fail(expected) }
+    fn expect(&mut self, byte: u8, expected: Expected) -> Option<()> {
+        if self.eat(&[byte]) { Some(()) } else { self.fail(expected) }
     }
 
     /// As many hexadecimal digits as there are, 1 to `max` (at most 8).
-    fn number(&mut self, max: usize, expected: Expected) -> Result<u32, SyntaxError> {
+    #[inline(never)]
+    fn number(&mut self, max: usize, expected: Expected) -> Option<u32> {
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let value = self.rest.get(..digits).and_then(|text| hex::number(text, max));
         self.skip(digits.min(max));
-        value.map_or_else(|| self.fail(expected), Ok)
+        if value.is_some() { value } else { self.fail(expected) }
     }
 
-    fn rule(mut self) -> Result<Rule<'a>, SyntaxError> {
+    fn rule(&mut self) -> Option<Rule<'a>> {
         let exclude = self.eat(b"!");
         let may_be_absent = !exclude && self.eat(b"?");
         let selector = self.selector()?;
@@ -205,9 +182,9 @@ impl<'a> Cursor<'a> {
                 return self.fail(Expected::GuardOnAddress);
             }
             self.skip(1);
-            let vendor = self.id_of_guard(Expected::GuardVendor)?;
+            let vendor = self.id(Expected::GuardVendor)?;
             self.expect(b':', Expected::Colon)?;
-            guard = Some(Id { vendor, device: self.id_of_guard(Expected::GuardDevice)? });
+            guard = Some(Id { vendor, device: self.id(Expected::GuardDevice)? });
             after = Expected::AfterGuard;
         }
 
@@ -233,21 +210,21 @@ impl<'a> Cursor<'a> {
             None if exclude => Action::Exclude,
             None => Action::Take(Driver::DEFAULT),
         };
-        Ok(Rule { selector, guard, expansion, action, may_be_absent })
+        Some(Rule { selector, guard, expansion, action, may_be_absent })
     }
 
-    fn selector(&mut self) -> Result<Selector, SyntaxError> {
+    fn selector(&mut self) -> Option<Selector> {
         let selector =
             self.rest.split(|byte| matches!(byte, b'@' | b'+' | b'=')).next().unwrap_or_default();
         if selector == b"boot_vga" {
             self.skip(selector.len());
-            return Ok(Selector::BootVga);
+            return Some(Selector::BootVga);
         }
         if self.eat(b"class:") {
             return self.class();
         }
         if self.eat(b"pci:") {
-            return self.ids(true).map(Selector::Ids);
+            return self.ids(true);
         }
         if selector.starts_with(b"pci_") {
             return self.fail(Expected::NameOfLspci);
@@ -264,20 +241,23 @@ impl<'a> Cursor<'a> {
             self.skip(selector.len());
             self.fail(Expected::FunctionOfSlot)
         } else {
-            self.ids(false).map(Selector::Ids)
+            self.ids(false)
         }
     }
 
-    fn address_or_path(&mut self) -> Result<Selector, SyntaxError> {
+    fn address_or_path(&mut self) -> Option<Selector> {
         let (domain, bus) = self.bus()?;
+        let before_place = self.rest;
         let place = self.place(Expected::FunctionOrAny)?;
         if self.peek() != Some(b'/') {
-            return Ok(Selector::Address { domain, bus, place });
+            return Some(Selector::Address { domain, bus, place });
         }
-        let start = place.function.and_then(|f| Address::new(domain, bus, place.device, f));
-        let Some(start) = start else {
-            let SyntaxError { column, expected } = self.error(Expected::OneFunction);
-            return Err(SyntaxError { column: column - 1, expected });
+        let Some(start) = place.function.and_then(|f| Address::new(domain, bus, place.device, f))
+        else {
+            // The function is the last byte.
+            self.rest = before_place;
+            self.skip(before_place.iter().take_while(|byte| **byte != b'*').count());
+            return self.fail(Expected::OneFunction);
         };
         let mut hops = heapless::Vec::new();
         while self.peek() == Some(b'/') {
@@ -285,16 +265,13 @@ impl<'a> Cursor<'a> {
                 return self.fail(Expected::ShorterPath);
             }
             self.skip(1);
-            let place = self.place(Expected::FunctionOrAny)?;
-            if hops.push(place).is_err() {
-                return self.fail(Expected::ShorterPath);
-            }
+            let _ = hops.push(self.place(Expected::FunctionOrAny)?);
         }
-        Ok(Selector::Path { start, hops })
+        Some(Selector::Path { start, hops })
     }
 
     /// `[DOMAIN:]BUS:`
-    fn bus(&mut self) -> Result<(u32, u8), SyntaxError> {
+    fn bus(&mut self) -> Option<(u32, u8)> {
         let address = self.rest.split(|&byte| byte == b'.').next().unwrap_or_default();
         let has_domain = address.iter().filter(|&&byte| byte == b':').count() > 1;
         let mut domain = 0;
@@ -304,16 +281,19 @@ impl<'a> Cursor<'a> {
         }
         let bus = self.number(2, Expected::Bus)?;
         self.expect(b':', Expected::Colon)?;
-        u8::try_from(bus).map_or_else(|_| self.fail(Expected::Bus), |bus| Ok((domain, bus)))
+        Some((domain, u8::try_from(bus).ok()?))
     }
 
     /// `DEV.FN`, where `function` says whether `*` is allowed.
-    fn place(&mut self, function: Expected) -> Result<Place, SyntaxError> {
-        let error = self.error(Expected::Device);
-        let device = u8::try_from(self.number(2, Expected::Device)?).unwrap_or(u8::MAX);
-        if device > MAX_DEVICE {
-            return Err(error);
+    #[inline(never)]
+    fn place(&mut self, function: Expected) -> Option<Place> {
+        let before = self.rest;
+        let device = self.number(2, Expected::Device)?;
+        if device > MAX_DEVICE.into() {
+            self.rest = before;
+            return self.fail(Expected::Device);
         }
+        let device = u8::try_from(device).ok()?;
         self.expect(b'.', Expected::Dot)?;
         let place = match self.peek() {
             Some(digit @ b'0'..=b'7') => Place { device, function: Some(digit - b'0') },
@@ -321,16 +301,14 @@ impl<'a> Cursor<'a> {
             _ => return self.fail(function),
         };
         self.skip(1);
-        Ok(place)
+        Some(place)
     }
 
-    fn class(&mut self) -> Result<Selector, SyntaxError> {
+    fn class(&mut self) -> Option<Selector> {
         let before = self.rest.len();
         let prefix = self.number(6, Expected::ClassDigits)?;
-        match before - self.rest.len() {
-            digits @ (2 | 4 | 6) => {
-                Ok(Selector::Class { prefix, digits: u8::try_from(digits).unwrap_or(6) })
-            }
+        match u8::try_from(before - self.rest.len()) {
+            Ok(digits @ (2 | 4 | 6)) => Some(Selector::Class { prefix, digits }),
             _ => self.fail(Expected::ClassDigits),
         }
     }
@@ -338,33 +316,41 @@ impl<'a> Cursor<'a> {
     /// The form of `vfio-pci.ids=` (`vfio_pci_fill_ids` in `drivers/vfio/pci/vfio_pci.c`), or behind
     /// `pci:` that of the kernel's `<pci_dev>` (`pci_dev_str_match` in `drivers/pci/pci.c`), in which 0
     /// means any.
-    fn ids(&mut self, is_pci_dev: bool) -> Result<Ids, SyntaxError> {
-        let mut ids = Ids { vendor: self.id_or_any(Expected::VendorOrAny)?, ..Ids::default() };
-        self.expect(b':', Expected::Colon)?;
-        ids.device = self.id_or_any(Expected::DeviceIdOrAny)?;
-        if self.eat(b":") {
-            ids.subvendor = self.id_or_any(Expected::SubvendorOrAny)?;
-            if self.eat(b":") {
-                ids.subdevice = self.id_or_any(Expected::SubdeviceOrAny)?;
-                if !is_pci_dev && self.eat(b":") {
-                    (ids.class, ids.mask) = self.class_and_mask()?;
+    #[inline(never)]
+    fn ids(&mut self, is_pci_dev: bool) -> Option<Selector> {
+        const FIELDS: [(Expected, Expected); 4] = [
+            (Expected::VendorOrAny, Expected::End),
+            (Expected::DeviceIdOrAny, Expected::Colon),
+            (Expected::SubvendorOrAny, Expected::End),
+            (Expected::SubdeviceOrAny, Expected::SubdeviceOfPair),
+        ];
+        let mut ids = [None; 4];
+        for (at, (id, (expected, or))) in ids.iter_mut().zip(FIELDS).enumerate() {
+            if at > 0 && !self.eat(b":") {
+                if at == 1 || at == 3 && is_pci_dev {
+                    return self.fail(or);
                 }
-            } else if is_pci_dev {
-                return self.fail(Expected::SubdeviceOfPair);
+                break;
             }
+            *id = self.number_or_any(4, expected)?;
+            *id = id.filter(|&id| !is_pci_dev || id != 0);
         }
-        if is_pci_dev {
-            for id in [&mut ids.vendor, &mut ids.device, &mut ids.subvendor, &mut ids.subdevice] {
-                *id = id.filter(|&id| id != 0);
+        let [vendor, device, subvendor, subdevice] = ids.map(|id| u16::try_from(id?).ok());
+        let (mut class, mut mask) = (None, 0);
+        if !is_pci_dev && self.eat(b":") {
+            class = self.number_or_any(6, Expected::ClassOrAny)?.and_then(Class::new);
+            if self.eat(b":") {
+                // `ffffffff` is a mask like any other to the kernel, which compares 24 bits all the same.
+                let is_number = self.peek() != Some(b'*');
+                mask = if is_number && self.eat_any() {
+                    0x00ff_ffff
+                } else {
+                    self.prefixed_number(6, Expected::Mask)?
+                };
             }
+            mask = class.map_or(0, |_| mask);
         }
-        Ok(ids)
-    }
-
-    fn class_and_mask(&mut self) -> Result<(Option<Class>, u32), SyntaxError> {
-        let class = self.class_or_any()?;
-        let mask = if self.eat(b":") { self.mask()? } else { 0 };
-        Ok((class, if class.is_some() { mask } else { 0 }))
+        Some(Selector::Ids(Ids { vendor, device, subvendor, subdevice, class, mask }))
     }
 
     /// `*`, and `ffffffff` as the kernel's `PCI_ANY_ID` is written.
@@ -382,58 +368,38 @@ impl<'a> Cursor<'a> {
         any
     }
 
-    fn prefixed_number(&mut self, max: usize, expected: Expected) -> Result<u32, SyntaxError> {
+    fn prefixed_number(&mut self, max: usize, expected: Expected) -> Option<u32> {
         let _ = self.eat(b"0x") || self.eat(b"0X");
         self.number(max, expected)
     }
 
-    fn id_or_any(&mut self, expected: Expected) -> Result<Option<u16>, SyntaxError> {
-        if self.eat_any() {
-            return Ok(None);
-        }
-        let id = self.prefixed_number(4, expected)?;
-        Ok(u16::try_from(id).ok())
+    fn number_or_any(&mut self, max: usize, expected: Expected) -> Option<Option<u32>> {
+        if self.eat_any() { Some(None) } else { self.prefixed_number(max, expected).map(Some) }
     }
 
-    fn id_of_guard(&mut self, expected: Expected) -> Result<u16, SyntaxError> {
-        let id = self.prefixed_number(4, expected)?;
-        u16::try_from(id).or_else(|_| self.fail(expected))
+    fn id(&mut self, expected: Expected) -> Option<u16> {
+        u16::try_from(self.prefixed_number(4, expected)?).ok()
     }
 
-    fn class_or_any(&mut self) -> Result<Option<Class>, SyntaxError> {
-        if self.eat_any() {
-            return Ok(None);
-        }
-        Ok(Class::new(self.prefixed_number(6, Expected::ClassOrAny)?))
-    }
-
-    /// `ffffffff` is a mask like any other to the kernel, which compares 24 bits all the same.
-    fn mask(&mut self) -> Result<u32, SyntaxError> {
-        if self.peek() != Some(b'*') && self.eat_any() {
-            return Ok(0x00ff_ffff);
-        }
-        self.prefixed_number(6, Expected::Mask)
-    }
-
-    fn driver(&mut self) -> Result<Driver<'a>, SyntaxError> {
+    fn driver(&mut self) -> Option<Driver<'a>> {
         let name = self.rest;
-        // A driver has a directory in sysfs, and these name none of its own.
-        if matches!(name, b"." | b"..") {
-            return self.fail(Expected::Driver);
-        }
         let valid =
             name.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"_-.+".contains(byte));
         let valid = valid.count();
-        if valid < name.len() || name.is_empty() {
-            self.skip(valid);
-            return self.fail(Expected::Driver);
+        match name {
+            // A driver has a directory in sysfs, and these name none of its own.
+            b"." | b".." | b"" => return self.fail(Expected::Driver),
+            _ if valid < name.len() => {
+                self.skip(valid);
+                return self.fail(Expected::Driver);
+            }
+            _ if valid > MAX_DRIVER => {
+                self.skip(MAX_DRIVER);
+                return self.fail(Expected::ShorterDriver);
+            }
+            _ => self.skip(valid),
         }
-        if name.len() > MAX_DRIVER {
-            self.skip(MAX_DRIVER);
-            return self.fail(Expected::ShorterDriver);
-        }
-        self.skip(name.len());
-        Ok(match name {
+        Some(match name {
             NOBODY => Driver::Nobody,
             b"auto" => Driver::Auto,
             name => Driver::Named(name),

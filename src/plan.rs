@@ -4,6 +4,8 @@
 //! [`apply`](crate::apply) moves its state, and [`report`](crate::report) tells it. Deciding is pure: all
 //! that it depends on is in the rules and the plan.
 
+use core::mem;
+
 use heapless::Vec;
 
 use crate::apply::{DriverName, keep_name};
@@ -18,8 +20,10 @@ use crate::survey::{
 /// What becomes of every function that the rules concern.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// By address.
+    /// As they come, and from the end of the survey on by address.
     pub(crate) steps: Vec<Step, MAX_FUNCTIONS>,
+    /// The places of the steps, by address: a step is too large to make room for another.
+    order: Vec<u16, MAX_FUNCTIONS>,
     /// Functions that share an IOMMU group with a taken one and have no step, in no order.
     pub(crate) neighbours: Vec<Function, MAX_NEIGHBOURS>,
     /// Which functions the paths of rules lead to, in the order of the rules.
@@ -140,6 +144,7 @@ impl Plan {
     pub const fn new() -> Self {
         Self {
             steps: Vec::new(),
+            order: Vec::new(),
             neighbours: Vec::new(),
             path_ends: Vec::new(),
             problems: Vec::new(),
@@ -178,12 +183,15 @@ impl Plan {
         self.problems.iter().map(|(_, problem)| *problem)
     }
 
+    /// Where the function's step is, or else where in the order it belongs.
     pub(crate) fn index(&self, address: Address) -> Result<usize, usize> {
+        let at = |&place: &u16| self.steps.get(usize::from(place)).map(|it| it.function.address);
         // Mostly one comes after the other.
-        if self.steps.last().is_none_or(|last| last.function.address < address) {
-            return Err(self.steps.len());
+        if self.order.last().is_none_or(|last| at(last) < Some(address)) {
+            return Err(self.order.len());
         }
-        self.steps.binary_search_by_key(&address, |step| step.function.address)
+        let found = self.order.binary_search_by_key(&Some(address), at)?;
+        self.order.get(found).map_or(Err(found), |&place| Ok(place.into()))
     }
 
     pub(crate) fn get_mut(&mut self, address: Address) -> Option<&mut Step> {
@@ -193,17 +201,35 @@ impl Plan {
 
     /// Adds a function that is not there yet.
     pub(crate) fn insert(&mut self, function: Function) -> Result<(), Problem> {
-        if self.steps.is_full() {
-            return Err(Problem::Limit(Limit::Functions));
-        }
+        let full = Problem::Limit(Limit::Functions);
         let (Ok(at) | Err(at)) = self.index(function.address);
-        let mut carried = Step::new(function);
+        let mut carried = u16::try_from(self.steps.len()).map_err(|_| full)?;
+        self.steps.push(Step::new(function)).map_err(|_| full)?;
         // `Vec::insert` can panic.
-        for step in self.steps.iter_mut().skip(at) {
-            core::mem::swap(step, &mut carried);
+        for place in self.order.iter_mut().skip(at) {
+            mem::swap(place, &mut carried);
         }
-        let _ = self.steps.push(carried);
-        Ok(())
+        self.order.push(carried).map_err(|_| full)
+    }
+
+    /// Puts the steps in order: the survey is done.
+    pub(crate) fn sort(&mut self) {
+        for at in 0..self.order.len() {
+            let mut from = at;
+            // What was before this place has gone to where the one that belongs there was.
+            while let Some(&place) = self.order.get(from) {
+                from = place.into();
+                if from >= at {
+                    break;
+                }
+            }
+            if let Ok([here, there]) = self.steps.get_disjoint_mut([at, from]) {
+                mem::swap(here, there);
+            }
+        }
+        for (at, place) in (0..).zip(&mut self.order) {
+            *place = at;
+        }
     }
 
     /// What went wrong, and what it keeps the survey from.
@@ -352,16 +378,20 @@ impl Plan {
     #[inline(never)]
     fn find_heads(&mut self) {
         for index in 0..self.steps.len() {
-            let Some(Step { function, .. }) = self.steps.get(index) else { break };
-            let first = |is_with: &dyn Fn(&Function) -> bool| {
-                self.steps.iter().position(|step| is_with(&step.function)).unwrap_or(index)
-            };
-            let heads = [
-                first(&|other| other.address.same_slot(function.address)),
-                first(&|other| other.group.is_some() && other.group == function.group),
-            ];
-            if let Some(step) = self.steps.get_mut(index) {
-                step.heads = heads;
+            let (before, after) = self.steps.split_at_mut_checked(index).unwrap_or_default();
+            let Some(Step { function, heads, .. }) = after.first_mut() else { break };
+            *heads = [index; 2];
+            // A slot's functions stand together.
+            if let Some(last) = before.last()
+                && last.function.address.same_slot(function.address)
+            {
+                *heads = [last.heads[0], index];
+            }
+            if function.group.is_some()
+                && let Some(first) =
+                    before.iter().find(|step| step.function.group == function.group)
+            {
+                heads[1] = first.heads[1];
             }
         }
     }

@@ -102,6 +102,7 @@ pub fn survey(
             survey.expand(view, &function);
         }
     }
+    plan.sort();
 }
 
 struct Survey<'s, 'r> {

@@ -72,7 +72,7 @@ const CEILINGS: [Ceiling; 5] = [
         functions: 512,
         rules: Rules::Everything(64),
         calls: 5_116,
-        instructions: 28_900_000,
+        instructions: 14_100_000,
         peak_kib: 300,
         maps: 0,
     },
