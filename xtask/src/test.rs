@@ -18,7 +18,7 @@ use crate::deliver::dist::Built;
 use crate::foreign::{self, MIRI, NOT_EMULATED};
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
-use crate::generators::{Cell, Workshop};
+use crate::generators::{Addon, Cell, SignedImages, Workshop};
 use crate::ground::arch::{Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
@@ -332,26 +332,35 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
         ("generators: no image of what is half installed", Workshop::check_incomplete),
         ("generator initramfs-tools: an /init without /conf/conf.d", Workshop::check_fallback),
     ];
-    let name = |cell: &Cell| format!("generator {}", cell.name());
+    let name = |boot: &str| format!("generator {boot}");
+    let Some(binary) = binaries.first() else {
+        return ledger.fail("generators", "no binary did build");
+    };
+    let mut boots = Vec::new();
     let cells: Vec<Cell> =
-        Cell::every(ledger.all).filter(|cell| ledger.wants(&name(cell))).collect();
-    if cells.is_empty() && !CHECKS.iter().any(|(name, _)| ledger.wants(name)) {
-        return;
+        Cell::every(ledger.all).filter(|cell| ledger.wants(&name(&cell.name()))).collect();
+    if !cells.is_empty() || CHECKS.iter().any(|(name, _)| ledger.wants(name)) {
+        let workshop =
+            ledger.always("generators: prepare", || Workshop::prepare(workspace, &binary.path));
+        if let Some(workshop) = workshop {
+            for (name, check) in CHECKS {
+                ledger.check(name, || check(&workshop, workspace));
+            }
+            boots.extend(workshop.boot(workspace, &cells));
+        }
     }
-    let workshop = ledger.always("generators: prepare", || {
-        let binary = binaries.first().context("no binary did build")?;
-        Workshop::prepare(workspace, &binary.path)
-    });
-    let Some(workshop) = workshop else { return };
-    for (name, check) in CHECKS {
-        ledger.check(name, || check(&workshop, workspace));
+    let mut addons = Addon::every(ledger.all);
+    addons.retain(|addon| ledger.wants(&name(&addon.name())));
+    if !addons.is_empty() {
+        let images = ledger
+            .always("generators: signed images", || SignedImages::prepare(workspace, &binary.path));
+        boots.extend(images.iter().flat_map(|images| images.boot(workspace, &addons)));
     }
-    let boots = workshop.boot(workspace, &cells);
     if !boots.is_empty() {
-        println!("\n{}", generators::show(&workshop, &boots));
+        println!("\n{}", generators::show(&boots));
     }
     for boot in boots {
-        ledger.close_boot(&name(boot.cell), boot.outcome);
+        ledger.close_boot(&name(&boot.name), boot.outcome);
     }
 }
 

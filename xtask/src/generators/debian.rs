@@ -1,4 +1,4 @@
-//! A Debian to run the generators in: unpacked packages below the target directory, entered with a
+//! A Debian to run programs in: unpacked packages below the target directory, entered with a
 //! root directory of its own. The host's own /boot, /usr and configuration are not seen from there.
 
 use std::ffi::OsStr;
@@ -16,22 +16,6 @@ use crate::ground::progress;
 use crate::ground::workspace::Workspace;
 use crate::guest::kernel::Kernel;
 
-/// What is asked of apt; it adds what these depend on. Neither generator's own package is here: those
-/// exclude each other, and only say which one a kernel's installation calls.
-const PACKAGES: [&str; 11] = [
-    "?essential",
-    "busybox-static",
-    "cpio",
-    "dracut-core",
-    "e2fsprogs",
-    "initramfs-tools-core",
-    "kmod",
-    "mount",
-    "systemd",
-    "udev",
-    "zstd",
-];
-
 /// What an installation would have done besides unpacking.
 const PASSWD: [(&str, &str); 2] = [
     ("usr/share/base-passwd/passwd.master", "etc/passwd"),
@@ -43,14 +27,19 @@ pub struct Debian {
 }
 
 impl Debian {
-    /// Downloads and unpacks that of a suite, unless it is there already.
-    pub fn prepare(workspace: &Workspace, suite: &str) -> Result<Self> {
+    /// Downloads and unpacks these packages of a suite, and those that they depend on, unless they are there already.
+    pub fn prepare(
+        workspace: &Workspace,
+        suite: &str,
+        purpose: &str,
+        packages: &[&str],
+    ) -> Result<Self> {
         let cache = workspace.scratch("debian")?;
-        let root = cache.join(format!("{suite}+{}", PACKAGES.join("+").replace('?', "")));
+        let root = cache.join(format!("{suite}+{}", packages.join("+").replace('?', "")));
         if !root.is_dir() {
             let lists = Lists::of(workspace, suite, X86_64.debian)?;
-            progress::phase(format!("make a Debian ({suite}) for the generators"), || {
-                make(&lists, &cache, &root)
+            progress::phase(format!("make a Debian ({suite}) {purpose}"), || {
+                make(&lists, packages, &cache, &root)
             })?;
         }
         Ok(Self { root })
@@ -127,26 +116,26 @@ impl Debian {
 }
 
 /// The root is there whole or not at all.
-fn make(lists: &Lists, cache: &Path, root: &Path) -> Result<()> {
+fn make(lists: &Lists, packages: &[&str], cache: &Path, root: &Path) -> Result<()> {
     let scratch = tempfile::Builder::new()
         .prefix("fetch-")
         .tempdir_in(cache)
         .with_context(|| format!("cannot write to {}", cache.display()))?;
     let archives = scratch.path().join("archives");
     fs::create_dir_all(archives.join("partial"))?;
-    download(lists, &archives)?;
+    download(lists, packages, &archives)?;
     let new = scratch.path().join("root");
     unpack(&archives, &new)?;
     fs::rename(&new, root).with_context(|| format!("cannot rename {}", new.display()))
 }
 
 /// As on a machine that has nothing installed.
-fn download(lists: &Lists, archives: &Path) -> Result<()> {
+fn download(lists: &Lists, packages: &[&str], archives: &Path) -> Result<()> {
     let directory = format!("Dir::Cache::archives={}", archives.display());
     let mut apt = lists.command("apt-get");
     apt.args(["-o", &directory, "-o", "Debug::NoLocking=1"])
         .args(["install", "--download-only", "--yes", "--no-install-recommends"])
-        .args(PACKAGES);
+        .args(packages);
     command::check(&mut apt).map(drop)
 }
 

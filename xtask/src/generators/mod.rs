@@ -5,6 +5,7 @@ mod debian;
 mod dracut;
 mod initramfs_tools;
 mod mkinitcpio;
+mod uki;
 
 use std::fmt;
 use std::fs;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use self::debian::Debian;
 use self::dracut::Scope;
+pub use self::uki::{Addon, SignedImages};
 use crate::cases;
 use crate::cases::case::{Case, Mode};
 use crate::cases::suite;
@@ -48,6 +50,22 @@ const ROOTS: [Root; 3] = [
     Root { name: "Debian 12", suite: "bookworm", kernel: "6.1" },
     Root { name: "Debian 13", suite: "trixie", kernel: "6.12" },
     Root { name: "Debian sid", suite: "sid", kernel: "newest" },
+];
+
+/// What a root has, besides what these depend on. Neither generator's own package is here: those exclude each other,
+/// and only say which one a kernel's installation calls.
+const PACKAGES: [&str; 11] = [
+    "?essential",
+    "busybox-static",
+    "cpio",
+    "dracut-core",
+    "e2fsprogs",
+    "initramfs-tools-core",
+    "kmod",
+    "mount",
+    "systemd",
+    "udev",
+    "zstd",
 ];
 
 /// Where what does not differ between roots is tried.
@@ -332,10 +350,28 @@ struct Supply {
 }
 
 /// How one boot ended.
-pub struct Boot<'a> {
-    pub cell: &'a Cell,
+pub struct Boot {
+    pub name: String,
+    /// What the table says of it: the root, what made the image, how the early binary was started, and the versions.
+    about: [String; 4],
     took: Duration,
     pub outcome: Outcome,
+}
+
+impl Boot {
+    /// Boots, and tells when that is done.
+    fn new(name: String, about: [String; 4], boot: impl FnOnce() -> Result<Outcome>) -> Self {
+        let start = Instant::now();
+        let outcome = boot().unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}")));
+        let took = start.elapsed();
+        let result = match outcome {
+            Outcome::Passed(_) => "",
+            Outcome::Failed(_) => "  FAILED",
+            Outcome::NotTested(_) => "  NOT TESTED",
+        };
+        eprintln!("  boot {name:<53} {:>6.1} s{result}", took.as_secs_f64());
+        Self { name, about, took, outcome }
+    }
 }
 
 impl Workshop {
@@ -343,7 +379,7 @@ impl Workshop {
     pub fn prepare(workspace: &Workspace, early: &Path) -> Result<Self> {
         let built = install::gather_for_tests(workspace, early)?;
         let supply = |root: &'static Root| {
-            let debian = Debian::prepare(workspace, root.suite)?;
+            let debian = Debian::prepare(workspace, root.suite, "for the generators", &PACKAGES)?;
             install::install_to(debian.root(), &workspace.root, &built)?;
             let kernel = kernel::named(root.kernel, X86_64, workspace)?;
             debian.add_kernel(&kernel)?;
@@ -358,7 +394,7 @@ impl Workshop {
     }
 
     /// Boots the cells two at a time, each generator's image made once for each root.
-    pub fn boot<'a>(&self, workspace: &Workspace, cells: &'a [Cell]) -> Vec<Boot<'a>> {
+    pub fn boot(&self, workspace: &Workspace, cells: &[Cell]) -> Vec<Boot> {
         let mut wanted: Vec<(Generator, &str)> = Vec::new();
         for cell in cells {
             if !wanted.contains(&(cell.generator, cell.root.name)) {
@@ -371,27 +407,19 @@ impl Workshop {
                 .map_err(|error| format!("{error:#}"))
         });
         pool::each(cells, |cell| {
-            let start = Instant::now();
             let made = wanted
                 .iter()
                 .zip(&images)
                 .find(|(wanted, _)| **wanted == (cell.generator, cell.root.name))
                 .map(|(_, image)| image.as_deref());
-            let outcome = match made {
-                Some(Ok(image)) => self
-                    .boot_one(workspace, cell, image)
-                    .unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}"))),
-                Some(Err(error)) => Outcome::Failed(format!("no image: {error}")),
-                None => Outcome::NotTested("no image was made".to_owned()),
-            };
-            let took = start.elapsed();
-            let result = match outcome {
-                Outcome::Passed(_) => "",
-                Outcome::Failed(_) => "  FAILED",
-                Outcome::NotTested(_) => "  NOT TESTED",
-            };
-            eprintln!("  boot {:<53} {:>6.1} s{result}", cell.name(), took.as_secs_f64());
-            Boot { cell, took, outcome }
+            let Cell { generator, how, root } = cell;
+            let versions = self.versions(cell).unwrap_or_else(|error| format!("{error:#}"));
+            let about = [root.name.to_owned(), generator.to_string(), how.to_string(), versions];
+            Boot::new(cell.name(), about, || match made {
+                Some(Ok(image)) => self.boot_one(workspace, cell, image),
+                Some(Err(error)) => Ok(Outcome::Failed(format!("no image: {error}"))),
+                None => Ok(Outcome::NotTested("no image was made".to_owned())),
+            })
         })
     }
 
@@ -624,16 +652,14 @@ fn expect_clean(said: &str) -> Result<()> {
 }
 
 /// One line for each boot: what made the image, how the early binary was started, and what came of it.
-pub fn show(workshop: &Workshop, boots: &[Boot]) -> String {
+pub fn show(boots: &[Boot]) -> String {
     let rows = boots.iter().map(|boot| {
-        let Cell { generator, how, root } = boot.cell;
         let result = match boot.outcome {
             Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
             Outcome::Failed(_) => "FAILED".to_owned(),
             Outcome::NotTested(_) => "NOT TESTED".to_owned(),
         };
-        let versions = workshop.versions(boot.cell).unwrap_or_else(|error| format!("{error:#}"));
-        [root.name.to_owned(), generator.to_string(), how.to_string(), versions, result]
+        boot.about.iter().cloned().chain([result]).collect::<Vec<_>>()
     });
     table::plain(["root", "generator", "mode", "made by", "boot"], rows.collect::<Vec<_>>())
 }

@@ -144,6 +144,15 @@ pub struct Machine {
     pub image_memory: u32,
     pub has_bios: bool,
     pub is_lit: bool,
+    pub efi: Option<Efi>,
+}
+
+/// EFI firmware, which starts what it finds on a disk of the machine.
+#[derive(Clone, Debug)]
+pub struct Efi {
+    pub code: PathBuf,
+    /// What it finds stored; what it stores is lost.
+    pub variables: PathBuf,
 }
 
 /// A function at its place.
@@ -255,6 +264,13 @@ impl Machine {
     #[must_use]
     pub fn with_bios(mut self) -> Self {
         self.has_bios = true;
+        self
+    }
+
+    /// Boots by this firmware, from a disk: QEMU loads no kernel.
+    #[must_use]
+    pub fn by_efi(mut self, efi: Efi) -> Self {
+        self.efi = Some(efi);
         self
     }
 

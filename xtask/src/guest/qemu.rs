@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::ground::arch::{Firmware, Serial};
 use crate::ground::setup;
 use crate::guest::kernel::Kernel;
-use crate::guest::machine::Machine;
+use crate::guest::machine::{Efi, Machine};
 use crate::guest::qmp;
 
 /// What runs the guest's instructions.
@@ -39,6 +39,7 @@ pub struct Guest<'a> {
     /// The file's name in the directory that QEMU runs in.
     pub initrd: Option<&'a str>,
     pub command_line: &'a str,
+    /// One that boots by EFI finds kernel, image and command line itself.
     pub machine: &'a Machine,
 }
 
@@ -61,20 +62,24 @@ impl Guest<'_> {
             command.args(board.iommu);
         }
         match (board.firmware, self.machine.has_bios) {
-            (Firmware::Pc, false) if self.machine.is_lit => {}
+            (Firmware::Pc, false) if self.machine.is_lit || self.machine.efi.is_some() => {}
             (Firmware::Pc, false) => drop(command.args(["-bios", "qboot.rom"])),
             (Firmware::DeviceTree, true) => {
                 command.arg("-bios").arg(setup::EFI_AARCH64.path()?);
             }
             (Firmware::Pc, true) | (Firmware::DeviceTree, false) => {}
         }
-        let kernel = if self.machine.has_bios { &self.kernel.image } else { &self.kernel.fastest };
-        command.arg("-kernel").arg(kernel);
-        if let Some(initrd) = self.initrd {
-            command.args(["-initrd", initrd]);
+        if let Some(efi) = &self.machine.efi {
+            add_efi(&mut command, efi);
+        } else {
+            let kernel =
+                if self.machine.has_bios { &self.kernel.image } else { &self.kernel.fastest };
+            command.arg("-kernel").arg(kernel).args(["-append", self.command_line]);
+            if let Some(initrd) = self.initrd {
+                command.args(["-initrd", initrd]);
+            }
         }
         command
-            .args(["-append", self.command_line])
             .args(["-chardev", "stdio,id=console,signal=off"])
             .args(["-serial", "chardev:console"]);
         if board.serial == Serial::Three {
@@ -89,6 +94,20 @@ impl Guest<'_> {
             command.arg(format!("-{option}")).arg(value);
         }
         Ok(command)
+    }
+}
+
+/// Flash that only the firmware's own code, in system management mode, writes to: without that Secure Boot is none
+/// (`OvmfPkg/README`).
+fn add_efi(command: &mut Command, Efi { code, variables }: &Efi) {
+    command.args(["-machine", "smm=on"]);
+    command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+    command.args(["-global", "ICH9-LPC.disable_s3=1"]);
+    for (unit, file, kind) in [(0, code, "readonly=on"), (1, variables, "snapshot=on")] {
+        // A comma begins QEMU's next property.
+        let file = file.display().to_string().replace(',', ",,");
+        let drive = format!("if=pflash,unit={unit},format=raw,{kind},file={file}");
+        command.args(["-drive", &drive]);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::ground::arch::Serial;
+use crate::ground::arch::{Arch, Serial};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::workspace::Workspace;
@@ -41,6 +41,7 @@ pub struct Session<'a> {
     /// Names the directory of the artefacts.
     pub name: &'a str,
     pub kernel: &'a Kernel,
+    /// Unused, as the parameters are, where the machine finds them itself.
     pub image: Vec<u8>,
     /// Appended to the parameters that every guest gets.
     pub parameters: String,
@@ -239,21 +240,7 @@ impl Session<'_> {
     }
 
     fn start(&self, artefacts: &Artefacts, accelerator: Accelerator) -> Result<(Console, Qemu)> {
-        let board = &self.kernel.arch.guest;
-        let command_line = format!(
-            "console={} {QUIET} panic=-1 cryptomgr.notests audit=0 {} {} {}",
-            board.console,
-            board.parameters,
-            probes::PARAMETERS,
-            self.parameters
-        );
-        // The kernel cuts a longer one off without a word (COMMAND_LINE_SIZE on x86 and arm64).
-        if command_line.len() > MAX_COMMAND_LINE {
-            bail!(
-                "the kernel's command line has {} bytes, at most {MAX_COMMAND_LINE} are allowed",
-                command_line.len()
-            );
-        }
+        let command_line = command_line(self.kernel.arch, &self.parameters)?;
         let mut command = Guest {
             kernel: self.kernel,
             accelerator,
@@ -288,6 +275,25 @@ impl Session<'_> {
     fn phase<T, E>(&self, title: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         if self.interaction == Interaction::Silent { work() } else { progress::phase(title, work) }
     }
+}
+
+/// A guest's command line: what every guest gets, and these parameters.
+pub fn command_line(arch: &Arch, parameters: &str) -> Result<String> {
+    let board = &arch.guest;
+    let command_line = format!(
+        "console={} {QUIET} panic=-1 cryptomgr.notests audit=0 {} {} {parameters}",
+        board.console,
+        board.parameters,
+        probes::PARAMETERS,
+    );
+    // The kernel cuts a longer one off without a word (COMMAND_LINE_SIZE on x86 and arm64).
+    if command_line.len() > MAX_COMMAND_LINE {
+        bail!(
+            "the kernel's command line has {} bytes, at most {MAX_COMMAND_LINE} are allowed",
+            command_line.len()
+        );
+    }
+    Ok(command_line)
 }
 
 impl Running {
