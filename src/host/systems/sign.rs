@@ -17,8 +17,8 @@ pub enum Sign {
     SomeSays(&'static str, &'static str, &'static str),
     /// The boot loader has told the firmware this name (`LoaderInfo` of the Boot Loader Interface).
     Loader(&'static str),
-    /// systemd's stub of a unified kernel image has left its own word there (`StubInfo`).
-    Stub,
+    /// systemd's stub of a unified kernel image, of this version or a later one, has left its word there (`StubInfo`).
+    Stub(u32),
     /// The kernel command line has a parameter of this name whose value contains the text.
     Word(&'static str, &'static str),
     All(&'static [Sign]),
@@ -32,7 +32,9 @@ pub struct Facts<'a> {
     pub line: Vec<u8>,
     os: Vec<String>,
     loader: Option<String>,
-    stub: Option<String>,
+    stub: Option<u32>,
+    /// Whether the firmware starts nothing that is not signed.
+    pub is_secure_boot: bool,
 }
 
 impl<'a> Facts<'a> {
@@ -43,8 +45,9 @@ impl<'a> Facts<'a> {
             root,
             line: machine.cmdline().unwrap_or_default(),
             os: os_of(root),
-            loader: efi_text(root, "LoaderInfo", &LOADERS),
-            stub: efi_text(root, "StubInfo", &["systemd-stub"]),
+            loader: loader_of(root),
+            stub: stub_of(root),
+            is_secure_boot: has_secure_boot(root),
         })
     }
 
@@ -59,7 +62,7 @@ impl<'a> Facts<'a> {
                 files.any(|name| says(self.root, &format!("{directory}/{name}"), text))
             }
             Sign::Loader(name) => self.loader.as_deref() == Some(name),
-            Sign::Stub => self.stub.is_some(),
+            Sign::Stub(oldest) => self.stub.is_some_and(|version| version >= *oldest),
             Sign::Word(name, text) => cmdline::parameters(&self.line).any(|parameter| {
                 let value = parameter.value.map(String::from_utf8_lossy);
                 parameter.name == name.as_bytes() && value.is_some_and(|value| value.contains(text))
@@ -74,14 +77,33 @@ impl<'a> Facts<'a> {
 /// Boot loaders that tell their names.
 const LOADERS: [&str; 4] = ["systemd-boot", "GRUB", "Limine", "rEFInd"];
 
-/// Which of these names a variable of the Boot Loader Interface has. It is in UTF-16.
-fn efi_text(root: &Root, variable: &str, names: &[&str]) -> Option<String> {
+/// What a variable of the Boot Loader Interface says, by what is found in its text. It is in UTF-16.
+fn efi_text(root: &Root, variable: &str, find: impl Fn(&str) -> Option<String>) -> Option<String> {
     let path = format!("sys/firmware/efi/efivars/{variable}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f");
-    let keep = |line: &str| {
-        let text = line.replace('\0', "");
-        names.iter().find(|name| text.contains(**name)).map(|name| (*name).to_owned())
-    };
-    root.lines(&path, keep).ok()?.into_iter().next()
+    root.lines(&path, |line| find(&line.replace('\0', ""))).ok()?.into_iter().next()
+}
+
+fn loader_of(root: &Root) -> Option<String> {
+    efi_text(root, "LoaderInfo", |text| {
+        LOADERS.iter().find(|name| text.contains(**name)).map(|name| (*name).to_owned())
+    })
+}
+
+/// The stub's version: 0 where it tells none. `systemd-stub 257.5-1`.
+fn stub_of(root: &Root) -> Option<u32> {
+    let version = efi_text(root, "StubInfo", |text| {
+        let (_, version) = text.split_once("systemd-stub")?;
+        let digits = version.trim_start().split(|letter: char| !letter.is_ascii_digit());
+        digits.into_iter().next().map(str::to_owned)
+    })?;
+    Some(version.parse().unwrap_or(0))
+}
+
+/// What the firmware's own variable says: four bytes of attributes, and 1.
+fn has_secure_boot(root: &Root) -> bool {
+    let path = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    let keep = |line: &str| line.ends_with('\u{1}').then(String::new);
+    root.lines(path, keep).is_ok_and(|lines| !lines.is_empty())
 }
 
 /// The names in `ID` and `ID_LIKE`.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::found::Found;
 use super::initramfs::{self, Hook, Initramfs, Listing, Maker};
 use super::sign::Facts;
-use super::table::{Command, DOCS, Given, Line, More, Place, Second, Way};
+use super::table::{Command, DOCS, Given, KEYS, Line, More, Place, Second, Way};
 use super::words::{Change, split};
 use crate::machine::Machine;
 use crate::machine::root::Root;
@@ -113,10 +113,29 @@ impl<'a> System<'a> {
         self.line(change)
     }
 
+    /// Whether the image that booted is known to hold the early binary as it is installed now.
+    fn has_early(&self) -> bool {
+        self.image.has_early() == Some(true) && !self.image.is_older_than_hook
+    }
+
+    /// Whether an addon takes the early binary along, whatever image it is beside.
+    fn is_brought_along(&self) -> bool {
+        let takes_addons = |(_, _, line): (_, _, &Line)| matches!(line.place, Place::Addon(_));
+        self.found.loader.is_some_and(takes_addons) && !self.has_early()
+    }
+
     fn start(&self) -> Start {
         let nothing = Start { steps: Vec::new(), words: Vec::new(), rebuild: None };
         let image = &self.image;
-        if image.has_early() == Some(true) && !image.is_older_than_hook {
+        if self.is_brought_along() {
+            let why = "No image is made anew, since an addon can bring the early binary along";
+            return Start {
+                steps: vec![make_archive(why, ARCHIVE)],
+                words: vec![STRICT.to_owned()],
+                rebuild: None,
+            };
+        }
+        if self.has_early() {
             let is_needed = |maker: &Maker| match maker.image.way {
                 Way::Steps { start, .. } => vec![start.to_owned()],
                 Way::Archive if !image.is_strict => vec![STRICT.to_owned()],
@@ -244,16 +263,8 @@ impl<'a> System<'a> {
     /// An archive beside the image, where the boot loader can be told of one.
     fn archive(&self, why: &str) -> Start {
         let second = self.found.loader.and_then(|(_, _, line)| line.second.as_ref());
-        let Second { archive, file, what, line } = second.unwrap_or(&Second {
-            archive: "boot/vfio-override.cpio.gz",
-            file: "",
-            what: "",
-            line: "",
-        });
-        let pack = if archive.contains(".gz") { " | gzip" } else { "" };
-        let make = format!(
-            "sh -c 'cd /usr/lib/vfio-override && echo vfio-override-early | cpio -o -H newc{pack} >/{archive}'"
-        );
+        let Second { archive, file, what, line } =
+            second.unwrap_or(&Second { archive: ARCHIVE, file: "", what: "", line: "" });
         let name = if second.is_some() {
             Step::write(format!("In {file}, {what}"), *file, *line)
         } else {
@@ -262,10 +273,8 @@ impl<'a> System<'a> {
                  this the next step stops the boot"
             ))
         };
-        let what =
-            format!("{why}: make an archive that holds the early binary ({DOCS}/overlay.md)");
         Start {
-            steps: vec![Step::run(what, make), name],
+            steps: vec![make_archive(why, archive), name],
             words: vec![STRICT.to_owned()],
             rebuild: None,
         }
@@ -292,6 +301,9 @@ impl<'a> System<'a> {
             Place::Command(_) => {
                 return Step::text(format!("{what}: set again what was set before"));
             }
+            Place::Addon(directory) => {
+                return Step::run(what, format!("rm {directory}/{ADDON}"));
+            }
             Place::Variable { file, name, more } => {
                 format!("/{}", Assignment::of(self.facts.root, file, name, more.as_ref()).file)
             }
@@ -308,6 +320,42 @@ impl<'a> System<'a> {
             |(program, _): &&(&str, &str)| !program.is_empty() && self.facts.root.has(program);
         let then = line.then.iter().find(is_there).or_else(|| line.then.last());
         then.map(|(_, command)| *command)
+    }
+
+    /// How an addon of ours is made, in place of one that is there.
+    fn addon(
+        &self,
+        name: &str,
+        directory: &str,
+        change: &Change,
+        dropped: &[(&str, Option<String>)],
+    ) -> Vec<Step> {
+        let root = self.facts.root;
+        let mut what =
+            format!("{name}: make an addon, from which the stub takes more of the command line");
+        let mut call = "ukify build".to_owned();
+        if self.facts.is_secure_boot {
+            what.push_str(
+                ", signed, since Secure Boot is on, with the key that signs this machine's images",
+            );
+            let known = KEYS.iter().find(|(key, _)| root.has(key));
+            let (key, certificate) = known.unwrap_or(&KEYS[KEYS.len() - 1]);
+            let _ = write!(
+                call,
+                " --secureboot-private-key=/{key} --secureboot-certificate=/{certificate}"
+            );
+        }
+        push_dropped(&mut what, dropped, "; and take out, where the image's own is made,");
+        if self.is_brought_along() {
+            let _ = write!(call, " --initrd=/{ARCHIVE}");
+        }
+        let _ = write!(call, " --cmdline={} --output={directory}/{ADDON}", quoted(&change.added()));
+        let is_missing = !root.has(directory.trim_start_matches('/'));
+        let make = Step::run(
+            "Make the directory for what every image takes",
+            format!("mkdir -p {directory}"),
+        );
+        is_missing.then_some(make).into_iter().chain([Step::run(what, call)]).collect()
     }
 
     /// How to get words onto the command line.
@@ -361,16 +409,38 @@ impl<'a> System<'a> {
                 vec![Step::write(what, *file, line)]
             }
             Place::Command(command) => vec![command.step(name, page, change, &dropped)],
+            Place::Addon(directory) => self.addon(name, directory, change, &dropped),
         };
         steps.extend(self.then(line).map(|command| Step::run("Then", command)));
         steps
     }
 }
 
+/// Where the early binary's archive is put where nothing asks for another place.
+const ARCHIVE: &str = "boot/vfio-override.cpio.gz";
+
+fn make_archive(why: &str, archive: &str) -> Step {
+    let pack = if archive.contains(".gz") { " | gzip" } else { "" };
+    Step::run(
+        format!("{why}: make an archive that holds the early binary ({DOCS}/overlay.md)"),
+        format!(
+            "sh -c 'cd /usr/lib/vfio-override && echo vfio-override-early | cpio -o -H newc{pack} >/{archive}'"
+        ),
+    )
+}
+
+/// What an addon of ours is called.
+const ADDON: &str = "vfio-override.addon.efi";
+
 const AGAIN: &str = "Make the image anew, since it holds copies of all this";
 
 /// What has the kernel start the early binary itself.
 const STRICT: &str = "rdinit=/vfio-override-early";
+
+/// A word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
 
 /// Adds what is to be taken out.
 fn push_dropped(what: &mut String, dropped: &[(&str, Option<String>)], lead: &str) {
@@ -400,11 +470,10 @@ impl Command {
         dropped: &[(&str, Option<String>)],
     ) -> Step {
         let quote = |option: &str, text: &str| {
-            let quoted = format!("'{}'", text.replace('\'', "'\\''"));
             match option.split_once("\"{}\"") {
                 // The option is a text of its own, in which quotes mean something.
                 Some((start, end)) => format!("'{start}\"{}\"{end}'", text.replace('"', "\\\"")),
-                None => option.replace("{}", &quoted),
+                None => option.replace("{}", &quoted(text)),
             }
         };
         let left = dropped.iter().filter_map(|(_, left)| left.clone());

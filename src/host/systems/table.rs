@@ -41,6 +41,8 @@ pub enum Place {
     Own { file: &'static str, line: &'static str },
     /// No file, but commands.
     Command(Command),
+    /// A file of one's own in this directory, which is put beside unified kernel images and has words and an archive.
+    Addon(&'static str),
 }
 
 /// More files that are read behind the first, where a program is there.
@@ -175,6 +177,20 @@ const INTO_UKI: Second = Second {
     what: "add behind the other --initrd, then make and sign that image anew",
     line: "--initrd /boot/vfio-override.cpio.gz",
 };
+
+/// The first of systemd's stubs that takes an initrd from an addon, too.
+const ADDONS: u32 = 257;
+
+const fn addon(sign: Sign, directory: &'static str) -> System {
+    let line = Line { place: Place::Addon(directory), then: &[], second: None };
+    loader("UKI", "uki.md", sign, line)
+}
+
+/// Where tools keep the keys that unified kernel images are signed with: the key, and the certificate.
+pub const KEYS: [(&str, &str); 2] = [
+    ("var/lib/sbctl/keys/db/db.key", "var/lib/sbctl/keys/db/db.pem"),
+    ("etc/kernel/secure-boot-private-key.pem", "etc/kernel/secure-boot-certificate.pem"),
+];
 
 const fn entries(sign: &'static str, file: &'static str, archive: &'static str) -> System {
     let second = Second { archive, file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
@@ -510,13 +526,17 @@ pub static SYSTEMS: &[System] = &[
     loader(
         "UKI by kernel-install",
         "uki.md",
-        All(&[Stub, Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]),
+        All(&[Stub(0), Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]),
         Line { place: KERNEL_INSTALL, then: REINSTALL, second: Some(INTO_UKI) },
     ),
+    addon(All(&[Stub(ADDONS), Has("efi/EFI")]), "/efi/loader/addons"),
+    addon(All(&[Stub(ADDONS), Has("boot/EFI")]), "/boot/loader/addons"),
+    // What is below it only root sees.
+    addon(All(&[Stub(ADDONS), Has("boot/efi")]), "/boot/efi/loader/addons"),
     loader(
         "UKI",
         "uki.md",
-        Stub,
+        Stub(0),
         Line {
             place: Place::Part {
                 file: "the file that the unified kernel image has its command line from",
@@ -793,6 +813,9 @@ mod tests {
                     assert!(command.add.contains("{}"), "{}", system.name);
                 }
                 Some(Place::Whole(file)) => assert!(!file.starts_with('/'), "{}", system.name),
+                Some(Place::Addon(directory)) => {
+                    assert!(directory.starts_with('/'), "{}", system.name);
+                }
                 None => {}
             }
         }

@@ -233,8 +233,13 @@ impl SignedImages {
         let disk = format!("{name}.img");
         self.run(&format!("rm -f {disk}"))?;
         self.run(&format!("mkfs.vfat -C {disk} {}", DISK * 1024))?;
-        let extra = "::EFI/BOOT/BOOTX64.EFI.extra.d";
-        self.run(&format!("mmd -i {disk} ::EFI ::EFI/BOOT {extra}"))?;
+        // For every image of the partition, or for this one.
+        let extra = if addon == Addon::Strict {
+            "::loader/addons"
+        } else {
+            "::EFI/BOOT/BOOTX64.EFI.extra.d"
+        };
+        self.run(&format!("mmd -i {disk} ::EFI ::EFI/BOOT ::loader {extra}"))?;
         self.run(&format!("mcopy -i {disk} {} ::EFI/BOOT/BOOTX64.EFI", image_of(addon)))?;
         self.run(&format!("mcopy -i {disk} {efi} {extra}/vfio-override.addon.efi"))?;
         Ok(self.path(&disk))
