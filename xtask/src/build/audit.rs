@@ -14,6 +14,7 @@ use object::elf::{ET_EXEC, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramType};
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{
     Architecture, Endianness, Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind,
+    SymbolSection,
 };
 
 /// Who may bring the stack unwinder into the file.
@@ -35,6 +36,7 @@ pub enum Finding {
     TooLarge { bytes: u64, ceiling: u64 },
     NoSymbols,
     OtherProgram,
+    DeadText(&'static str),
     Forbidden { symbol: String, callers: Vec<String> },
 }
 
@@ -54,6 +56,7 @@ impl fmt::Display for Finding {
             }
             Self::NoSymbols => f.write_str("has no symbol table, so nothing can be proven"),
             Self::OtherProgram => f.write_str("is not the program that was linked and proven"),
+            Self::DeadText(text) => write!(f, "contains the text \"{text}\", which nothing prints"),
             Self::Forbidden { symbol, callers } if callers.is_empty() => {
                 write!(f, "contains {symbol}")
             }
@@ -90,7 +93,11 @@ type Elf<'data> = ElfFile64<'data, Endianness>;
 
 fn prove_bytes(bytes: &[u8], unwinder: Unwinder) -> Vec<Finding> {
     match Elf::parse(bytes) {
-        Ok(file) => shape(&file).into_iter().chain(symbols(&file, unwinder)).collect(),
+        Ok(file) => shape(&file)
+            .into_iter()
+            .chain(symbols(&file, unwinder))
+            .chain(dead_texts(bytes, unwinder))
+            .collect(),
         Err(error) => vec![Finding::NotElf(error.to_string())],
     }
 }
@@ -188,6 +195,13 @@ fn symbols(file: &Elf, unwinder: Unwinder) -> Vec<Finding> {
     findings
 }
 
+/// What the linker kept of panics' texts where it can leave them out, which is with musl.
+fn dead_texts(bytes: &[u8], unwinder: Unwinder) -> Option<Finding> {
+    const PANIC: &str = "panicked at ";
+    let is_there = bytes.windows(PANIC.len()).any(|text| text == PANIC.as_bytes());
+    (unwinder == Unwinder::Forbidden && is_there).then_some(Finding::DeadText(PANIC))
+}
+
 /// Whether a demangled symbol is part of panicking, unwinding or allocation in Rust.
 fn is_forbidden(name: &str, unwinder: Unwinder) -> bool {
     const PARTS: [&str; 12] = [
@@ -227,7 +241,11 @@ struct Symbols {
 impl Symbols {
     fn read(file: &Elf) -> Self {
         let mut symbols = Self { names: BTreeSet::new(), functions: BTreeMap::new() };
-        for symbol in file.symbols().filter(ObjectSymbol::is_definition) {
+        // A name that the linker was only given a number for is no code: `rust_eh_personality=0` of build.rs.
+        let is_in_file = |symbol: &object::read::elf::ElfSymbol64<'_, '_, Endianness>| {
+            symbol.is_definition() && symbol.section() != SymbolSection::Absolute
+        };
+        for symbol in file.symbols().filter(is_in_file) {
             let Ok(mangled) = symbol.name() else { continue };
             // The alternate form leaves out the hash, which differs between compilers.
             let name = format!("{:#}", rustc_demangle::demangle(mangled));
@@ -357,6 +375,7 @@ mod tests {
         assert!(has(|finding| matches!(finding, Finding::Interpreter)));
         assert!(has(|finding| matches!(finding, Finding::Dynamic)));
         assert!(has(|finding| matches!(finding, Finding::TooLarge { .. })));
+        assert!(has(|finding| matches!(finding, Finding::DeadText(_))));
         assert!(has(|finding| matches!(
             finding,
             Finding::Forbidden { symbol, .. } if symbol == "core::panicking::panic_fmt"

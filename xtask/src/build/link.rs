@@ -8,28 +8,45 @@ use std::collections::BTreeSet;
 /// The function that exists nowhere; `src/early` refers to it by this name.
 pub const MISSING: &str = "vfio_override_early_must_not_allocate";
 
-/// The functions that GNU ld found referring to [`MISSING`]; `None` if the build failed otherwise.
+/// The functions that the linker found referring to [`MISSING`]; `None` if the build failed otherwise.
 pub fn allocating_functions(messages: &str) -> Option<Vec<String>> {
     let mut current = None;
+    let mut of_lld = false;
     let mut found = BTreeSet::new();
     let mut failed = false;
     for line in messages.lines() {
         if let Some(name) = after(line, "in function ").and_then(quoted) {
-            current = Some(format!("{:#}", rustc_demangle::demangle(name)));
+            current = Some(demangled(name));
         }
         if after(line, "undefined reference to ").and_then(quoted) == Some(MISSING) {
             failed = true;
             found.extend(current.clone());
         }
+        if let Some(symbol) = after(line, "undefined symbol: ") {
+            of_lld = symbol == MISSING;
+            failed |= of_lld;
+        }
+        if of_lld && let Some(place) = after(line, ">>> ") {
+            found.extend(
+                place
+                    .rsplit_once(":(")
+                    .and_then(|(_, rest)| rest.split_once(')'))
+                    .map(|(name, _)| demangled(name.strip_prefix(".text.").unwrap_or(name))),
+            );
+        }
     }
     failed.then(|| found.into_iter().collect())
+}
+
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
 }
 
 fn after<'text>(line: &'text str, mark: &str) -> Option<&'text str> {
     line.split_once(mark).map(|(_, rest)| rest)
 }
 
-/// GNU ld quotes with a backtick and an apostrophe, or with two apostrophes since 2.41.
+/// GNU ld, which links with glibc, quotes with a backtick and an apostrophe, or with two apostrophes since 2.41.
 fn quoted(text: &str) -> Option<&str> {
     text.strip_prefix(['`', '\''])?.split_once('\'').map(|(name, _)| name)
 }
@@ -57,6 +74,24 @@ mod tests {
         let messages = "ld: a.o: in function 'work':\n\
             a.rs:(.text+0x2): undefined reference to 'vfio_override_early_must_not_allocate'";
         assert_eq!(allocating_functions(messages), Some(vec!["work".to_owned()]));
+    }
+
+    #[test]
+    fn the_functions_that_lld_names_are_read() {
+        let messages = "\
+  = note: rust-lld: error: undefined symbol: vfio_override_early_must_not_allocate
+          >>> referenced by x.cgu.0
+          >>>               /t/x.rcgu.o:(__rustc::__rust_dealloc)
+          >>> referenced by x.cgu.0
+          >>>               /t/x.rcgu.o:(_ZN4work4work17h0123456789abcdefE)
+          rust-lld: error: undefined symbol: other
+          >>> referenced by x.cgu.0
+          >>>               /t/x.rcgu.o:(innocent)
+          collect2: error: ld returned 1 exit status";
+        assert_eq!(
+            allocating_functions(messages),
+            Some(vec!["__rustc::__rust_dealloc".into(), "work::work".into()])
+        );
     }
 
     #[test]

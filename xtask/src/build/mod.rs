@@ -393,7 +393,7 @@ impl<'a> Job<'a> {
     fn cargo(&self, directory: &Path, more_flags: Option<String>) -> Command {
         let stub = match &self.toolchain {
             // A link that is to show what panics has use for the unwinder, and so has a program that may panic.
-            Toolchain::Rustup { stub } if more_flags.is_none() && self.program.is_early() => {
+            Toolchain::Rustup { stub, .. } if more_flags.is_none() && self.program.is_early() => {
                 Some(format!("-Lnative={}", stub.display()))
             }
             _ => None,
@@ -417,14 +417,13 @@ impl<'a> Job<'a> {
     }
 
     fn flags(&self) -> Vec<String> {
+        let linker = self.target.arch.linker().map(|linker| format!("-Clinker={linker}"));
         let own = match &self.toolchain {
-            Toolchain::Native | Toolchain::Rustup { .. } => self
-                .target
-                .arch
-                .linker()
-                .map(|linker| format!("-Clinker={linker}"))
-                .into_iter()
-                .collect(),
+            Toolchain::Native => Vec::from_iter(linker),
+            Toolchain::Rustup { lld, .. } => {
+                let lld = format!("-Clink-arg=-B{}", lld.display());
+                linker.into_iter().chain([lld]).collect()
+            }
             Toolchain::Debian { stub } => vec![
                 "-Clinker=musl-gcc".to_owned(),
                 "-Clink-self-contained=no".to_owned(),

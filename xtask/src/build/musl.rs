@@ -17,8 +17,8 @@ use crate::ground::setup;
 /// How long `rustup target add` may take before the next way is tried.
 const RUSTUP_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Debian's compiler, cargo, the standard library's source and the C library with its linker.
-const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "musl-tools"];
+/// Debian's compiler, cargo, the standard library's source, the C library and the linker.
+const DEBIAN_PACKAGES: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "musl-tools", "lld"];
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Source {
@@ -36,8 +36,8 @@ pub enum Source {
 pub enum Toolchain {
     /// The running toolchain, for the machine's own C library.
     Native,
-    /// The running toolchain, for musl; links with the stub unwinder in here.
-    Rustup { stub: PathBuf },
+    /// The running toolchain, for musl; links with the stub unwinder in one folder and the lld of the other.
+    Rustup { stub: PathBuf, lld: PathBuf },
     /// Debian's, which builds the standard library too.
     Debian { stub: PathBuf },
 }
@@ -67,7 +67,22 @@ fn rustup(arch: &Arch, scratch: &Path) -> Result<Toolchain> {
         progress::phase(format!("rustup target add {triple}"), || add_target(triple))?;
     }
     arch.ensure_linker()?;
-    Ok(Toolchain::Rustup { stub: stub_unwinder(scratch)? })
+    Ok(Toolchain::Rustup { stub: stub_unwinder(scratch)?, lld: lld()? })
+}
+
+/// The folder in which the running toolchain has lld by the name that the C compiler looks for.
+fn lld() -> Result<PathBuf> {
+    let sysroot = command::stdout(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let version = command::stdout(Command::new("rustc").arg("-vV"))?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc does not say what it runs on")?;
+    let folder = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin/gcc-ld");
+    if !folder.join("ld.lld").is_file() {
+        bail!("this toolchain has no lld: {} is missing", folder.join("ld.lld").display());
+    }
+    Ok(folder)
 }
 
 fn is_installed(triple: &str) -> Result<bool> {
