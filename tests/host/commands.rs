@@ -448,10 +448,15 @@ fn suggest_writes_where_the_boot_loader_reads() {
             let text = String::from_utf8(told.stdout).unwrap();
             text[text.find("1. ").unwrap()..text.find("After the next boot").unwrap()].to_owned()
         };
-        let secret = ["splash", "root=/dev/sda1", "root=ZFS=rpool"];
-        let public = |steps: String| secret.iter().fold(steps, |steps, it| steps.replace(it, "…"));
-        assert_eq!(steps("copy.tar"), public(steps("two-t400")), "{title}");
-        writeln!(screen, "{title}\n{}", steps("two-t400")).unwrap();
+        let (own, of_copy) = (steps("two-t400"), steps("copy.tar"));
+        if own.contains("root=") {
+            // What a copy does not hold it does not write.
+            let is_safe = of_copy.contains(", add to the ") && !of_copy.contains('…');
+            assert!(is_safe, "{title}: {of_copy}");
+        } else {
+            assert_eq!(of_copy, own, "{title}");
+        }
+        writeln!(screen, "{title}\n{own}").unwrap();
     }
     insta::assert_snapshot!(screen);
 }

@@ -11,8 +11,11 @@ const MACHINES: &[(&str, &[&str])] = &[
     ("stub", &["suggest 01:00.0"]),
     ("uki-addon", &["suggest 01:00.0", "plan 01:00.0+slot"]),
     ("driverctl-saved", &["plan", "suggest 25:00.0"]),
-    ("framebuffer", &["plan b3:00.0+slot"]),
+    ("display-0380", &["plan class:03,!boot_vga", "suggest c1:00.0", "suggest c3:00.0"]),
+    ("framebuffer", &["plan b3:00.0+slot", "suggest b3:00.0"]),
+    ("dock-away", &["plan", "status"]),
     ("iommu-switched-off", &["suggest c1:00.0", "plan c1:00.0"]),
+    ("laptop-apu", &["suggest 65:00.0"]),
     ("limine", &["suggest 01:00.0"]),
     ("mkinitcpio-not-listed", &["suggest 01:00.0", "plan"]),
     ("mkinitcpio-uki", &["suggest 01:00.0"]),
@@ -30,6 +33,18 @@ const MACHINES: &[(&str, &[&str])] = &[
     ("nixos", &["suggest 01:00.0", "plan 01:00.0+slot"]),
     ("opensuse-grub2-bls", &["suggest 01:00.0"]),
     ("proxmox", &["suggest 01:00.0", "plan 01:00.0+slot"]),
+    (
+        "slot-form",
+        &[
+            "plan 01:00",
+            "plan 0000:01:00",
+            "plan pci_0000_01_00_0",
+            "plan 0000:82.0.0",
+            "plan (01:00.0)(01:00.1)",
+            "plan 01:00.0;01:00.1",
+            "plan class:03,!0000:00:02",
+        ],
+    ),
     ("strict", &["suggest 01:00.0", "plan"]),
     ("talos", &["suggest 01:00.0", "plan 01:00.0+slot"]),
     ("truenas", &["suggest 01:00.0"]),
@@ -37,6 +52,8 @@ const MACHINES: &[(&str, &[&str])] = &[
     ("ubuntu-unread", &["suggest 01:00.0", "plan 01:00.0+slot"]),
     ("unknown", &["suggest 01:00.0"]),
     ("unraid", &["suggest 01:00.0"]),
+    ("vf-off", &["suggest 01:00.1"]),
+    ("x670e", &["plan 0c:00.0", "suggest 0c:00.0"]),
 ];
 
 #[test]
@@ -48,6 +65,201 @@ fn each_system_is_told_what_is_right_there() {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         insta::assert_snapshot!(format!("system_{machine}"), desk.screen(&lines));
     }
+}
+
+/// What each of these machines has besides a card at 01:00.0, and a display of its own.
+const MACHINE: &str = "\
+kernel 6.12.30
+0000:00:00.0    060000 8086:4660 1043:8694  0 -
+0000:00:01.0    060400 8086:460d 1043:8694  2 pcieport
+  0000:01:00.0  030000 10de:2204 10de:1454 15 nouveau
+  0000:01:00.1  040300 10de:1aef 10de:1454 15 snd_hda_intel
+0000:00:02.0    030000 8086:4680 1043:8694  1 i915 boot
+file lib/modules/6.12.30/modules.dep kernel/drivers/vfio/pci/vfio-pci.ko:
+file lib/modules/6.12.30/modules.builtin
+";
+
+/// Systems by no more than what they are recognised by, each with its kernel command line.
+const SYSTEMS: &[(&str, &str, &[&str])] = &[
+    (
+        "alpine-from-memory",
+        "modules=loop,squashfs,sd-mod,usb-storage modloop=/boot/modloop-lts quiet",
+        &["file etc/os-release ID=alpine", "file sbin/mkinitfs", "mount 0:1 / tmpfs tmpfs"],
+    ),
+    (
+        "armbian",
+        "root=UUID=0 rootwait",
+        &["file boot/armbianEnv.txt verbosity=1", "file usr/sbin/mkinitramfs"],
+    ),
+    (
+        "chimeraos",
+        "initrd=\\chimeraos-45\\initramfs-linux.img root=gpt-auto",
+        &[
+            "file etc/os-release ID=chimeraos",
+            "file etc/os-release ID_LIKE=arch",
+            "file usr/bin/mkinitcpio",
+            "dir boot/loader/entries",
+        ],
+    ),
+    (
+        "clear",
+        "initrd=\\EFI\\org.clearlinux\\initrd root=PARTUUID=0",
+        &["file etc/os-release ID=clear-linux-os", "file usr/bin/clr-boot-manager"],
+    ),
+    (
+        "clear-without-initramfs",
+        "root=PARTUUID=0",
+        &["file usr/bin/clr-boot-manager", "file initramfs.given no"],
+    ),
+    ("container-optimized", "dm_verity.error_behavior=3", &["file etc/os-release ID=cos"]),
+    (
+        "endless",
+        "ostree=/ostree/boot.1/eos/0/0",
+        &["file run/ostree-booted", "file etc/os-release ID=endless", "file usr/bin/dracut"],
+    ),
+    (
+        "gentoo-genkernel",
+        "BOOT_IMAGE=/vmlinuz root=UUID=0",
+        &[
+            "file usr/bin/genkernel",
+            "file boot/initramfs-6.12.30.img",
+            "file etc/default/grub #GRUB_CMDLINE_LINUX_DEFAULT=",
+        ],
+    ),
+    (
+        "gentoo-without-initramfs",
+        "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2",
+        &["file initramfs.given no", "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"\""],
+    ),
+    (
+        "guix",
+        "root=0 gnu.system=/gnu/store/0-system gnu.load=/gnu/store/0-system/boot",
+        &["file etc/os-release ID=guix"],
+    ),
+    (
+        "harvester",
+        "root=LABEL=COS_STATE cos-img/filename=/cOS/active.img",
+        &["file etc/harvester-release.yaml harvester: v1.6.0", "file usr/bin/dracut"],
+    ),
+    (
+        "live",
+        "BOOT_IMAGE=/live/vmlinuz boot=live components",
+        &["file usr/sbin/mkinitramfs", "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"\""],
+    ),
+    (
+        "microos-grub",
+        "BOOT_IMAGE=/boot/vmlinuz root=UUID=0",
+        &[
+            "file etc/os-release ID=\"opensuse-microos\"",
+            "file usr/sbin/transactional-update",
+            "file usr/bin/dracut",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
+        ],
+    ),
+    (
+        "microos-bls",
+        "initrd=\\opensuse-microos\\initrd root=UUID=0",
+        &[
+            "file etc/os-release ID=\"opensuse-aeon\"",
+            "file usr/sbin/transactional-update",
+            "file usr/bin/sdbootutil",
+            "file etc/sysconfig/bootloader LOADER_TYPE=\"systemd-boot\"",
+            "file usr/bin/dracut",
+            "file etc/kernel/cmdline quiet",
+        ],
+    ),
+    (
+        "openshift",
+        "ostree=/ostree/boot.1/rhcos/0/0",
+        &["file run/ostree-booted", "file usr/bin/rpm-ostree", "file etc/os-release ID=\"rhcos\""],
+    ),
+    (
+        "read-only",
+        "root=UUID=0 ro",
+        &[
+            "file usr/sbin/mkinitramfs",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"\"",
+            "mount 8:1 / ext4 /dev/sda1 ro",
+        ],
+    ),
+    (
+        "remade-at-each-boot",
+        "root=UUID=0",
+        &["file usr/bin/mkinitcpio", "mount 0:22 / overlay overlayroot"],
+    ),
+    (
+        "slackware",
+        "auto BOOT_IMAGE=Linux ro root=801",
+        &["file etc/lilo.conf append=\"\"", "file sbin/mkinitrd", "file boot/initrd.gz"],
+    ),
+    (
+        "steamos",
+        "BOOT_IMAGE=/boot/vmlinuz-linux-neptune steamos.efi=PARTUUID=0",
+        &[
+            "file etc/os-release ID=steamos",
+            "file usr/bin/mkinitcpio",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
+        ],
+    ),
+    (
+        "u-boot-menu",
+        "root=UUID=0",
+        &[
+            "file usr/sbin/u-boot-update",
+            "file usr/sbin/mkinitramfs",
+            "file etc/default/u-boot U_BOOT_PARAMETERS=\"ro quiet\"",
+            "file boot/extlinux/extlinux.conf",
+        ],
+    ),
+    (
+        "ubuntu-core",
+        "snapd_recovery_mode=run console=tty1",
+        &["file etc/os-release ID=ubuntu-core"],
+    ),
+    (
+        "vanilla",
+        "BOOT_IMAGE=/.system/boot/vmlinuz root=UUID=0",
+        &["file usr/bin/abroot", "file usr/sbin/mkinitramfs"],
+    ),
+    (
+        "void",
+        "BOOT_IMAGE=/boot/vmlinuz-6.12.30_1 root=UUID=0",
+        &[
+            "file etc/os-release ID=\"void\"",
+            "file usr/bin/dracut",
+            "file usr/sbin/update-grub",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"loglevel=4\"",
+        ],
+    ),
+    (
+        "xcp-ng",
+        "root=LABEL=root ro hpet=disable",
+        &[
+            "file sys/hypervisor/type xen",
+            "file sys/hypervisor/uuid 00000000-0000-0000-0000-000000000000",
+            "file usr/bin/dracut",
+            "dir boot/grub",
+        ],
+    ),
+];
+
+/// What is at the top, and what to do.
+#[test]
+fn each_other_system_is_told_what_is_safe_there() {
+    let desk = Desk::with(&[]);
+    let mut screen = String::new();
+    for (name, line, files) in SYSTEMS {
+        let text = format!("{MACHINE}cmdline {line}\n{}\n", files.join("\n"));
+        copy::unfold_text(&text, &desk.path(name));
+        let told = desk.screen(&[&format!("suggest --from {name} 01:00.0")]);
+        let is_table = |line: &&str| line.starts_with("  takes") || line.starts_with("  leaves");
+        screen.extend(told.lines().filter(|line| !is_table(line)).flat_map(|line| [line, "\n"]));
+        // A copy tells the same.
+        assert!(desk.run(&format!("collect --from {name} {name}.tar")).status.success());
+        let again = desk.screen(&[&format!("suggest --from {name}.tar 01:00.0")]);
+        assert_eq!(again.replace(".tar", ""), told);
+    }
+    insta::assert_snapshot!(screen);
 }
 
 /// The kernel panics where the file that `rdinit=` names is not in the image.

@@ -16,7 +16,7 @@
 //! multipath NAME MAJOR:MINOR ADDRESS PATH        one that has its controller, PATH below the function, beside it
 //! partition NAME MAJOR:MINOR DISK                of such a one
 //! holder NAME DISK                               NAME, which may be no block device here, stands on DISK
-//! mount MAJOR:MINOR PLACE TYPE SOURCE
+//! mount MAJOR:MINOR PLACE TYPE SOURCE [ro]
 //! net NAME ADDRESS up|down
 //! vnet NAME up|down                              an interface of no function, such as a bridge's
 //! route NAME                                     the default route goes through it
@@ -127,7 +127,8 @@ impl Copy {
             }
             "mount" => {
                 let (number, place, kind, source) = (word(), word(), word(), word());
-                let line = format!("36 35 {number} / {place} rw - {kind} {source} rw");
+                let access = line.split_whitespace().nth(5).unwrap_or("rw");
+                let line = format!("36 35 {number} / {place} {access} - {kind} {source} rw");
                 self.append("proc/self/mountinfo", &line);
             }
             "net" => {

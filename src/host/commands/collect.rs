@@ -26,6 +26,7 @@ use crate::machine::{self, Machine, file};
 use crate::rules::preview::Asked;
 use crate::screen::{self, PLAIN, Screen};
 use crate::systems::iommu::Off;
+use crate::systems::sign;
 use crate::systems::steps::{self, System};
 use crate::systems::table::{Place, SYSTEMS};
 use crate::systems::takers::Takers;
@@ -98,8 +99,8 @@ const PARAMETERS: [&[u8]; 25] = [
     b"i915.",
     b"xe.",
     b"efifb",
-    b"rdinit",
     b"quiet",
+    b"loglevel",
     b"sriov",
     b"vga",
 ];
@@ -480,7 +481,7 @@ fn public_parameters(line: &[u8]) -> Vec<u8> {
 }
 
 /// Stands for what is not told.
-const ELSE: &[u8] = "…".as_bytes();
+const ELSE: &[u8] = steps::ELSE.as_bytes();
 
 /// The words of a line, separated by blanks that no quotes protect, up to `--`.
 fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -495,19 +496,23 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What may be told of a word.
 fn public(word: &[u8], parameter: &Parameter<'_>) -> Option<Vec<u8>> {
-    if parameter.name == b"init" {
-        // NixOS has the host's name in it: /nix/store/HASH-nixos-system-NAME-VERSION/init.
-        let value = parameter.value.unwrap_or_default();
-        let is_nixos = value.starts_with(b"/nix/store/");
-        return Some(if is_nixos {
-            [b"init=/nix/store/", ELSE, b"/init"].concat()
-        } else {
-            word.to_vec()
-        });
+    let value = parameter.value.map(String::from_utf8_lossy);
+    if matches!(parameter.name, b"init" | b"rdinit") {
+        // A home directory, or in NixOS the host's name: /nix/store/HASH-nixos-system-NAME-VERSION/init.
+        let value = value.unwrap_or_default();
+        let ends = ["/vfio-override-early", "/init"];
+        let start = if value.starts_with("/nix/store/") { "/nix/store/" } else { "" };
+        let end = ends.into_iter().find(|end| value.ends_with(end)).unwrap_or_default();
+        let is_whole = KNOWN_INITS.contains(&&*value);
+        let value = if is_whole { value.into_owned() } else { format!("{start}…{end}") };
+        return Some([parameter.name, b"=", value.as_bytes()].concat());
     }
-    let is_public = PARAMETERS.iter().any(|start| parameter.name.starts_with(start));
+    let is_plain = [&b"ro"[..], b"rw", b"splash", b"rootwait"].contains(&word);
+    let is_public = is_plain || PARAMETERS.iter().any(|start| parameter.name.starts_with(start));
     if !is_public && !is_known_image(parameter) {
-        return None;
+        // No more than what a system is recognised by.
+        let text = sign::of_use(parameter.name, &value?)?;
+        return Some([parameter.name, b"=", text.as_bytes(), ELSE].concat());
     }
     let is_closed = word.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
     if is_closed {
@@ -517,6 +522,18 @@ fn public(word: &[u8], parameter: &Parameter<'_>) -> Option<Vec<u8>> {
     let end = word.iter().position(|&byte| cmdline::is_space(byte)).unwrap_or(word.len());
     Some([word.get(..end)?, b" ", ELSE].concat())
 }
+
+/// Programs that people start, and that name nobody.
+const KNOWN_INITS: [&str; 8] = [
+    "/init",
+    "/sbin/init",
+    "/bin/sh",
+    "/bin/bash",
+    "/usr/lib/systemd/systemd",
+    "/lib/systemd/systemd",
+    "/vfio-override-early",
+    "/usr/lib/vfio-override/vfio-override-early",
+];
 
 /// Whether a parameter names the image that booted by a name that its maker gave it. Others may be named after the
 /// machine.
@@ -587,15 +604,19 @@ fn public_mounts(disks: &Disks, text: &str) -> String {
     const PLACES: [&str; 10] =
         ["/", "/boot", "/boot/efi", "/efi", "/home", "/opt", "/srv", "/tmp", "/usr", "/var"];
     let mounts = text.lines().filter_map(Mount::parse).flat_map(|mount| {
-        let mut named = mount.disks(disks);
-        if named.is_empty() && mount.may_be_on_disks() {
-            named.push(UNKNOWN.to_owned());
+        let disks_of = mount.disks(disks).into_iter().map(|disk| format!("/dev/{disk}"));
+        let mut sources: Vec<String> = disks_of.collect();
+        if sources.is_empty() && mount.may_be_on_disks() {
+            sources.push(format!("/dev/{UNKNOWN}"));
+        } else if sources.is_empty() && mount.place == "/" {
+            sources.push("none".to_owned());
         }
+        let access = if mount.is_read_only() { "ro" } else { "rw" };
         let Mount { number, place, kind, .. } = mount;
         let place = if PLACES.contains(&place) { place } else { "…" };
-        named
+        sources
             .into_iter()
-            .map(move |disk| format!("0 0 {number} / {place} rw - {kind} /dev/{disk} rw"))
+            .map(move |source| format!("0 0 {number} / {place} {access} - {kind} {source} rw"))
     });
     lines(mounts)
 }
@@ -625,7 +646,7 @@ mod tests {
             vfio.override=\"01:00.0, 02:00.0\" ip=10.0.0.1 password=hunter2 pci=nommconf";
         assert_eq!(
             String::from_utf8(public_parameters(line)).unwrap(),
-            "init=/x … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
+            "init=… initrd=… … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
         );
         for (line, expected) in [
             ("quiet vfio.override=\"01:00.0 password=hunter2", "quiet vfio.override=\"01:00.0 …"),

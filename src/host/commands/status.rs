@@ -13,7 +13,7 @@ use crate::machine::functions::{Device, Devices};
 use crate::machine::kernel_log::KernelLog;
 use crate::rules::preview::{self, Asked};
 use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, WARN};
-use crate::systems::advice;
+use crate::systems::advice::{self, Advice};
 use crate::systems::initramfs::Initramfs;
 use crate::systems::iommu;
 use crate::verdict::Verdict;
@@ -70,6 +70,8 @@ struct Unapplied {
     text: String,
     outcome: &'static str,
     message: String,
+    #[serde(skip)]
+    hint: Option<Advice>,
 }
 
 pub fn run(machine: &mut Machine, json: bool) -> Result<Verdict> {
@@ -188,6 +190,9 @@ impl Report {
         }
         for rule in &self.rules {
             screen.marked(BAD, "not applied", &rule.message);
+            if let Some(hint) = &rule.hint {
+                screen.marked(PLAIN, hint.severity, &hint.message);
+            }
         }
         for omission in &self.omissions {
             screen.marked(BAD, "not done", omission);
@@ -255,6 +260,7 @@ fn unapplied(run: &Run<'_>) -> Vec<Unapplied> {
             text: entry.text.escape_ascii().to_string(),
             outcome: entry.outcome.word(),
             message: message.to_string(),
+            hint: advice::about_absent(entry),
         })
     });
     messages.flatten().collect()

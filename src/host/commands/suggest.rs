@@ -144,6 +144,16 @@ impl Report {
             steps.extend(system.to_apply(change, takers.is_in_image));
             let look = "After the next boot, see what came of it";
             steps.push(Step::run(look, "vfio-override status"));
+            let bridges = advice.iter().filter(|advice| advice.kind == "bridge-driver");
+            let bridges = bridges.flat_map(|advice| &advice.functions);
+            steps.extend(bridges.filter_map(|bridge| {
+                let device = devices.all.iter().find(|device| device.address == *bridge)?;
+                let driver = device.driver.as_deref()?;
+                Some(Step::run(
+                    format!("After each boot, before the guest starts, take the bridge {bridge} from {driver}"),
+                    format!("sh -c 'echo {bridge} >/sys/bus/pci/drivers/{driver}/unbind'"),
+                ))
+            }));
             steps.push(system.to_undo(&words));
         }
         let is_told = |advice: &Advice| {

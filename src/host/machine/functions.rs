@@ -167,6 +167,13 @@ impl Devices {
         AddressStyle { short: self.all.iter().all(|device| device.function.address.domain() == 0) }
     }
 
+    /// Whether the console is on this display: the one whose memory the firmware's framebuffer holds, else the one that
+    /// the kernel takes for it.
+    pub fn has_console(&self, display: &Device) -> bool {
+        let is_known = self.all.iter().any(|device| device.framebuffer);
+        if is_known { display.framebuffer } else { display.boot_display }
+    }
+
     pub fn has_groups(&self) -> bool {
         self.all.iter().any(|device| device.group.is_some())
     }

@@ -309,18 +309,23 @@ pub struct Mount<'a> {
     pub place: &'a str,
     pub kind: &'a str,
     source: &'a str,
+    /// Of this mount, and of the file system.
+    options: [&'a str; 2],
 }
 
 impl<'a> Mount<'a> {
     pub fn parse(line: &'a str) -> Option<Self> {
         let (own, shared) = line.split_once(" - ")?;
         let (mut own, mut shared) = (own.split(' ').skip(2), shared.split(' '));
-        Some(Self {
-            number: own.next()?,
-            place: own.nth(1)?,
-            kind: shared.next()?,
-            source: shared.next()?,
-        })
+        let (number, place) = (own.next()?, own.nth(1)?);
+        let (kind, source) = (shared.next()?, shared.next()?);
+        let options = [own.next().unwrap_or_default(), shared.next().unwrap_or_default()];
+        Some(Self { number, place, kind, source, options })
+    }
+
+    /// Whether nothing can be written to it.
+    pub fn is_read_only(&self) -> bool {
+        self.options.iter().any(|options| options.split(',').any(|option| option == "ro"))
     }
 
     /// Whether there may be disks below, though no block device is known.

@@ -54,10 +54,20 @@ impl Prospect {
         });
         let but = match loss {
             Some(loss) => format!("; but the host needs it: {loss}"),
-            None if wanted.iter().any(|device| device.boot_display || device.framebuffer) => {
+            None if wanted.iter().any(|device| beside.devices.has_console(device)) => {
                 "; but the console freezes on it".to_owned()
             }
-            None => String::new(),
+            None => {
+                match wanted.iter().find(|device| usage.of_function(&device.function).is_none()) {
+                    Some(device) if device.function.class.is_storage() => {
+                        "; whether the host has its disks in use is not known here".to_owned()
+                    }
+                    Some(device) if device.function.class.is_network() => {
+                        "; whether the host has its links in use is not known here".to_owned()
+                    }
+                    _ => String::new(),
+                }
+            }
         };
         let sentence = format!("yes, this machine can pass {names} through{with}{but}");
         Self { possible: Possible::Yes, sentence }

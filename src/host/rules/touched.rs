@@ -12,7 +12,7 @@ use crate::machine::disks::names;
 use crate::machine::functions::{Device, Devices};
 use crate::machine::usage::Usage;
 use crate::machine::{Machine, addresses_in, inside};
-use crate::systems::advice::Advice;
+use crate::systems::advice::{Advice, list};
 
 /// All advice about the functions that a run takes.
 pub fn about(
@@ -33,6 +33,7 @@ pub fn about(
     for device in touched.taken() {
         advice.extend(touched.virtual_functions(device));
         advice.extend(touched.physical_function(device));
+        advice.extend(touched.behind_taken(device));
         advice.extend(touched.special(device));
     }
     let groups: BTreeSet<u32> = touched.taken().filter_map(|device| device.group).collect();
@@ -56,32 +57,56 @@ impl<'a> Touched<'a> {
     }
 
     /// What of a group stays with the host only as long as the function that makes it: this keeps no group from being
-    /// used. At boot it is not there yet.
-    fn away_with_their_maker(&self, advice: &mut Vec<Advice>) {
-        let makers = |address: &String| {
-            let device = self.devices.all.iter().find(|device| device.address == *address)?;
-            let is_maker = |maker: &&Address| {
-                device.physical_function == Some(**maker) || device.is_behind(**maker)
-            };
-            self.taken.iter().find(is_maker)
-        };
-        let mut told = Vec::new();
+    /// used. At boot it is not there yet, and the log does not warn.
+    fn away_with_their_maker(&self, advice: &mut [Advice]) {
         for of_group in advice.iter_mut().filter(|advice| advice.kind == "group-not-viable") {
-            if let Some(maker) = of_group.functions.first().and_then(makers)
-                && of_group.functions.iter().all(|address| makers(address).is_some())
-            {
-                of_group.severity = "note";
-                told.push(Advice::note(
-                    "goes-along",
-                    of_group.functions.clone(),
-                    &format_args!(
-                        "that is no obstacle: {} there only as long as the host's driver has {maker}, and not at boot",
-                        is_or_are(&of_group.functions)
-                    ),
-                ));
-            }
+            let members: Option<Vec<&Device>> =
+                of_group.functions.iter().map(|address| self.named(address)).collect();
+            let members = members.unwrap_or_default();
+            let maker = members.first().and_then(|member| self.maker(member));
+            let Some(maker) = maker.filter(|_| members.iter().all(|it| self.maker(it).is_some()))
+            else {
+                continue;
+            };
+            *of_group = Advice::note(
+                "goes-along",
+                of_group.functions.clone(),
+                &format_args!(
+                    "group {} also holds {}, which is no obstacle: there only as long as the host's driver has {maker}, and \
+                     not at boot",
+                    self.devices.get(maker).map(Device::group_text).unwrap_or_default(),
+                    list(&of_group.functions)
+                ),
+            );
         }
-        advice.extend(told);
+    }
+
+    fn named(&self, address: &str) -> Option<&'a Device> {
+        self.devices.all.iter().find(|device| device.address == address)
+    }
+
+    /// The function that is taken, and whose host driver makes this one.
+    fn maker(&self, device: &Device) -> Option<Address> {
+        let is_maker = |maker: &&Address| {
+            device.physical_function == Some(**maker)
+                || device.is_behind(**maker)
+                    && self.devices.get(**maker).is_some_and(Device::is_endpoint)
+        };
+        self.taken.iter().find(is_maker).copied()
+    }
+
+    /// That a function goes with the controller that it is behind, before any rule is applied to it.
+    fn behind_taken(&self, device: &Device) -> Option<Advice> {
+        let maker = self.maker(device).filter(|_| device.physical_function.is_none())?;
+        let (address, functions) = (&device.address, vec![device.address.clone()]);
+        Some(Advice::warning(
+            "never-there",
+            functions,
+            &format_args!(
+                "{address} will not be there: {maker} is taken, whose host driver makes it; pass {maker} alone, and all \
+                 behind it goes along"
+            ),
+        ))
     }
 
     /// That no display stays that could show a console.
@@ -336,12 +361,5 @@ fn counted(addresses: &[String], what: &str) -> String {
     match addresses {
         [one] => format!("the {what} {one}"),
         several => format!("{} {what}s", several.len()),
-    }
-}
-
-fn is_or_are(addresses: &[String]) -> String {
-    match addresses {
-        [one] => format!("{one} is"),
-        _ => "they are".to_owned(),
     }
 }

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use vfio_override::message::{Doubt, Message};
 use vfio_override::problem::Problem;
+use vfio_override::ruleset::Entry;
 use vfio_override::run::Run;
 
 use crate::machine::Machine;
@@ -57,6 +58,7 @@ pub fn about(machine: &Machine, devices: &Devices, usage: &Usage, run: &Run<'_>)
             ));
         }
     }
+    advice.extend(run.rules.entries().filter_map(|(_, entry)| about_absent(entry)));
     run.each_omission(&mut |omission| {
         advice.push(Advice::warning("omission", Vec::new(), omission));
     });
@@ -73,6 +75,22 @@ pub fn about(machine: &Machine, devices: &Devices, usage: &Usage, run: &Run<'_>)
     touched::about(machine, devices, run, usage, &mut advice);
     advice.extend(about_drivers(machine, run));
     advice
+}
+
+/// That a rule which matches nothing may be about what is not there all the time.
+pub fn about_absent(entry: &Entry<'_>) -> Option<Advice> {
+    let text = entry.text.escape_ascii().to_string();
+    let is_it = entry.outcome.word() == "unmatched" && !text.starts_with('!');
+    is_it.then(|| {
+        Advice::note(
+            "may-be-absent",
+            Vec::new(),
+            &format_args!(
+                "where this device may be absent, as in a dock, or is made later, write ?{text}: then its absence is no \
+                 failure"
+            ),
+        )
+    })
 }
 
 /// A warning of the early binary's, with what the host has in use of the function.
@@ -277,7 +295,7 @@ fn about_maker(image: &Initramfs, maker: &Maker) -> Option<Advice> {
     let again = format!("then run {rebuild}");
     match (&maker.image.way, &maker.hook) {
         (Way::Not(why), _) => warn("hook-missing", format!("{name}: {why}; {NOTHING}")),
-        (Way::Archive | Way::Steps { .. }, _) => warn(
+        (Way::Archive(_) | Way::Steps { .. }, _) => warn(
             "hook-missing",
             format!(
                 "there is no hook for {name}, so that {NOTHING}: vfio-override suggest has the steps"
@@ -343,7 +361,7 @@ fn about_maker(image: &Initramfs, maker: &Maker) -> Option<Advice> {
 }
 
 /// A sentence that goes on.
-fn lower(text: &str) -> String {
+pub fn lower(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }

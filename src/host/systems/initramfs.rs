@@ -1,10 +1,10 @@
 //! What makes this host's initramfs, which image booted, and whether the early binary is in it.
 
 use std::cell::Cell;
-use std::fs::File;
-use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use vfio_override::cmdline;
 
 use super::found::Found;
@@ -248,7 +248,7 @@ fn hook_path(root: &Root, way: &Way) -> Option<String> {
 
 fn hook_of(root: &Root, way: &Way) -> Hook {
     match way {
-        Way::Steps { .. } | Way::Archive | Way::Not(_) => Hook::None,
+        Way::Steps { .. } | Way::Archive(_) | Way::Not(_) => Hook::None,
         Way::Hook(_) | Way::Listed(_) | Way::ReadyMade { .. } if hook_path(root, way).is_none() => {
             Hook::Missing
         }
@@ -268,9 +268,11 @@ fn left_out(root: &Root) -> Option<Hook> {
     files.extend(["etc/dracut.conf.d", "etc/mkinitcpio.d"].into_iter().flat_map(in_directory));
     let keep = |line: &str| {
         let text = line.split('#').next().unwrap_or_default();
-        let is_it =
-            ["omit_dracutmodules", "-S", "--skiphooks"].iter().any(|part| text.contains(part));
-        (is_it && text.contains("vfio-override")).then(|| text.to_owned())
+        let part = ["omit_dracutmodules", "-S", "--skiphooks"]
+            .iter()
+            .find(|part| text.contains(**part))?;
+        // No more of it is of use.
+        text.contains("vfio-override").then(|| format!("{part} vfio-override"))
     };
     let file = files.into_iter().find(|file| !root.matches(file, keep).is_empty())?;
     Some(Hook::LeftOut(format!("/{file}")))
@@ -321,13 +323,25 @@ pub fn listed(root: &Root) -> Hook {
 /// The values of `HOOKS` in a file, each with whether it adds to what was there.
 fn assignments(root: &Root, file: &str) -> Vec<(bool, Vec<String>)> {
     let is_open = Cell::new(false);
-    // What stands between the parentheses may take several lines.
+    let is_name = |word: &&str| {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !word.is_empty() && word.bytes().all(is_part)
+    };
+    // What stands between the parentheses may take several lines; each is kept as its names.
     let keep = |line: &str| {
         let text = line.split('#').next().unwrap_or_default().trim();
-        let is_start = text.starts_with("HOOKS=") || text.starts_with("HOOKS+=");
-        let is_it = is_start || is_open.get();
-        is_open.set(is_it && !text.contains(')') && (is_open.get() || text.contains('(')));
-        is_it.then(|| text.to_owned())
+        let start = ["HOOKS=", "HOOKS+="].into_iter().find(|start| text.starts_with(start));
+        if start.is_none() && !is_open.get() {
+            return None;
+        }
+        let list = text.strip_prefix(start.unwrap_or_default()).unwrap_or(text);
+        let end = list.find(')');
+        is_open.set(end.is_none() && (is_open.get() || list.contains('(')));
+        let list = list.get(..end.unwrap_or(list.len())).unwrap_or_default();
+        let names: Vec<&str> = list.split(['(', '"', '\'', ' ', '\t']).filter(is_name).collect();
+        let (open, close) =
+            (if start.is_some() { "(" } else { "" }, if is_open.get() { "" } else { ")" });
+        Some(format!("{}{open}{}{close}", start.unwrap_or_default(), names.join(" ")))
     };
     let mut found: Vec<(bool, Vec<String>)> = Vec::new();
     for line in root.lines(file, keep).unwrap_or_default() {
@@ -338,7 +352,7 @@ fn assignments(root: &Root, file: &str) -> Vec<(bool, Vec<String>)> {
         if let Some(adds) = start {
             found.push((adds, Vec::new()));
         }
-        let words = words.split(['(', ')', '"', '\'', ' ', '\t']).filter(|word| !word.is_empty());
+        let words = words.split(['(', ')', ' ']).filter(|word| !word.is_empty());
         if let Some((_, hooks)) = found.last_mut() {
             hooks.extend(words.map(str::to_owned));
         }
@@ -347,8 +361,7 @@ fn assignments(root: &Root, file: &str) -> Vec<(bool, Vec<String>)> {
 }
 
 fn is_forbidden(root: &Root, file: &str) -> bool {
-    let opened = File::open(root.path(file));
-    opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    access(&root.path(file), AccessFlags::R_OK) == Err(Errno::EACCES)
 }
 
 /// What the image holds of ours, its modules for VFIO, and what tells who made it, by a maker's own program.
@@ -358,8 +371,11 @@ fn list(root: &Root, found: &Found, file: Option<&str>) -> Option<Vec<String>> {
     let is_of_use = |line: &str| {
         // Some list as `ls -l` does, with what a link leads to behind it.
         let path = line.split_whitespace().find(|word| word.contains('/')).unwrap_or(line.trim());
-        let mut parts = ["vfio", "pci-stub", "pci_stub"].iter().chain(&marks);
-        parts.any(|part| path.contains(part)).then(|| path.to_owned())
+        let is_ours = path.ends_with("/vfio-override-early")
+            || ["vfio", "pci-stub", "pci_stub"].iter().any(|part| path.contains(part))
+                && path.contains(".ko");
+        let mark = || marks.iter().copied().find(|mark| path.contains(mark));
+        if is_ours { Some(path) } else { mark() }.map(str::to_owned)
     };
     if !root.is_live() {
         return root.lines(LISTING, is_of_use).ok();
@@ -367,8 +383,10 @@ fn list(root: &Root, found: &Found, file: Option<&str>) -> Option<Vec<String>> {
     let mut programs: Vec<&str> = makers.iter().filter_map(|image| image.list).collect();
     programs.dedup();
     programs.into_iter().find_map(|program| {
-        let mut command = Command::new(program);
-        command.arg(root.path(file?)).stdin(Stdio::null()).stderr(Stdio::null());
+        let image = root.path(file?);
+        // What is none would be waited for.
+        let mut command = Command::new(image.is_file().then_some(program)?);
+        command.arg(image).stdin(Stdio::null()).stderr(Stdio::null());
         let output = command.output().ok().filter(|output| output.status.success())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let lines: Vec<String> = text.lines().filter_map(is_of_use).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::advice;
 use super::words::{Change, Unwanted, split};
 use crate::machine::Machine;
 use crate::machine::functions::Devices;
@@ -20,6 +21,8 @@ pub struct Off {
 
 const FIRMWARE: &str =
     "In the firmware's setup, enable it: Intel calls it VT-d, AMD calls it IOMMU or AMD-Vi";
+const ANY_FIRMWARE: &str = "In the firmware's setup, enable it, if there is one: Intel calls it VT-d, AMD calls it IOMMU or AMD-Vi, \
+                            Arm calls it SMMU";
 /// Class 06, subclass 00: a host bridge.
 const HOST_BRIDGE: u32 = 0x06_00;
 const INTEL: u16 = 0x8086;
@@ -36,7 +39,7 @@ impl Off {
         if !self.change.add.is_empty() {
             remedy.push(format!("add {}", self.change.added()));
         }
-        remedy.extend(self.elsewhere.map(str::to_owned));
+        remedy.extend(self.elsewhere.map(advice::lower));
         let lead = if remedy.is_empty() { "" } else { "; " };
         format!(
             "no function is in an IOMMU group, and vfio-pci takes nothing then: {}{lead}{}",
@@ -45,12 +48,12 @@ impl Off {
         )
     }
 
-    /// `None` where some function is in a group: the IOMMU is on.
+    /// `None` where some function is in a group: the IOMMU is on, and this kernel's own.
     pub fn of(machine: &Machine, devices: &Devices) -> Option<Self> {
-        if devices.has_groups() {
+        let look = Look { machine };
+        if devices.has_groups() && !look.is_dom0() {
             return None;
         }
-        let look = Look { machine };
         let line = machine.cmdline().unwrap_or_default();
         let line = String::from_utf8_lossy(&line);
         let vendors: BTreeSet<u16> = devices
@@ -104,7 +107,7 @@ impl Off {
                 ),
             );
         }
-        if !is_x86 && !look.has_tables() {
+        if !is_x86 && look.is_board() && !look.has_tables() {
             return never(
                 "there is no IOMMU for PCI that this kernel knows: on a board without one, such as a Raspberry Pi, no PCI \
                  function can be passed through",
@@ -119,7 +122,7 @@ impl Off {
             Some(false) => off(
                 "the firmware offers no IOMMU: it is off there, or this machine has none",
                 Change { add: ask_intel(is_intel, &line), ..Change::default() },
-                Some(FIRMWARE),
+                Some(if is_x86 { FIRMWARE } else { ANY_FIRMWARE }),
             ),
             Some(true) => off(
                 "the firmware offers an IOMMU, and this kernel does not use it: dmesg | grep -i -e iommu -e AMD-Vi tells why",
@@ -132,9 +135,9 @@ impl Off {
                 Some(FIRMWARE),
             ),
             None => off(
-                "the SMMU is off in the firmware, or this machine has none",
+                "the IOMMU is off, or this machine has none: which of them is not known here",
                 none(),
-                Some("In the firmware's setup, enable the SMMU, if there is one"),
+                Some(ANY_FIRMWARE),
             ),
         }
     }
@@ -178,6 +181,12 @@ impl Look<'_> {
             || self.has("sys/hypervisor/type")
             || self.has("sys/firmware/devicetree/base/hypervisor")
             || self.says("sys/class/dmi/id/sys_vendor", "QEMU")
+    }
+
+    /// Whether this is a board, which has a device tree and no firmware that could switch anything on.
+    fn is_board(&self) -> bool {
+        let signs = ["sys/firmware/devicetree/base", "boot/firmware/config.txt", "boot/config.txt"];
+        signs.iter().any(|sign| self.has(sign))
     }
 
     /// Whether the firmware's tables can be looked for at all.

@@ -2,8 +2,10 @@
 
 use vfio_override::cmdline;
 
-use crate::machine::Machine;
+use super::table::SYSTEMS;
 use crate::machine::root::Root;
+use crate::machine::usage::Mount;
+use crate::machine::{Machine, file};
 
 /// Something by which a system is recognised. Paths are below the root, without a slash in front.
 pub enum Sign {
@@ -19,11 +21,43 @@ pub enum Sign {
     Loader(&'static str),
     /// systemd's stub of a unified kernel image, of this version or a later one, has left its word there (`StubInfo`).
     Stub(u32),
+    /// The root file system is of one of these types.
+    RootOn(&'static [&'static str]),
+    /// The root file system is mounted so that nothing can be changed in it.
+    ReadOnly,
     /// The kernel command line has a parameter of this name whose value contains the text.
     Word(&'static str, &'static str),
     All(&'static [Sign]),
     Any(&'static [Sign]),
     Not(&'static Sign),
+}
+
+impl Sign {
+    fn each(&self, visit: &mut dyn FnMut(&Sign)) {
+        visit(self);
+        match self {
+            Self::All(signs) | Self::Any(signs) => signs.iter().for_each(|sign| sign.each(visit)),
+            Self::Not(sign) => sign.each(visit),
+            _ => {}
+        }
+    }
+}
+
+/// What of a parameter's value some system is recognised by; `None` where it is of no use.
+pub fn of_use(name: &[u8], value: &str) -> Option<&'static str> {
+    let mut found: Option<&'static str> = None;
+    for system in SYSTEMS {
+        system.sign.each(&mut |sign| {
+            if let Sign::Word(its, text) = sign
+                && its.as_bytes() == name
+                && value.contains(text)
+                && found.is_none_or(|found| found.len() < text.len())
+            {
+                found = Some(text);
+            }
+        });
+    }
+    found
 }
 
 /// What a machine shows of itself.
@@ -35,6 +69,8 @@ pub struct Facts<'a> {
     stub: Option<u32>,
     /// Whether the firmware starts nothing that is not signed.
     pub is_secure_boot: bool,
+    /// The type of the root file system, and whether it is read-only.
+    mount: Option<(String, bool)>,
 }
 
 impl<'a> Facts<'a> {
@@ -48,7 +84,20 @@ impl<'a> Facts<'a> {
             loader: loader_of(root),
             stub: stub_of(root),
             is_secure_boot: has_secure_boot(root),
+            mount: machine.proc("self/mountinfo").and_then(|mounts| {
+                let mounts = mounts.lines().filter_map(Mount::parse);
+                // A later one lies above.
+                let last = mounts.filter(|mount| mount.place == "/").last()?;
+                Some((last.kind.to_owned(), last.is_read_only()))
+            }),
         })
+    }
+
+    /// Whether the boot loader gave the kernel an initramfs; `None` where that is not known.
+    pub fn has_initramfs(&self) -> Option<bool> {
+        let is_named = cmdline::parameters(&self.line)
+            .any(|parameter| parameter.name == b"initrd" && parameter.value.is_some());
+        (is_named || self.stub.is_some()).then_some(true).or_else(|| given(self.root))
     }
 
     pub fn show(&self, sign: &Sign) -> bool {
@@ -63,6 +112,10 @@ impl<'a> Facts<'a> {
             }
             Sign::Loader(name) => self.loader.as_deref() == Some(name),
             Sign::Stub(oldest) => self.stub.is_some_and(|version| version >= *oldest),
+            Sign::RootOn(kinds) => {
+                self.mount.as_ref().is_some_and(|(kind, _)| kinds.contains(&kind.as_str()))
+            }
+            Sign::ReadOnly => self.mount.as_ref().is_some_and(|(_, is_read_only)| *is_read_only),
             Sign::Word(name, text) => cmdline::parameters(&self.line).any(|parameter| {
                 let value = parameter.value.map(String::from_utf8_lossy);
                 parameter.name == name.as_bytes() && value.is_some_and(|value| value.contains(text))
@@ -106,17 +159,44 @@ fn has_secure_boot(root: &Root) -> bool {
     root.lines(path, keep).is_ok_and(|lines| !lines.is_empty())
 }
 
+/// Under this name a copy keeps whether there was an initramfs.
+const GIVEN: &str = "initramfs.given";
+
+/// The same by what the boot loader left in the kernel's boot parameters, which only x86 has
+/// (`Documentation/arch/x86/boot.rst`: `ramdisk_size`, `ext_ramdisk_size`).
+fn given(root: &Root) -> Option<bool> {
+    const SIZES: [usize; 2] = [0x21c, 0xc4];
+    if !root.is_live() {
+        let keep = |line: &str| Some(line.to_owned());
+        return Some(root.lines(GIVEN, keep).ok()?.first()? == "yes");
+    }
+    let parameters = file::read(&root.path("sys/kernel/boot_params/data")).ok()?;
+    let mut is_given = false;
+    for at in SIZES {
+        is_given |= parameters.get(at..at + 4)?.iter().any(|byte| *byte != 0);
+    }
+    root.remember(GIVEN, if is_given { "yes" } else { "no" });
+    Some(is_given)
+}
+
 /// The names in `ID` and `ID_LIKE`.
 fn os_of(root: &Root) -> Vec<String> {
+    let is_word = |word: &&str| {
+        word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
     let keep = |line: &str| {
-        ["ID=", "ID_LIKE="].iter().any(|name| line.starts_with(name)).then(|| line.to_owned())
+        let (name, value) =
+            line.split_once('=').filter(|(name, _)| ["ID", "ID_LIKE"].contains(name))?;
+        let value = value.split('#').next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+        let words: Vec<&str> = value.split_whitespace().filter(is_word).collect();
+        Some(format!("{name}={}", words.join(" ")))
     };
     let lines = ["etc/os-release", "usr/lib/os-release"]
         .iter()
         .find_map(|path| root.lines(path, keep).ok())
         .unwrap_or_default();
     let values = lines.iter().filter_map(|line| line.split_once('='));
-    let names = values.flat_map(|(_, value)| value.trim_matches(['"', '\'']).split_whitespace());
+    let names = values.flat_map(|(_, value)| value.split_whitespace());
     names.map(str::to_owned).collect()
 }
 

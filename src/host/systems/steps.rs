@@ -2,13 +2,15 @@
 //! then the kernel's parameters.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
+use vfio_override::cmdline;
 
 use super::found::Found;
 use super::initramfs::{self, Hook, Initramfs, Listing, Maker};
 use super::sign::Facts;
-use super::table::{Command, DOCS, Given, KEYS, Line, More, Place, Second, Way};
+use super::table::{Command, DOCS, Edit, Given, KEYS, LOAD, Line, More, Place, Second, Way};
 use super::words::{Change, split};
 use crate::machine::Machine;
 use crate::machine::root::Root;
@@ -57,11 +59,16 @@ impl From<&Given> for Step {
 
 /// What starts the early binary, and the words on the command line without which these steps start nothing. Only
 /// here does a word come from that is not safe without its steps.
+#[derive(Default)]
 struct Start {
     steps: Vec<Step>,
     words: Vec<String>,
     /// The command that has to come behind all edits.
     rebuild: Option<&'static str>,
+    /// What has to be seen before the machine is booted with the words.
+    check: Option<Step>,
+    /// Whether so little is known of the machine that the words are for a single boot at first.
+    is_tried: bool,
 }
 
 /// What is known of a system: how it boots, and how its image is made.
@@ -90,11 +97,16 @@ impl<'a> System<'a> {
     /// All that makes the rules in `change` come true at the next boot. `has_changes`: what an image holds a copy of is
     /// changed besides.
     pub fn to_apply(&self, change: Change, has_changes: bool) -> Vec<Step> {
-        let Start { steps, words, mut rebuild } = self.start();
+        let Start { steps, words, mut rebuild, check, is_tried } = self.start();
         let known = self.image.maker().map(|maker| maker.image.rebuild);
         rebuild = rebuild.or(known.filter(|command| has_changes && !command.is_empty()));
         let add = words.into_iter().chain(change.add).collect();
-        let mut line = self.line(&Change { add, ..change });
+        let change = Change { add, ..change };
+        let mut line = self.line(&change);
+        line.extend(check);
+        if is_tried {
+            line.splice(0..0, trial(&change));
+        }
         // One that writes the command line into the image makes it anew.
         let is_twice = |step: &Step| step.command.is_some() && step.command.as_deref() == rebuild;
         let rebuild = rebuild.filter(|_| !line.iter().any(is_twice));
@@ -125,31 +137,31 @@ impl<'a> System<'a> {
     }
 
     fn start(&self) -> Start {
-        let nothing = Start { steps: Vec::new(), words: Vec::new(), rebuild: None };
+        let nothing = Start::default();
         let image = &self.image;
         if self.is_brought_along() {
             let why = "No image is made anew, since an addon can bring the early binary along";
-            return Start {
-                steps: vec![make_archive(why, ARCHIVE)],
-                words: vec![STRICT.to_owned()],
-                rebuild: None,
-            };
+            let steps = [Step::from(&LOAD)].into_iter().chain(self.pack(why, ARCHIVE)).collect();
+            return Start { steps, words: vec![STRICT.to_owned()], ..nothing };
         }
         if self.has_early() {
             let is_needed = |maker: &Maker| match maker.image.way {
                 Way::Steps { start, .. } => vec![start.to_owned()],
-                Way::Archive if !image.is_strict => vec![STRICT.to_owned()],
+                Way::Archive(_) if !image.is_strict => vec![STRICT.to_owned()],
                 _ => Vec::new(),
             };
             let words = image.maker().map(is_needed).unwrap_or_default();
             return Start { words, ..nothing };
+        }
+        if image.file.is_none() && self.facts.has_initramfs() == Some(false) {
+            return without_image(&self.facts.line);
         }
         if image.is_strict && image.has_early() != Some(false) {
             // It has started that way, so that it is in the image.
             return nothing;
         }
         match image.makers.as_slice() {
-            [] => self.archive("What makes the initramfs here is not known"),
+            [] => self.archive("What makes the initramfs here is not known", &LOAD),
             [maker] => self.start_by(maker),
             makers => {
                 let names: Vec<&str> = makers.iter().map(|maker| maker.image.maker).collect();
@@ -195,7 +207,7 @@ impl<'a> System<'a> {
 
     fn start_by(&self, maker: &Maker) -> Start {
         let (name, page, image) = (maker.image.maker, maker.page, maker.image);
-        let hook = |steps| Start { steps, words: Vec::new(), rebuild: Some(image.rebuild) };
+        let hook = |steps| Start { steps, rebuild: Some(image.rebuild), ..Start::default() };
         let list = |listing: &Listing, why: &str| {
             let Listing { file, right } = listing;
             let step = match right {
@@ -209,19 +221,19 @@ impl<'a> System<'a> {
             hook(vec![step])
         };
         match (&image.way, &maker.hook) {
-            (Way::Not(_), _) => Start { steps: Vec::new(), words: Vec::new(), rebuild: None },
-            (Way::Archive, _) => self.archive(&format!("There is no hook for {name}")),
-            (Way::Steps { steps, start }, _) => Start {
-                steps: steps.iter().map(Step::from).collect(),
+            (Way::Not(_), _) => Start::default(),
+            (Way::Archive(load), _) => self.archive(&format!("There is no hook for {name}"), load),
+            (Way::Steps { steps, start, check }, _) => Start {
+                steps: steps.iter().map(Step::from).map(|step| self.with_place(step)).collect(),
                 words: vec![(*start).to_owned()],
-                rebuild: None,
+                check: check.as_ref().map(Step::from),
+                ..Start::default()
             },
             (Way::ReadyMade { install, build, .. }, state) => {
                 let given = [(*state == Hook::Missing).then_some(install), Some(build)];
                 Start {
                     steps: given.into_iter().flatten().map(Step::from).collect(),
-                    words: Vec::new(),
-                    rebuild: None,
+                    ..Start::default()
                 }
             }
             (Way::Listed(_), Hook::Missing) => {
@@ -255,29 +267,61 @@ impl<'a> System<'a> {
                 }
                 let what = "Make the image anew, unless you know that it holds the hook: that is not known here";
                 let again = Step::run(what, image.rebuild);
-                Start { steps: vec![again], words: Vec::new(), rebuild: None }
+                Start { steps: vec![again], ..Start::default() }
             }
         }
     }
 
     /// An archive beside the image, where the boot loader can be told of one.
-    fn archive(&self, why: &str) -> Start {
+    fn archive(&self, why: &str, load: &Given) -> Start {
         let second = self.found.loader.and_then(|(_, _, line)| line.second.as_ref());
-        let Second { archive, file, what, line } =
-            second.unwrap_or(&Second { archive: ARCHIVE, file: "", what: "", line: "" });
-        let name = if second.is_some() {
-            Step::write(format!("In {file}, {what}"), *file, *line)
-        } else {
-            Step::text(format!(
-                "Have the boot loader load /{archive} as one more initrd, behind the image: its manual says how. Without \
-                 this the next step stops the boot"
-            ))
-        };
-        Start {
-            steps: vec![make_archive(why, archive), name],
-            words: vec![STRICT.to_owned()],
-            rebuild: None,
+        let archive = second.map_or(ARCHIVE, |second| second.archive);
+        let mut steps = vec![Step::from(load)];
+        steps.extend(self.pack(why, archive));
+        match second {
+            Some(Second { edit: Some(Edit { file, what, line }), .. }) => {
+                steps.push(Step::write(format!("In {file}, {what}"), *file, *line));
+            }
+            Some(Second { edit: None, .. }) => {}
+            None => steps.push(Step::text(format!(
+                "Have the boot loader load /{archive} as one more initrd, behind the image: its manual says how (where it \
+                 takes only one, {DOCS}/overlay.md makes one of both)"
+            ))),
         }
+        // Without an image there is no /init for the early binary to become.
+        let has_image = self.image.file.is_some() || self.facts.has_initramfs() == Some(true);
+        let is_tried = second.is_none() || self.image.makers.is_empty() || !has_image;
+        Start { steps, words: vec![STRICT.to_owned()], is_tried, ..Start::default() }
+    }
+
+    /// An archive with the early binary, and a look into it.
+    fn pack(&self, why: &str, archive: &str) -> [Step; 2] {
+        let (pack, list) = if archive.contains(".gz") { (" | gzip", "zcat") } else { ("", "cat") };
+        let make = format!(
+            "sh -c 'cd {{early}} && echo vfio-override-early | cpio -o -H newc{pack} >/{archive}'"
+        );
+        let what =
+            format!("{why}: make an archive that holds the early binary ({DOCS}/overlay.md)");
+        let look = "See that it does: the name of the early binary must come. Without it the next steps stop the boot";
+        [
+            self.with_place(Step::run(what, make)),
+            Step::run(look, format!("sh -c '{list} /{archive} | cpio -t'")),
+        ]
+    }
+
+    /// A step with the directory that the early binary is in.
+    fn with_place(&self, step: Step) -> Step {
+        const INSTALLED: &str = "usr/lib/vfio-override";
+        let is_there = |directory: &Path| directory.join("vfio-override-early").is_file();
+        let own = || {
+            let program = std::env::current_exe().ok()?;
+            let place = program.parent()?.parent()?.join("lib/vfio-override");
+            is_there(&place).then_some(place)
+        };
+        let root = self.facts.root;
+        let beside = (root.is_live() && !is_there(&root.path(INSTALLED))).then(own).flatten();
+        let place = beside.map_or_else(|| format!("/{INSTALLED}"), |it| it.display().to_string());
+        Step { command: step.command.map(|command| command.replace("{early}", &place)), ..step }
     }
 
     /// How to take the words off again.
@@ -390,6 +434,12 @@ impl<'a> System<'a> {
                 let own: Vec<&str> =
                     split(&running).into_iter().filter(|word| !is_loader_s(word)).collect();
                 let there = if there.is_empty() { own.join(" ") } else { there };
+                if there.contains(ELSE) {
+                    let mut what = format!("{name}: in {file_name}, add to the one line");
+                    push_dropped(&mut what, &dropped, ", and take out");
+                    let step = Step::write(what, &file_name, change.added());
+                    return [step].into_iter().chain(self.command_then(line)).collect();
+                }
                 let mut what = format!("{name}: in {file_name}, make the line");
                 push_elsewhere(&mut what, &there, &dropped);
                 vec![Step::write(what, &file_name, change.of(&there))]
@@ -411,26 +461,23 @@ impl<'a> System<'a> {
             Place::Command(command) => vec![command.step(name, page, change, &dropped)],
             Place::Addon(directory) => self.addon(name, directory, change, &dropped),
         };
-        steps.extend(self.then(line).map(|command| Step::run("Then", command)));
+        steps.extend(self.command_then(line));
         steps
+    }
+
+    fn command_then(&self, line: &'static Line) -> Option<Step> {
+        self.then(line).map(|command| Step::run("Then", command))
     }
 }
 
 /// Where the early binary's archive is put where nothing asks for another place.
 const ARCHIVE: &str = "boot/vfio-override.cpio.gz";
 
-fn make_archive(why: &str, archive: &str) -> Step {
-    let pack = if archive.contains(".gz") { " | gzip" } else { "" };
-    Step::run(
-        format!("{why}: make an archive that holds the early binary ({DOCS}/overlay.md)"),
-        format!(
-            "sh -c 'cd /usr/lib/vfio-override && echo vfio-override-early | cpio -o -H newc{pack} >/{archive}'"
-        ),
-    )
-}
-
 /// What an addon of ours is called.
 const ADDON: &str = "vfio-override.addon.efi";
+
+/// Stands in a copy for words that are nobody's business: a line with it is no line to write.
+pub const ELSE: &str = "…";
 
 const AGAIN: &str = "Make the image anew, since it holds copies of all this";
 
@@ -440,6 +487,30 @@ const STRICT: &str = "rdinit=/vfio-override-early";
 /// A word of a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// The words for a single boot, which changes nothing.
+fn trial(change: &Change) -> [Step; 2] {
+    let what = "For one boot, at the boot loader's prompt (GRUB, systemd-boot, Limine: the key e), add to the kernel's line. \
+                Where that boot stops, switch the machine off and on: nothing is changed";
+    [
+        Step { line: Some(change.added()), ..Step::text(what) },
+        Step::run("Go on only if that boot is as asked", "vfio-override status"),
+    ]
+}
+
+/// Where the kernel mounts the root file system itself, the early binary is started from there.
+fn without_image(line: &[u8]) -> Start {
+    const EARLY: &str = "/usr/lib/vfio-override/vfio-override-early";
+    let what = "This kernel boots without an initramfs: the early binary starts from the root file system, after drivers that \
+                are built into the kernel. See that it is there: without it the next steps stop the boot";
+    let steps = vec![Step::from(&LOAD), Step::run(what, format!("ls -l {EARLY}"))];
+    if cmdline::parameters(line).any(|parameter| parameter.name == b"init") {
+        // It starts what the kernel would without that word.
+        let what = "The kernel command line names an init of its own, and what would start both is not known here";
+        return Start { steps: vec![Step::text(what)], ..Start::default() };
+    }
+    Start { steps, words: vec![format!("init={EARLY}")], is_tried: true, ..Start::default() }
 }
 
 /// Adds what is to be taken out.
@@ -534,6 +605,7 @@ impl Assignment {
     fn step(&self, loader: &str, change: &Change, dropped: &[(&str, Option<String>)]) -> Step {
         let file = format!("/{}", self.file);
         let value = self.line.as_deref().map_or(Some(""), |line| plain_value(line, self.name));
+        let value = value.filter(|value| !value.contains(ELSE));
         if let Some(value) = value {
             let changed = change.of(value);
             // Whichever quotes the words themselves have are not those of the shell.

@@ -4,7 +4,9 @@
 //! image is made count; one that is `alone` counts for both, whatever else is found. What no entry says is not known.
 //! A new system is one entry here, one machine in `tests/machines`, one page in `docs`.
 
-use super::sign::Sign::{self, All, Any, Has, Loader, Not, Os, Says, SomeSays, Stub, Word};
+use super::sign::Sign::{
+    self, All, Any, Has, Loader, Not, Os, ReadOnly, RootOn, Says, SomeSays, Stub, Word,
+};
 
 /// Where the pages are installed.
 pub const DOCS: &str = "/usr/share/doc/vfio-override";
@@ -66,6 +68,12 @@ pub struct Command {
 pub struct Second {
     /// Where it has to be.
     pub archive: &'static str,
+    /// What tells the boot loader of it, where being there does not.
+    pub edit: Option<Edit>,
+}
+
+/// A line that goes into a file, at a place that is described.
+pub struct Edit {
     pub file: &'static str,
     pub what: &'static str,
     pub line: &'static str,
@@ -93,10 +101,12 @@ pub enum Way {
     Listed(&'static str),
     /// A hook like the first; but images come ready made, so that it has to be installed and built in as said here.
     ReadyMade { hook: &'static str, install: Given, build: Given },
-    /// Steps of the system's own. With them, and never without, the kernel is told to start the early binary.
-    Steps { steps: &'static [Given], start: &'static str },
-    /// There is no hook: an archive beside the image, where the boot loader can load one.
-    Archive,
+    /// Steps of the system's own. With them, and never without, the kernel is told to start the early binary; `check`
+    /// tells whether it can, once all is made.
+    Steps { steps: &'static [Given], start: &'static str, check: Option<Given> },
+    /// There is no hook: an archive beside the image, where the boot loader can load one. What has vfio-pci loaded, which
+    /// is not there before.
+    Archive(Given),
     /// It does not, as far as is known, for this reason.
     Not(&'static str),
 }
@@ -159,23 +169,83 @@ const MKINITCPIO_UKI: Sign = All(&[
     Not(&Word("initrd", "")),
     Not(&Loader("GRUB")),
 ]);
+/// systemd, OpenRC and the scripts of Void look there.
+pub const LOAD: Given = Given {
+    what: "In /etc/modules-load.d/vfio-pci.conf, add the line, since vfio-pci does not load by itself",
+    file: Some("/etc/modules-load.d/vfio-pci.conf"),
+    line: Some("vfio-pci"),
+    command: None,
+};
+
 /// An image that nothing here can change.
-const ARCHIVE: Image = Image {
-    maker: "the system's own",
-    mark: None,
-    files: &[],
-    way: Way::Archive,
-    rebuild: "",
-    list: None,
+const fn ready_made(load: Given) -> Image {
+    Image {
+        maker: "this system",
+        mark: None,
+        files: &[],
+        way: Way::Archive(load),
+        rebuild: "",
+        list: None,
+    }
+}
+/// Whose /etc is made anew at each boot.
+const UNRAID: Image = ready_made(Given {
+    what: "In /boot/config/go, add the line, since vfio-pci does not load by itself",
+    file: Some("/boot/config/go"),
+    line: Some("modprobe vfio-pci"),
+    command: None,
+});
+/// openSUSE's tool, where it writes the boot loader's entries.
+const SDBOOTUTIL: Sign = All(&[
+    Has("usr/bin/sdbootutil"),
+    Any(&[
+        Has("boot/efi/EFI/systemd/installed_by_sdbootutil"),
+        Says("etc/sysconfig/bootloader", "LOADER_TYPE=\"systemd-boot\""),
+        Says("etc/sysconfig/bootloader", "LOADER_TYPE=\"grub2-bls\""),
+        SYSTEMD_BOOT,
+    ]),
+]);
+/// A root file system of snapshots, each of which is changed before it is booted.
+const TRANSACTIONAL: Sign = All(&[
+    Has("usr/sbin/transactional-update"),
+    Any(&[
+        ReadOnly,
+        Os("opensuse-microos"),
+        Os("opensuse-aeon"),
+        Os("opensuse-kalpa"),
+        Os("opensuse-leap-micro"),
+        Os("sle-micro"),
+        Os("sl-micro"),
+    ]),
+]);
+const OF_A_SNAPSHOT: Image = Image {
+    maker: "dracut",
+    mark: Some(DRACUT_MARK),
+    files: DRACUT_FILES,
+    way: Way::ReadyMade {
+        hook: DRACUT,
+        install: command(
+            "Install vfio-override's package into a new snapshot, since the root file system is read-only here",
+            "transactional-update pkg install ./vfio-override-*.rpm",
+        ),
+        build: command(
+            "Have the image of that snapshot made anew, so that it holds the hook",
+            "transactional-update --continue initrd",
+        ),
+    },
+    rebuild: "transactional-update --continue initrd",
+    list: Some("lsinitrd"),
 };
 const BEHIND: &str = "below the line that begins with initrd, add the line";
 
 /// An archive that is put into the image itself.
 const INTO_UKI: Second = Second {
     archive: "boot/vfio-override.cpio.gz",
-    file: "the call of ukify that makes the unified kernel image",
-    what: "add behind the other --initrd, then make and sign that image anew",
-    line: "--initrd /boot/vfio-override.cpio.gz",
+    edit: Some(Edit {
+        file: "the call of ukify that makes the unified kernel image",
+        what: "add behind the other --initrd, then make and sign that image anew",
+        line: "--initrd /boot/vfio-override.cpio.gz",
+    }),
 };
 
 /// The first of systemd's stubs that takes an initrd from an addon, too.
@@ -193,7 +263,8 @@ pub const KEYS: [(&str, &str); 2] = [
 ];
 
 const fn entries(sign: &'static str, file: &'static str, archive: &'static str) -> System {
-    let second = Second { archive, file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
+    let edit = Edit { file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
+    let second = Second { archive, edit: Some(edit) };
     let place = Place::Part { file, to: "the line that begins with options", word: "{}" };
     let line = Line { place, then: &[], second: Some(second) };
     loader("systemd-boot", "systemd-boot.md", Has(sign), line)
@@ -239,11 +310,12 @@ pub static SYSTEMS: &[System] = &[
             way: Way::Steps {
                 steps: &[
                     Given {
-                        what: "Beside configuration.nix, make an archive that holds the early binary",
+                        what: "Beside configuration.nix, make an archive that holds the early binary (nix-shell -p cpio \
+                               has cpio)",
                         file: Some("/etc/nixos/vfio-override.cpio"),
                         line: None,
                         command: Some(
-                            "sh -c 'cd /usr/lib/vfio-override && echo vfio-override-early | cpio -o -H newc \
+                            "sh -c 'cd {early} && echo vfio-override-early | cpio -o -H newc \
                              >/etc/nixos/vfio-override.cpio'",
                         ),
                     },
@@ -262,11 +334,22 @@ pub static SYSTEMS: &[System] = &[
                     },
                 ],
                 start: "rdinit=/vfio-override-early",
+                check: Some(command(
+                    "Before you reboot, see that the image holds the early binary: its name must come. Else take rdinit= \
+                     out again, and nixos-rebuild boot",
+                    "sh -c 'cpio -t </nix/var/nix/profiles/system/initrd | grep vfio-override-early'",
+                )),
             },
             rebuild: "nixos-rebuild boot",
             list: None,
         }),
     },
+    unknown(
+        "Red Hat CoreOS",
+        Os("rhcos"),
+        "its operator sets the image and the kernel parameters of every node, and takes a node whose own differ for \
+         broken: there a MachineConfig has both (kernelArguments, and an image of one's own with the hook in it)",
+    ),
     System {
         name: "rpm-ostree",
         page: "ostree.md",
@@ -348,18 +431,61 @@ pub static SYSTEMS: &[System] = &[
          host's driver after that had it",
     ),
     unknown(
+        "Guix",
+        Any(&[Os("guix"), Word("gnu.system", "")]),
+        "Guix makes its image from the system's configuration, which is a program, and no hook of another one gets into it; \
+         its own way is kernel-arguments and initrd-modules there, which go by IDs",
+    ),
+    unknown(
         "an appliance",
         Any(&[
             Os("flatcar"),
+            Os("cos"),
             Os("haos"),
             Os("bottlerocket"),
             Os("kairos"),
             Os("sle-micro-rancher"),
+            Has("etc/harvester-release.yaml"),
             Os("steamos"),
+            Os("holoiso"),
+            Os("chimeraos"),
+            Has("usr/bin/frzr-deploy"),
+            Os("ubuntu-core"),
+            Word("snapd_recovery_mode", ""),
+            Has("usr/bin/abroot"),
+            Os("kde-linux"),
+            Os("org.gnome.os"),
+            Os("gnome-os"),
+            Os("libreelec"),
+            Os("coreelec"),
+            Os("lakka"),
+            Os("batocera"),
+            Os("vyos"),
+            Os("openwrt"),
+            Os("nitrux"),
+            Os("chromeos"),
             Has("etc/qubes-release"),
         ]),
         "this system comes as a whole and replaces its image with every update, and how anything of one's own stays in \
          it is not known here",
+    ),
+    unknown(
+        "Alpine, run from memory",
+        Word("modloop", ""),
+        "its image and its kernel parameters are on the medium that it boots from, as they came, and mkinitfs here makes \
+         another one; install it onto a disk (setup-disk), or make a medium of your own (mkimage)",
+    ),
+    unknown(
+        "a live system",
+        Any(&[
+            Word("boot", "live"),
+            Word("boot", "casper"),
+            Word("root", "live:"),
+            Word("archisobasedir", ""),
+            Word("misobasedir", ""),
+        ]),
+        "it boots from a medium that holds image and kernel parameters as they came, so that what is changed here is gone \
+         with the next boot; install it first",
     ),
     System {
         name: "TrueNAS",
@@ -407,12 +533,14 @@ pub static SYSTEMS: &[System] = &[
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
-                file: "/boot/limine.conf",
-                what: "below the line that begins with module_path:, add the line",
-                line: "module_path: boot():/vfio-override.cpio.gz",
+                edit: Some(Edit {
+                    file: "/boot/limine.conf",
+                    what: "below the line that begins with module_path:, add the line",
+                    line: "module_path: boot():/vfio-override.cpio.gz",
+                }),
             }),
         }),
-        image: Some(ARCHIVE),
+        image: Some(UNRAID),
     },
     System {
         name: "Unraid",
@@ -428,12 +556,14 @@ pub static SYSTEMS: &[System] = &[
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
-                file: "/boot/syslinux/syslinux.cfg",
-                what: "in the first line that begins with append, make initrd=/bzroot",
-                line: "initrd=/bzroot,/vfio-override.cpio.gz",
+                edit: Some(Edit {
+                    file: "/boot/syslinux/syslinux.cfg",
+                    what: "in the first line that begins with append, make initrd=/bzroot",
+                    line: "initrd=/bzroot,/vfio-override.cpio.gz",
+                }),
             }),
         }),
-        image: Some(ARCHIVE),
+        image: Some(UNRAID),
     },
     loader(
         "Proxmox, systemd-boot",
@@ -449,17 +579,33 @@ pub static SYSTEMS: &[System] = &[
         Line { place: GRUB, then: PROXMOX_REFRESH, second: None },
     ),
     System {
+        name: "openSUSE MicroOS, sdbootutil",
+        page: "opensuse.md",
+        sign: All(&[TRANSACTIONAL, SDBOOTUTIL]),
+        is_alone: true,
+        line: Some(Line {
+            place: KERNEL_INSTALL,
+            then: &[("", "sdbootutil update-all-entries")],
+            second: None,
+        }),
+        image: Some(OF_A_SNAPSHOT),
+    },
+    System {
+        name: "openSUSE MicroOS, GRUB",
+        page: "opensuse.md",
+        sign: TRANSACTIONAL,
+        is_alone: true,
+        line: Some(Line {
+            place: GRUB,
+            then: &[("", "transactional-update --continue grub.cfg")],
+            second: None,
+        }),
+        image: Some(OF_A_SNAPSHOT),
+    },
+    System {
         name: "openSUSE, sdbootutil",
         page: "opensuse.md",
-        sign: All(&[
-            Has("usr/bin/sdbootutil"),
-            Any(&[
-                Has("boot/efi/EFI/systemd/installed_by_sdbootutil"),
-                Says("etc/sysconfig/bootloader", "LOADER_TYPE=\"systemd-boot\""),
-                Says("etc/sysconfig/bootloader", "LOADER_TYPE=\"grub2-bls\""),
-                SYSTEMD_BOOT,
-            ]),
-        ]),
+        sign: SDBOOTUTIL,
         is_alone: true,
         line: Some(Line {
             place: KERNEL_INSTALL,
@@ -475,6 +621,31 @@ pub static SYSTEMS: &[System] = &[
             list: Some("lsinitrd"),
         }),
     },
+    System {
+        name: "clr-boot-manager",
+        page: "kernel-install.md",
+        sign: Has("usr/bin/clr-boot-manager"),
+        is_alone: true,
+        line: Some(Line {
+            place: Place::Own { file: "/etc/kernel/cmdline.d/vfio-override.conf", line: "{}" },
+            then: &[("", "clr-boot-manager update")],
+            // It hands over whatever is there.
+            second: Some(Second {
+                archive: "etc/kernel/initrd.d/vfio-override.cpio.gz",
+                edit: None,
+            }),
+        }),
+        image: Some(ready_made(LOAD)),
+    },
+    unknown(
+        "a root file system that is not changed in place",
+        Any(&[
+            RootOn(&["overlay", "squashfs", "erofs", "tmpfs", "ramfs", "rootfs", "iso9660"]),
+            ReadOnly,
+        ]),
+        "it is read-only, or made anew at each boot, and how anything of one's own gets into this system's image and stays \
+         there is not known here",
+    ),
     loader(
         "Limine",
         "limine.md",
@@ -592,6 +763,34 @@ pub static SYSTEMS: &[System] = &[
         },
     ),
     loader(
+        "u-boot-menu",
+        "alpine.md",
+        All(&[Has("usr/sbin/u-boot-update"), Has("etc/default/u-boot")]),
+        Line {
+            place: Place::Variable {
+                file: "etc/default/u-boot",
+                name: "U_BOOT_PARAMETERS=",
+                more: None,
+            },
+            then: &[("", "u-boot-update")],
+            second: None,
+        },
+    ),
+    loader(
+        "Armbian",
+        "raspberry-pi.md",
+        Has("boot/armbianEnv.txt"),
+        Line {
+            place: Place::Part {
+                file: "/boot/armbianEnv.txt",
+                to: "the line that begins with extraargs= (make one if there is none)",
+                word: "{}",
+            },
+            then: &[],
+            second: None,
+        },
+    ),
+    loader(
         "Raspberry Pi",
         "raspberry-pi.md",
         Has("boot/firmware/cmdline.txt"),
@@ -617,10 +816,26 @@ pub static SYSTEMS: &[System] = &[
             ],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio",
-                file: "/etc/default/grub",
-                what: "make the line",
-                line: "GRUB_EARLY_INITRD_LINUX_CUSTOM=\"vfio-override.cpio\"",
+                edit: Some(Edit {
+                    file: "/etc/default/grub",
+                    what: "make the line, with what it names already in front",
+                    line: "GRUB_EARLY_INITRD_LINUX_CUSTOM=\"vfio-override.cpio\"",
+                }),
             }),
+        },
+    ),
+    loader(
+        "GRUB of ALT",
+        "grub.md",
+        All(&[Has("etc/sysconfig/grub2"), Has("usr/sbin/make-initrd")]),
+        Line {
+            place: Place::Variable {
+                file: "etc/sysconfig/grub2",
+                name: "GRUB_CMDLINE_LINUX_DEFAULT=",
+                more: None,
+            },
+            then: &[("", "update-grub")],
+            second: None,
         },
     ),
     loader(
@@ -649,10 +864,12 @@ pub static SYSTEMS: &[System] = &[
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
-                file: "/boot/refind_linux.conf",
-                what: "in the second text in quotes of the first line, add behind the other initrd= (and with its \
+                edit: Some(Edit {
+                    file: "/boot/refind_linux.conf",
+                    what: "in the second text in quotes of the first line, add behind the other initrd= (and with its \
                        directory)",
-                line: "initrd=\\vfio-override.cpio.gz",
+                    line: "initrd=\\vfio-override.cpio.gz",
+                }),
             }),
         },
     ),
@@ -669,9 +886,11 @@ pub static SYSTEMS: &[System] = &[
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
-                file: "/boot/limine.conf",
-                what: "below the line that begins with module_path:, add the line",
-                line: "module_path: boot():/vfio-override.cpio.gz",
+                edit: Some(Edit {
+                    file: "/boot/limine.conf",
+                    what: "below the line that begins with module_path:, add the line",
+                    line: "module_path: boot():/vfio-override.cpio.gz",
+                }),
             }),
         },
     ),
@@ -727,12 +946,36 @@ pub static SYSTEMS: &[System] = &[
     ),
     maker(
         "overlay.md",
+        Has("usr/bin/genkernel"),
+        Image {
+            maker: "genkernel",
+            mark: Some("etc/initrd.defaults"),
+            files: &["boot/initramfs-{release}.img"],
+            way: Way::Archive(LOAD),
+            rebuild: "genkernel initramfs",
+            list: None,
+        },
+    ),
+    maker(
+        "overlay.md",
+        Has("usr/sbin/make-initrd"),
+        Image {
+            maker: "make-initrd",
+            mark: None,
+            files: &["boot/initrd-{release}.img"],
+            way: Way::Archive(LOAD),
+            rebuild: "make-initrd",
+            list: None,
+        },
+    ),
+    maker(
+        "overlay.md",
         Has("usr/bin/booster"),
         Image {
             maker: "Booster",
             mark: Some("etc/booster.init.yaml"),
             files: &["boot/booster-{package}.img", "boot/booster-{release}.img"],
-            way: Way::Archive,
+            way: Way::Archive(LOAD),
             rebuild: "/usr/lib/booster/regenerate_images",
             list: None,
         },
@@ -758,6 +1001,12 @@ pub static SYSTEMS: &[System] = &[
                         line: Some("vfio-override"),
                         command: None,
                     },
+                    Given {
+                        what: "In /etc/modules, add the line, since vfio-pci does not load by itself",
+                        file: Some("/etc/modules"),
+                        line: Some("vfio-pci"),
+                        command: None,
+                    },
                     command("Make the image anew", "mkinitfs"),
                     command(
                         "See that it holds the early binary: a line must come. Without it the next steps stop the boot",
@@ -765,6 +1014,7 @@ pub static SYSTEMS: &[System] = &[
                     ),
                 ],
                 start: "rdinit=/usr/lib/vfio-override/vfio-override-early",
+                check: None,
             },
             rebuild: "mkinitfs",
             list: None,

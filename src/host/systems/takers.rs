@@ -5,7 +5,7 @@ use vfio_override::plan::Step as Taken;
 use vfio_override::run::Run;
 
 use super::advice::Advice;
-use super::steps::Step;
+use super::steps::{ELSE, Step};
 use super::words::{Unwanted, split};
 use crate::machine::Machine;
 use crate::machine::functions::{Device, Devices};
@@ -126,8 +126,7 @@ impl Takers {
                 ["install", "vfio-pci" | "vfio_pci", ..] => format!(
                     "/{file} has a command run in place of vfio-pci, which may take functions that no rule selects"
                 ),
-                ["blacklist", module]
-                | ["install", module, "/bin/false" | "/bin/true" | "/usr/bin/false", ..] => {
+                ["blacklist", module] | ["install", module, _] => {
                     let module = module.replace('-', "_");
                     let has = |device: &&Device| {
                         device
@@ -171,7 +170,12 @@ impl Takers {
         }
         for name in root.names(SAVED) {
             let Some(address) = Address::from_sysfs(name.as_bytes()) else { continue };
-            let lines = root.lines(&format!("{SAVED}/{name}"), |line| Some(line.trim().to_owned()));
+            let is_driver = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.+".contains(&byte);
+            let keep = |line: &str| {
+                let driver = line.trim();
+                driver.bytes().all(is_driver).then(|| driver.to_owned())
+            };
+            let lines = root.lines(&format!("{SAVED}/{name}"), keep);
             let Some(driver) = lines.unwrap_or_default().into_iter().find(|line| !line.is_empty())
             else {
                 continue;
@@ -305,20 +309,43 @@ fn modprobe_lines_of(root: &Root) -> Vec<(String, String)> {
     let files = names.map(|name| format!("{MODPROBE}/{name}"));
     files
         .flat_map(|file| {
-            let keep = |line: &str| {
-                let text = line.split('#').next().unwrap_or_default().trim();
-                let is_vfio = ["vfio-pci", "vfio_pci", "pci-stub", "pci_stub"]
-                    .iter()
-                    .any(|part| text.contains(part));
-                let keeps_away = text.starts_with("blacklist ")
-                    || text.starts_with("install ")
-                        && text.split_whitespace().nth(2).is_some_and(|it| it.starts_with("/bin/"));
-                (is_vfio || keeps_away).then(|| text.to_owned())
-            };
-            let lines = root.matches(&file, keep);
+            let lines = root.matches(&file, of_modprobe);
             lines.into_iter().map(move |line| (file.clone(), line))
         })
         .collect()
+}
+
+/// What is of use of a line of modprobe's configuration.
+fn of_modprobe(line: &str) -> Option<String> {
+    let text = line.split('#').next().unwrap_or_default();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let is_module = |word: &&str| {
+        word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    let module = words.get(1).filter(|word| is_module(word))?;
+    let is_vfio = ["vfio-pci", "pci-stub"].contains(&module.replace('_', "-").as_str());
+    Some(match words.as_slice() {
+        ["options", _, options @ ..] if is_vfio => {
+            let ids = options.iter().find(|option| option.starts_with("ids="))?;
+            let is_plain = |byte: u8| byte.is_ascii_hexdigit() || b"ids=\":,".contains(&byte);
+            let ids = if ids.bytes().all(is_plain) { ids } else { "ids=" };
+            let more = if options.len() > 1 { format!(" {ELSE}") } else { String::new() };
+            format!("options {module} {ids}{more}")
+        }
+        ["softdep", _, "pre:", before @ ..] => {
+            before.iter().find(|word| ["vfio-pci", "vfio_pci"].contains(*word))?;
+            format!("softdep {module} pre: vfio-pci")
+        }
+        ["install", _, command, ..] if is_nothing(command) => format!("install {module} {command}"),
+        ["install", ..] if is_vfio => format!("install {module} {ELSE}"),
+        ["blacklist", _] => format!("blacklist {module}"),
+        _ => return None,
+    })
+}
+
+/// Whether a command does nothing, so that a module that it is run for is never loaded.
+fn is_nothing(command: &str) -> bool {
+    ["/bin/false", "/bin/true", "/usr/bin/false", "/usr/bin/true"].contains(&command)
 }
 
 /// The functions of libvirt's domains that it manages. What the domains are called is nobody's business.
