@@ -12,6 +12,7 @@ mod fuzz;
 mod generators;
 mod ground;
 mod guest;
+mod installed;
 mod soak;
 mod test;
 mod trials;

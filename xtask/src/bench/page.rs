@@ -13,6 +13,7 @@ use super::guest::{self, Boots, Sysfs};
 use super::peers::{self, Comparison, Cost};
 use crate::build::Binary;
 use crate::ground::command;
+use crate::installed::contest::{Contest, Fate, Row};
 
 /// A table in Markdown.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -90,6 +91,21 @@ pub fn comparison(comparison: &Comparison) -> String {
         text.push('\n');
     }
     text.trim_end().to_owned() + "\n"
+}
+
+/// Who probed the card that each peer was to keep, and who its twin.
+pub fn contest(contest: &Contest) -> String {
+    let header =
+        ["", "selects by", "kept card: probed by", "its twin: probed by", "says what it did"];
+    let card = |Fate { probed_by, drivers }: &Fate| {
+        let [probed_by, drivers] = [probed_by, drivers].map(|names| names.join(", "));
+        if probed_by == drivers { probed_by } else { format!("{probed_by}; in the end {drivers}") }
+    };
+    let row = |Row { peer, kept, twin }: &Row| {
+        let texts = [peer.name, peer.selects].map(str::to_owned);
+        [&texts[..], &[card(kept), card(twin), peer.says.to_owned()]].concat()
+    };
+    format!("{}\n\n{}", contest.on, table(&header, contest.rows.iter().map(row)))
 }
 
 /// What a reader of the README wants to know.

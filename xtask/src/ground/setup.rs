@@ -219,19 +219,21 @@ pub const NIX: Tool = Tool {
     packages: Packages { apt: "nix-bin", dnf: "nix", pacman: "nix", zypper: "nix" },
 };
 
+pub const MMDEBSTRAP: Tool = Tool {
+    name: "mmdebstrap",
+    why: "installs the systems that guests and trials have",
+    find: || program("mmdebstrap"),
+    packages: Packages {
+        apt: "mmdebstrap",
+        dnf: "mmdebstrap",
+        pacman: "mmdebstrap",
+        zypper: "mmdebstrap",
+    },
+};
+
 /// What packages are tried with.
 pub const TRIERS: [Tool; 3] = [
-    Tool {
-        name: "mmdebstrap",
-        why: "installs the systems that packages are tried in",
-        find: || program("mmdebstrap"),
-        packages: Packages {
-            apt: "mmdebstrap",
-            dnf: "mmdebstrap",
-            pacman: "mmdebstrap",
-            zypper: "mmdebstrap",
-        },
-    },
+    MMDEBSTRAP,
     Tool {
         name: "lintian",
         why: "checks the .deb",

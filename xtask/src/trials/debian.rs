@@ -9,9 +9,7 @@ use super::{Packages, Trial, bring, expect_plan, expect_same};
 use crate::cases::suite::Outcome;
 use crate::deliver::first;
 use crate::generators;
-use crate::ground::arch::X86_64;
 use crate::ground::workspace::Workspace;
-use crate::guest::kernel::{self, Choice};
 
 /// What makes the image small, and loads the host's drivers in it.
 const INITRAMFS_TOOLS: &str =
@@ -34,20 +32,24 @@ END
 const LOOK: &str = r#"image=$(echo /boot/initrd.img-*)
 if command -v lsinitramfs >/dev/null; then lsinitramfs "$image"; else lsinitrd "$image"; fi | grep -c vfio-override-early || :"#;
 
+/// What a generator is told, as a script.
+pub fn setting(generator: Generator) -> String {
+    let [root, forced] = generators::drivers().map(|drivers| drivers.join(" "));
+    match generator {
+        Generator::InitramfsTools => {
+            INITRAMFS_TOOLS.replace("@DRIVERS@", &format!("{root} {forced}"))
+        }
+        Generator::Dracut => DRACUT.replace("@ROOT@", &root).replace("@DRIVERS@", &forced),
+    }
+}
+
 pub fn run(
     trial: &Trial,
     layer: &Layer,
     workspace: &Workspace,
     packages: &Packages,
 ) -> Result<Outcome> {
-    let [root, forced] = generators::drivers().map(|drivers| drivers.join(" "));
-    let setting = match trial.system.generator {
-        Generator::InitramfsTools => {
-            INITRAMFS_TOOLS.replace("@DRIVERS@", &format!("{root} {forced}"))
-        }
-        Generator::Dracut => DRACUT.replace("@ROOT@", &root).replace("@DRIVERS@", &forced),
-    };
-    layer.run(&setting)?;
+    layer.run(&setting(trial.system.generator))?;
     let before = layer.listing()?;
     let deb = bring(layer, &packages.deb())?;
 
@@ -116,13 +118,8 @@ fn expect_clean(said: &str) -> Result<()> {
 
 /// Boots from the image that the trigger made, with the kernel of that system.
 fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace) -> Result<Outcome> {
-    let release = layer.run("ls /usr/lib/modules")?.trim().to_owned();
-    let kernel = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")]
-        .map(|path| layer.original(&path))
-        .into_iter()
-        .find(|path| path.is_file() && !path.is_symlink())
-        .with_context(|| format!("no kernel {release}"))?;
-    let kernel = kernel::prepare(&Choice::File(kernel), X86_64, &[], workspace)?;
+    let kernel = trial.system.kernel(workspace)?;
+    let release = &kernel.release;
     let image = fs::read(layer.changed(&format!("boot/initrd.img-{release}")))
         .context("the trigger made no image")?;
     let make = |arguments: &str| layer.run(&format!("mke2fs {arguments}"));

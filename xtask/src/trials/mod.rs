@@ -1,9 +1,9 @@
 //! Packages as people meet them: installed, used, upgraded and removed by the real package managers, and booted from the
 //! image that the package's own trigger made.
 
-mod debian;
+pub mod debian;
 mod foreign;
-mod root;
+pub mod root;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use self::root::{Generator, Layer, System};
+use self::root::{Besides, Generator, Layer, System};
 use crate::cases::suite::{Outcome, Tally};
 use crate::deliver::changelog::Release;
 use crate::deliver::dist::{self, Built};
@@ -20,14 +20,17 @@ use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::workspace::Workspace;
 
-/// The managers of Fedora, openSUSE and Arch.
-const MANAGERS: [&str; 4] = ["dnf", "pacman-package-manager", "rpm", "zypper"];
+/// Those of Fedora, openSUSE and Arch, which Debian has.
+const MANAGERS: Besides = Besides {
+    name: "others' managers",
+    packages: &["dnf", "pacman-package-manager", "rpm", "zypper"],
+};
 
 const SYSTEMS: [System; 6] = {
     use Generator::{Dracut, InitramfsTools};
     [
         System::of("trixie", InitramfsTools),
-        System { managers: &MANAGERS, ..System::of("trixie", Dracut) },
+        System { besides: Some(MANAGERS), ..System::of("trixie", Dracut) },
         System::of("bookworm", InitramfsTools),
         System::of("bookworm", Dracut),
         System::of("sid", InitramfsTools),
@@ -54,7 +57,7 @@ impl Trial {
         let systems = SYSTEMS.iter().take(if is_long { SYSTEMS.len() } else { 1 });
         let packages = |system: &'static System| {
             let others: &[Package] =
-                if system.managers.is_empty() { &[] } else { &[Package::Rpm, Package::Pacman] };
+                if system.besides.is_none() { &[] } else { &[Package::Rpm, Package::Pacman] };
             [Package::Deb].iter().chain(others).map(move |&package| Self { system, package })
         };
         systems.flat_map(packages).collect()

@@ -8,18 +8,25 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
+use crate::ground::arch::X86_64;
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::verdict::NotTestable;
 use crate::ground::workspace::Workspace;
+use crate::guest::kernel::{self, Choice, Kernel};
 
 /// A system that is installed.
 pub struct System {
     /// Debian's name of it.
     pub suite: &'static str,
     pub generator: Generator,
-    /// Package managers of other distributions, which Debian has.
-    pub managers: &'static [&'static str],
+    pub besides: Option<Besides>,
+}
+
+/// What a system has that not every other has.
+pub struct Besides {
+    pub name: &'static str,
+    pub packages: &'static [&'static str],
 }
 
 /// What makes its image.
@@ -59,12 +66,12 @@ exec env -i PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C DEBIAN_FRONTEND=noninter
 
 impl System {
     pub const fn of(suite: &'static str, generator: Generator) -> Self {
-        Self { suite, generator, managers: &[] }
+        Self { suite, generator, besides: None }
     }
 
     pub fn name(&self) -> String {
-        let managers = if self.managers.is_empty() { "" } else { ", others' managers" };
-        format!("{}, {}{managers}", self.suite, self.generator.package())
+        let besides = self.besides.as_ref().map(|besides| format!(", {}", besides.name));
+        format!("{}, {}{}", self.suite, self.generator.package(), besides.unwrap_or_default())
     }
 
     /// Makes it unless it is there.
@@ -77,7 +84,8 @@ impl System {
         }
         let new = tempfile::Builder::new().prefix("make-").tempdir_in(&cache)?;
         let generator = self.generator.package();
-        let packages = PACKAGES.iter().chain(self.managers).copied().chain([generator]);
+        let besides = self.besides.iter().flat_map(|besides| besides.packages);
+        let packages = PACKAGES.iter().chain(besides).copied().chain([generator]);
         let packages = packages.collect::<Vec<_>>().join(",");
         let mut mmdebstrap = Command::new("mmdebstrap");
         mmdebstrap.args(OPTIONS).arg("--format=directory").arg(format!("--include={packages}"));
@@ -86,6 +94,22 @@ impl System {
             .context(NotTestable(format!("no system {}", self.name())))?;
         fs::rename(new.path().join("root"), &root)?;
         Ok(root)
+    }
+
+    /// The kernel that is installed there.
+    pub fn kernel(&self, workspace: &Workspace) -> Result<Kernel> {
+        let root = self.prepare(workspace)?;
+        let modules = fs::read_dir(root.join("usr/lib/modules"))?.next();
+        let release = modules.context("no kernel is installed there")??.file_name();
+        let release = release.display();
+        let places =
+            [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
+        let kernel = places
+            .map(|path| root.join(path))
+            .into_iter()
+            .find(|path| path.is_file() && !path.is_symlink())
+            .with_context(|| format!("no kernel {release}"))?;
+        kernel::prepare(&Choice::File(kernel), X86_64, &[], workspace)
     }
 }
 
@@ -109,9 +133,9 @@ impl Layer {
         self.directory.path().join("upper").join(path)
     }
 
-    /// A file of the system as it was.
-    pub fn original(&self, path: &str) -> PathBuf {
-        self.lower.join(path)
+    /// The directory of such files.
+    pub fn changes(&self) -> PathBuf {
+        self.changed("")
     }
 
     /// Puts a file there.

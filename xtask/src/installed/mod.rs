@@ -1,0 +1,83 @@
+//! Installed systems that boot as people's do: from an image of their own generator, to the systemd on their own disk, which
+//! reports in the end as other guests do at once.
+
+pub mod contest;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::ground::workspace::Workspace;
+use crate::guest::image::{Drivers, guest_init};
+use crate::guest::kernel::Kernel;
+use crate::trials::debian;
+use crate::trials::root::{Generator, Layer, System};
+
+/// The kernel parameters of such a guest: its root, and nothing of systemd's on the console, which tells how far it came.
+pub const PARAMETERS: &str = "root=/dev/vda rw systemd.show_status=0 systemd.getty_auto=0";
+
+/// Where its root disk is.
+pub const DISK: &str = "00:07.0";
+
+/// What reports, from `tests/guest/installed`.
+const UNITS: [(&str, &str); 2] = [
+    ("guest-report.target", include_str!("../../../tests/guest/installed/guest-report.target")),
+    ("guest-report.service", include_str!("../../../tests/guest/installed/guest-report.service")),
+];
+
+/// Makes the disk of all that is there but what lies in /tmp, its own file among it.
+const MAKE_DISK: &str = r"mkdir -p /tmp/root
+mount --bind / /tmp/root
+mount -t tmpfs none /tmp/root/tmp
+mke2fs -q -F -t ext4 -d /tmp/root /tmp/disk.img ";
+
+/// A system that is about to boot.
+pub struct Site<'a> {
+    pub layer: Layer,
+    kernel: &'a Kernel,
+}
+
+impl<'a> Site<'a> {
+    /// One that reports, after it has loaded these drivers once more.
+    pub fn prepare(
+        system: &System,
+        kernel: &'a Kernel,
+        workspace: &Workspace,
+        drivers: &Drivers,
+    ) -> Result<Self> {
+        let layer = Layer::above(&system.prepare(workspace)?, workspace)?;
+        for (name, text) in UNITS {
+            layer.write(&format!("etc/systemd/system/{name}"), text)?;
+        }
+        layer.write("init", fs::read(guest_init(workspace))?)?;
+        for (stage, modules) in
+            [("first", &drivers.first), ("host", &drivers.host), ("vfio", &drivers.passthrough)]
+        {
+            let lines: String = modules.iter().flat_map(|module| [*module, "\n"]).collect();
+            layer.write(&format!("etc/drivers.{stage}"), lines)?;
+        }
+        // Without an identity systemd asks for what a first boot has to settle.
+        layer.write("etc/machine-id", "0123456789abcdef0123456789abcdef\n")?;
+        layer.run("chmod +x /init; systemctl set-default guest-report.target 2>&1")?;
+        Ok(Self { layer, kernel })
+    }
+
+    /// The image that this generator makes there, told to load the host's drivers as early as it can, and set up by this
+    /// script.
+    pub fn image(&self, generator: Generator, setup: &str) -> Result<Vec<u8>> {
+        let make = match generator {
+            Generator::InitramfsTools => "mkinitramfs -o /tmp/image",
+            Generator::Dracut => "dracut --force --tmpdir /tmp /tmp/image",
+        };
+        let release = &self.kernel.release;
+        self.layer.run(&format!("{}\n{setup}\n{make} {release}", debian::setting(generator)))?;
+        fs::read(self.layer.changed("tmp/image")).context("no image was made")
+    }
+
+    /// Its root disk, of so many MiB, most of which take no room.
+    pub fn disk(&self, mebibytes: u32) -> Result<PathBuf> {
+        self.layer.run(&format!("{MAKE_DISK}{mebibytes}M"))?;
+        Ok(self.layer.changed("tmp/disk.img"))
+    }
+}
