@@ -262,6 +262,110 @@ fn each_other_system_is_told_what_is_safe_there() {
     insta::assert_snapshot!(screen);
 }
 
+const SECRET: &str = "5ec2e7";
+
+/// A machine each of whose files that are looked at has a secret in what is of use, beside it, and behind it.
+const SECRETS: &str = r#"
+kernel 6.12.30
+cmdline BOOT_IMAGE=/5ec2e7/vmlinuz initrd=\5ec2e7\6.12.30\initrd root=UUID=5ec2e7 cryptdevice=5ec2e7:x quiet init=/home/5ec2e7/init vfio-pci.ids=10de:2204 ip=5ec2e7 vfio.override=25:00.0
+0000:00:00.0    060000 8086:4660 1043:8694  0 -
+0000:00:01.0    060400 8086:460d 1043:8694  2 pcieport
+  0000:01:00.0  030000 10de:2204 10de:1454 15 nouveau
+  0000:01:00.1  040300 10de:1aef 10de:1454 15 snd_hda_intel
+  0000:01:00.2  010802 144d:a808 144d:a801 15 nvme
+0000:00:02.0    030000 8086:4680 1043:8694  1 i915 boot
+disk nvme0n1 259:0 0000:01:00.2 nvme/nvme0/nvme0n1
+mount 259:0 / btrfs /dev/nvme0n1
+vnet wg-5ec2e7 up
+file lib/modules/6.12.30/modules.dep kernel/drivers/vfio/pci/vfio-pci.ko: kernel/5ec2e7.ko
+file lib/modules/6.12.30/modules.builtin
+file lib/modules/6.12.30/pkgbase linux
+file lib/modules/6.12.30/pkgbase 5ec2e7
+file boot/5ec2e7/6.12.30/initrd
+file initramfs.list usr/lib/vfio-override/vfio-override-early
+file initramfs.list etc/5ec2e7/vfio-5ec2e7.conf
+file initramfs.list usr/share/5ec2e7/buildconfig
+file etc/os-release NAME="5ec2e7"
+file etc/os-release ID=arch # 5ec2e7
+file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT="quiet key=5ec2e7" # 5ec2e7
+file etc/default/grub GRUB_PASSWORD=5ec2e7
+file etc/kernel/cmdline quiet root=UUID=5ec2e7 # 5ec2e7
+file etc/cmdline.d/x.conf key=5ec2e7
+file etc/default/limine KERNEL_CMDLINE[default]="5ec2e7"
+file boot/limine.conf cmdline: 5ec2e7
+file boot/loader/entries/x.conf options root=5ec2e7
+file etc/sysconfig/bootloader LOADER_TYPE="grub2" # 5ec2e7
+file usr/bin/mkinitcpio
+file usr/bin/dracut
+file usr/bin/driverctl
+file usr/sbin/driverctl
+file usr/lib/initcpio/install/vfio-override
+file etc/mkinitcpio.d/linux.preset default_uki="/5ec2e7/x.efi"
+file etc/mkinitcpio.d/linux.preset default_options="--skiphooks vfio-override,5ec2e7"
+file etc/mkinitcpio.conf HOOKS=(base udev "pass=5ec2e7" block) KEY=5ec2e7 # 5ec2e7
+file etc/mkinitcpio.conf.d/x.conf MODULES=(vfio_virqfd key:5ec2e7) # 5ec2e7
+file etc/dracut.conf.d/x.conf omit_dracutmodules+=" vfio-override 5ec2e7 "
+file etc/modules vfio_virqfd 5ec2e7 # 5ec2e7
+file etc/modprobe.d/x.conf options vfio-pci ids=10de:2204 key=5ec2e7 # 5ec2e7
+file etc/modprobe.d/x.conf options pci-stub ids=5ec2e7:1:zz
+file etc/modprobe.d/x.conf install vfio-pci /usr/local/bin/x --token=5ec2e7
+file etc/modprobe.d/x.conf install nouveau /bin/false 5ec2e7
+file etc/modprobe.d/x.conf softdep nouveau pre: vfio-pci x5ec2e7
+file etc/modprobe.d/x.conf blacklist nouveau # 5ec2e7
+file etc/modprobe.d/x.conf blacklist x:5ec2e7
+file etc/driverctl.d/0000:01:00.0 key:5ec2e7
+file etc/driverctl.d/0000:01:00.1 nouveau
+file etc/driverctl.d/0000:01:00.1 5ec2e7
+file etc/udev/rules.d/x.rules ATTR{driver_override}="5ec2e7"
+file etc/libvirt/qemu/5ec2e7.xml <name>5ec2e7</name><hostdev managed='yes'><source><address domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></source><x>5ec2e7</x></hostdev>
+file run/udev/data/b259:0 E:ID_SERIAL=5ec2e7
+file run/udev/data/b259:0 E:ID_FS_TYPE=btrfs
+file sys/class/dmi/id/sys_vendor 5ec2e7
+file proc/cpuinfo Serial : 5ec2e7
+file sys/firmware/acpi/tables/DMAR
+file dev/kmsg 6,0,0,-;Linux version 6.12.30 5ec2e7
+file dev/kmsg 6,1,0,-;Command line: 5ec2e7
+file sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f systemd-boot 257 5ec2e7
+"#;
+
+#[test]
+fn a_copy_holds_no_more_of_a_file_than_is_of_use() {
+    let boots = [
+        "",
+        // Other systems look at other files.
+        "file etc/NIXOS",
+        "file usr/bin/midclt",
+        "file run/ostree-booted\nfile usr/bin/rpm-ostree",
+        "file etc/unraid-version 5ec2e7",
+        "file etc/update-extlinux.conf default_kernel_opts=\"quiet key=5ec2e7\"",
+        "file boot/firmware/cmdline.txt quiet key=5ec2e7",
+        "file etc/kernel/proxmox-boot-uuids 5ec2e7",
+        "file usr/bin/sdbootutil",
+        "file etc/default/u-boot U_BOOT_PARAMETERS=\"quiet 5ec2e7\"\nfile usr/sbin/u-boot-update",
+        "file etc/kernelstub/configuration 5ec2e7",
+    ];
+    for boot in boots {
+        let desk = Desk::with(&[]);
+        copy::unfold_text(&format!("{SECRETS}{boot}\n"), &desk.path("machine"));
+        assert!(desk.run("collect --from machine copy.tar").status.success(), "{boot}");
+        let copy = std::fs::read(desk.path("copy.tar")).unwrap();
+        let text = String::from_utf8_lossy(&copy);
+        if let Some(at) = text.find(SECRET) {
+            let start = text[..at].rfind('\0').map_or(0, |nul| nul.saturating_sub(600));
+            let around: String =
+                text[start..at + 60].chars().filter(|letter| *letter != '\0').collect();
+            panic!("{boot}: {around}");
+        }
+        for command in
+            ["suggest 01:00.0", "suggest 01:00.1", "plan", "plan 01:00.*", "status", "list"]
+        {
+            let answer = |machine: &str| desk.screen(&[&format!("{command} --from {machine}")]);
+            let own = answer("machine").replace("machine", "copy.tar");
+            assert_eq!(answer("copy.tar"), own, "{boot} {command}");
+        }
+    }
+}
+
 /// The kernel panics where the file that `rdinit=` names is not in the image.
 #[test]
 fn no_word_is_told_without_the_step_that_makes_it_safe() {

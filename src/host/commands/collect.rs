@@ -25,6 +25,7 @@ use crate::machine::usage::{Mount, Usage};
 use crate::machine::{self, Machine, file};
 use crate::rules::preview::Asked;
 use crate::screen::{self, PLAIN, Screen};
+use crate::systems::initramfs;
 use crate::systems::iommu::Off;
 use crate::systems::sign;
 use crate::systems::steps::{self, System};
@@ -344,13 +345,15 @@ impl Copy {
             let is_variant = |line: &str| line.contains("vfio_pci:").then(|| line.to_owned());
             let _ = root.lines(&format!("{modules}/modules.alias"), is_variant);
         }
+        let images = initramfs::places_of_loader(&machine.cmdline()?);
         for (path, text) in root.seen() {
             if root.path(&path).is_dir() {
                 self.directory(&path)?;
                 continue;
             }
             let text = public_file(&path, text);
-            self.file_of(&path, &text, root.modified(&path))?;
+            let public = if images.contains(&path) { public_image(&path) } else { path.clone() };
+            self.file_of(&public, &text, root.modified(&path))?;
         }
         let log = KernelLog::of(machine);
         let records = if log.source == "journal" {
@@ -507,9 +510,15 @@ fn public(word: &[u8], parameter: &Parameter<'_>) -> Option<Vec<u8>> {
         let value = if is_whole { value.into_owned() } else { format!("{start}…{end}") };
         return Some([parameter.name, b"=", value.as_bytes()].concat());
     }
+    if parameter.name == b"initrd" {
+        return Some([b"initrd=", public_image(&value?).as_bytes()].concat());
+    }
+    if parameter.name == b"BOOT_IMAGE" && value.as_ref().is_some_and(|it| it.contains("/ostree/")) {
+        return Some(word.to_vec());
+    }
     let is_plain = [&b"ro"[..], b"rw", b"splash", b"rootwait"].contains(&word);
     let is_public = is_plain || PARAMETERS.iter().any(|start| parameter.name.starts_with(start));
-    if !is_public && !is_known_image(parameter) {
+    if !is_public {
         // No more than what a system is recognised by.
         let text = sign::of_use(parameter.name, &value?)?;
         return Some([parameter.name, b"=", text.as_bytes(), ELSE].concat());
@@ -535,25 +544,35 @@ const KNOWN_INITS: [&str; 8] = [
     "/usr/lib/vfio-override/vfio-override-early",
 ];
 
-/// Whether a parameter names the image that booted by a name that its maker gave it. Others may be named after the
-/// machine.
-fn is_known_image(parameter: &Parameter<'_>) -> bool {
-    let value = String::from_utf8_lossy(parameter.value.unwrap_or_default()).replace('\\', "/");
-    let name = value.rsplit('/').next().unwrap_or_default();
-    let has_name = |file: &&str| {
-        let file = file.rsplit('/').next().unwrap_or_default();
-        let (start, rest) = file.split_once('{').unwrap_or((file, ""));
-        let end = rest.split_once('}').map_or("", |(_, end)| end);
-        name.starts_with(start) && name.ends_with(end)
+/// The path of an image that booted, with no names but those that systems and their tools give: a directory may be
+/// called after the machine, an image after a person.
+fn public_image(path: &str) -> String {
+    const NAMES: [&str; 10] =
+        ["boot", "efi", "EFI", "Linux", "linux", "initrd", "initramfs", "live", "nixos", ""];
+    let is_maker_s = |name: &str| {
+        let images = SYSTEMS.iter().filter_map(|system| system.image.as_ref());
+        images.flat_map(|image| image.files).any(|file| {
+            let file = file.rsplit('/').next().unwrap_or_default();
+            let (start, rest) = file.split_once('{').unwrap_or((file, ""));
+            let end = rest.split_once('}').map_or("", |(_, end)| end);
+            name.starts_with(start) && name.ends_with(end)
+        })
     };
-    match parameter.name {
-        b"initrd" => {
-            let images = SYSTEMS.iter().filter_map(|system| system.image.as_ref());
-            images.flat_map(|image| image.files).any(has_name)
+    // The directory of a kernel's release, as kernel-install makes it.
+    let is_release =
+        |name: &str| name.starts_with(|letter: char| letter.is_ascii_digit()) && name.contains('.');
+    let mut unknown = 0;
+    let parts = path.split_inclusive(['/', '\\']).map(|part| {
+        let name = part.trim_end_matches(['/', '\\']);
+        let is_known =
+            NAMES.contains(&name) || is_maker_s(name) || is_release(name) || name.contains("ucode");
+        if is_known {
+            return part.to_owned();
         }
-        b"BOOT_IMAGE" => value.contains("/ostree/"),
-        _ => false,
-    }
+        unknown += 1;
+        format!("entry{unknown}{}", part.get(name.len()..).unwrap_or_default())
+    });
+    parts.collect()
 }
 
 /// What is told of a file that holds a kernel command line; all others hold no more than was of use.
@@ -646,7 +665,7 @@ mod tests {
             vfio.override=\"01:00.0, 02:00.0\" ip=10.0.0.1 password=hunter2 pci=nommconf";
         assert_eq!(
             String::from_utf8(public_parameters(line)).unwrap(),
-            "init=… initrd=… … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
+            "init=… initrd=/entry1 … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
         );
         for (line, expected) in [
             ("quiet vfio.override=\"01:00.0 password=hunter2", "quiet vfio.override=\"01:00.0 …"),

@@ -33,7 +33,9 @@ pub fn find(machine: &Machine, driver: &str) -> Option<Driver> {
 fn listed(machine: &Machine, driver: &str) -> Option<Driver> {
     let (root, modules) = (machine.root.as_ref()?, machine.modules_directory()?);
     let lists = |list: &str| {
-        let is_it = |line: &str| is_module_of(line, driver).then(|| line.to_owned());
+        // What a module needs besides is of no use.
+        let own = |line: &str| format!("{}:", line.split(':').next().unwrap_or_default());
+        let is_it = |line: &str| is_module_of(line, driver).then(|| own(line));
         root.lines(&format!("{modules}/{list}"), is_it).ok().map(|lines| !lines.is_empty())
     };
     if lists("modules.builtin")? {

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -89,8 +89,11 @@ impl Root {
         names
     }
 
+    /// When it was changed last, in seconds: a copy knows no more.
     pub fn modified(&self, path: &str) -> Option<SystemTime> {
-        fs::metadata(self.path(path)).and_then(|metadata| metadata.modified()).ok()
+        let time = fs::metadata(self.path(path)).and_then(|metadata| metadata.modified()).ok()?;
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs()))
     }
 
     /// Everything that was looked at and is there, with what was of use of it.

@@ -153,26 +153,19 @@ impl Booted {
     fn of(machine: &Machine, facts: &Facts<'_>, found: &Found) -> Self {
         let root = facts.root;
         let release = machine.release().unwrap_or_default();
+        let is_first = Cell::new(true);
+        let first = |line: &str| is_first.replace(false).then(|| line.to_owned());
         let package = root
-            .lines(&format!("lib/modules/{release}/pkgbase"), |line| Some(line.to_owned()))
+            .lines(&format!("lib/modules/{release}/pkgbase"), first)
             .ok()
             .and_then(|lines| lines.into_iter().next());
-        let value = |name: &str| -> Vec<String> {
-            let parameters = cmdline::parameters(&facts.line);
-            let values = parameters.filter(|parameter| parameter.name == name.as_bytes());
-            let values = values.filter_map(|parameter| parameter.value);
-            values.map(|value| String::from_utf8_lossy(value).replace('\\', "/")).collect()
-        };
         // The processor's microcode comes in an archive of its own.
-        let path = value("initrd").into_iter().find(|path| !path.contains("ucode"));
+        let path = values(&facts.line, "initrd").find(|path| !path.contains("ucode"));
         let name = path.as_deref().and_then(|path| path.rsplit('/').next()).map(str::to_owned);
         let mut booted = Self { file: None, name, release, package };
-        let of_loader = path.into_iter().flat_map(|path| {
-            let path = path.trim_start_matches('/').to_owned();
-            ["boot", "efi", "boot/efi"].map(|mount| format!("{mount}/{path}"))
-        });
+        let of_loader = path.iter().flat_map(|path| below_mounts(path));
         // `(hd0,gpt2)/ostree/NAME/vmlinuz`: its image is beside it.
-        let of_ostree = value("BOOT_IMAGE").into_iter().filter_map(|kernel| {
+        let of_ostree = values(&facts.line, "BOOT_IMAGE").filter_map(|kernel| {
             let (_, path) = kernel.split_once("/ostree/")?;
             let (directory, _) = path.rsplit_once('/')?;
             Some(format!("boot/ostree/{directory}/initramfs-{}.img", booted.release))
@@ -231,6 +224,25 @@ impl Booted {
     }
 }
 
+/// The values of this parameter, with slashes between the parts of a path.
+fn values<'l>(line: &'l [u8], name: &'l str) -> impl Iterator<Item = String> + 'l {
+    let parameters = cmdline::parameters(line);
+    let values = parameters.filter(move |parameter| parameter.name == name.as_bytes());
+    let values = values.filter_map(|parameter| parameter.value);
+    values.map(|value| String::from_utf8_lossy(value).replace('\\', "/"))
+}
+
+/// Where a path of the boot loader's may be, below the root.
+fn below_mounts(path: &str) -> [String; 3] {
+    let path = path.trim_start_matches('/');
+    ["boot", "efi", "boot/efi"].map(|mount| format!("{mount}/{path}"))
+}
+
+/// Where the images that the boot loader named may be, below the root.
+pub fn places_of_loader(line: &[u8]) -> Vec<String> {
+    values(line, "initrd").flat_map(|path| below_mounts(&path)).collect()
+}
+
 /// Where the hook is, if it is there.
 fn hook_path(root: &Root, way: &Way) -> Option<String> {
     let (Way::Hook(path) | Way::Listed(path) | Way::ReadyMade { hook: path, .. }) = way else {
@@ -252,29 +264,28 @@ fn hook_of(root: &Root, way: &Way) -> Hook {
         Way::Hook(_) | Way::Listed(_) | Way::ReadyMade { .. } if hook_path(root, way).is_none() => {
             Hook::Missing
         }
-        Way::Hook(_) | Way::ReadyMade { .. } => left_out(root).unwrap_or(Hook::Ready),
-        Way::Listed(_) => left_out(root).unwrap_or_else(|| listed(root)),
+        Way::Hook(path) | Way::ReadyMade { hook: path, .. } if path.contains("dracut") => {
+            left_out(root, &["etc/dracut.conf"], "etc/dracut.conf.d", &["omit_dracutmodules"])
+                .unwrap_or(Hook::Ready)
+        }
+        Way::Hook(_) | Way::ReadyMade { .. } => Hook::Ready,
+        Way::Listed(_) => left_out(root, &[], "etc/mkinitcpio.d", &["-S", "--skiphooks"])
+            .unwrap_or_else(|| listed(root)),
     }
 }
 
-/// Whether a configuration has the hook left out: dracut's `omit_dracutmodules`, or `--skiphooks` in a preset of
-/// mkinitcpio's.
-fn left_out(root: &Root) -> Option<Hook> {
-    let in_directory = |directory: &str| {
-        let names = root.names(directory).into_iter();
-        names.map(|name| format!("{directory}/{name}")).collect::<Vec<_>>()
-    };
-    let mut files = vec!["etc/dracut.conf".to_owned()];
-    files.extend(["etc/dracut.conf.d", "etc/mkinitcpio.d"].into_iter().flat_map(in_directory));
+/// Whether a configuration of its maker, in these files or this directory, has the hook left out: dracut's
+/// `omit_dracutmodules`, or `--skiphooks` in a preset of mkinitcpio's.
+fn left_out(root: &Root, files: &[&str], directory: &str, words: &[&str]) -> Option<Hook> {
+    let more = root.names(directory).into_iter().map(|name| format!("{directory}/{name}"));
     let keep = |line: &str| {
         let text = line.split('#').next().unwrap_or_default();
-        let part = ["omit_dracutmodules", "-S", "--skiphooks"]
-            .iter()
-            .find(|part| text.contains(**part))?;
+        let word = words.iter().find(|word| text.contains(**word))?;
         // No more of it is of use.
-        text.contains("vfio-override").then(|| format!("{part} vfio-override"))
+        text.contains("vfio-override").then(|| format!("{word} vfio-override"))
     };
-    let file = files.into_iter().find(|file| !root.matches(file, keep).is_empty())?;
+    let mut files = files.iter().map(|file| (*file).to_owned()).chain(more);
+    let file = files.find(|file| !root.matches(file, keep).is_empty())?;
     Some(Hook::LeftOut(format!("/{file}")))
 }
 

@@ -1,5 +1,7 @@
 //! Who else takes PCI functions on this host, or keeps drivers from them: what people set up before, or beside.
 
+use std::cell::Cell;
+
 use vfio_override::pci::Address;
 use vfio_override::plan::Step as Taken;
 use vfio_override::run::Run;
@@ -171,13 +173,14 @@ impl Takers {
         for name in root.names(SAVED) {
             let Some(address) = Address::from_sysfs(name.as_bytes()) else { continue };
             let is_driver = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.+".contains(&byte);
+            let is_first = Cell::new(true);
             let keep = |line: &str| {
                 let driver = line.trim();
-                driver.bytes().all(is_driver).then(|| driver.to_owned())
+                let is_it = !driver.is_empty() && is_first.replace(false);
+                (is_it && driver.bytes().all(is_driver)).then(|| driver.to_owned())
             };
             let lines = root.lines(&format!("{SAVED}/{name}"), keep);
-            let Some(driver) = lines.unwrap_or_default().into_iter().find(|line| !line.is_empty())
-            else {
+            let Some(driver) = lines.unwrap_or_default().into_iter().next() else {
                 continue;
             };
             let Some((_, asked)) = taken.iter().find(|(taken, _)| *taken == address) else {
