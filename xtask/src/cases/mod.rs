@@ -85,6 +85,15 @@ fn basics() -> Vec<Case> {
         on_demo("control").mode(Mode::Control),
         taken("hook").logged("rules: 2 applied; functions: 4 taken"),
         taken("rdinit").mode(Mode::Rdinit).logged("rules: 2 applied; functions: 4 taken"),
+        // The kernel opens no standard stream for PID 1: the log must not become one of them.
+        taken("rdinit-without-console")
+            .mode(Mode::Rdinit)
+            .parameter("console=ttyUSB0")
+            .logged("rules: 2 applied; functions: 4 taken")
+            .also(|evidence| {
+                let text = "unable to open an initial console";
+                if evidence.log.contains(text) { vec![] } else { vec![format!("no {text:?}")] }
+            }),
         taken("hook-glibc").only_on(&["6.12"], GLIBC).libc(Libc::Glibc),
         taken("rdinit-glibc").only_on(&["6.1"], GLIBC).libc(Libc::Glibc).mode(Mode::Rdinit),
         // Nobody else loads vfio-pci.

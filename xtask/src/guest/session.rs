@@ -280,9 +280,14 @@ impl Session<'_> {
 /// A guest's command line: what every guest gets, and these parameters.
 pub fn command_line(arch: &Arch, parameters: &str) -> Result<String> {
     let board = &arch.guest;
+    // With one more on the line, the kernel would take the first that there is.
+    let console = if parameters.split(' ').any(|word| word.starts_with("console=")) {
+        String::new()
+    } else {
+        format!("console={}", board.console)
+    };
     let command_line = format!(
-        "console={} {QUIET} panic=-1 cryptomgr.notests audit=0 {} {} {parameters}",
-        board.console,
+        "{console} {QUIET} panic=-1 cryptomgr.notests audit=0 {} {} {parameters}",
         board.parameters,
         probes::PARAMETERS,
     );
