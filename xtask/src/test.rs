@@ -368,13 +368,15 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
 fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
     const AGAIN: &str = "packages: the same bytes twice";
     const LINT: &str = "packages: lintian and rpmlint";
+    const SOURCES: &str = "packages: makepkg builds the same from the sources";
     let trials: Vec<Trial> =
         Trial::all(ledger.all).into_iter().filter(|trial| ledger.wants(&trial.name())).collect();
     ledger.check("packages: the NixOS module", || {
         setup::ensure(&[&setup::NIX])?;
         trials::check_nix(workspace)
     });
-    if trials.is_empty() && !ledger.wants(AGAIN) && !ledger.wants(LINT) {
+    let checks: &[&str] = if ledger.all { &[AGAIN, LINT, SOURCES] } else { &[AGAIN, LINT] };
+    if trials.is_empty() && !checks.iter().any(|check| ledger.wants(check)) {
         return;
     }
     let made = ledger.always("packages: make", || {
@@ -385,6 +387,9 @@ fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger)
     let Some((packages, built)) = made else { return };
     ledger.check(AGAIN, || packages.check_again(workspace, &built));
     ledger.check(LINT, || packages.check_lint(workspace));
+    if ledger.all {
+        ledger.check(SOURCES, || packages.check_sources(workspace));
+    }
     for (trial, outcome) in trials::run(workspace, &trials, &packages) {
         match outcome {
             Ok(outcome) => ledger.close_boot(&trial.name(), outcome),

@@ -5,6 +5,7 @@ mod deb;
 mod pacman;
 mod rpm;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -102,6 +103,15 @@ pub fn pack(workspace: &Workspace, release: &Release, built: &Built, out: &Path)
     progress::phase(say("the pacman package"), || job.pacman(&archive))
 }
 
+/// Makes a package for this machine where people do who have nothing but the sources.
+pub fn build_package(workspace: &Workspace, release: &Release, out: &Path) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let scratch = tempfile::tempdir_in(workspace.scratch("dist")?)?;
+    let arch = arch::of_this_machine();
+    let job = Job { workspace, release, arch, scratch: scratch.path(), out };
+    progress::phase("build the pacman package", || job.pacman_from_sources())
+}
+
 /// Writes the list of what is inside, and the sums of all that is there.
 pub fn seal(workspace: &Workspace, release: &Release, out: &Path) -> Result<()> {
     let list = out.join(format!("vfio-override-{}.cdx.json", release.version));
@@ -182,10 +192,18 @@ impl Job<'_> {
     /// What every package does once its files are there, in the shell.
     fn complete(&self) -> Result<String> {
         let list = self.list()?;
-        let gone = list.lines().filter(|line| line.starts_with("gone "));
-        let gone: Vec<&str> = gone.filter_map(|line| line.split_whitespace().nth(2)).collect();
+        let places = |is_gone: bool| {
+            let lines = list.lines().filter(|line| !line.starts_with('#'));
+            let lines = lines.filter(move |line| line.starts_with("gone ") == is_gone);
+            lines.filter_map(|line| line.split_whitespace().nth(2))
+        };
+        let gone: Vec<&str> = places(true).collect();
+        let directories: BTreeSet<&str> =
+            places(false).filter_map(|place| place.rsplit_once('/')).map(|(it, _)| it).collect();
+        let directories: Vec<&str> = directories.into_iter().collect();
         let path = self.workspace.root.join("packaging/complete");
         let text = fs::read_to_string(path).context("no packaging/complete")?;
+        let text = text.replace("@DIRECTORIES@", &directories.join(" "));
         Ok(text.replace("@GONE@", &gone.join(" ")))
     }
 

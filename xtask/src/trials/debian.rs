@@ -78,29 +78,51 @@ pub fn run(
     layer.run("dpkg -P vfio-override")?;
     expect_same(&before, &layer.listing()?)?;
 
-    install_over(layer, packages, &deb)?;
+    let tree = unpack_archive(layer, packages)?;
+    install_over(layer, &tree, &deb)?;
+    expect_same(&before, &layer.listing()?)?;
+    install_over_half(layer, &tree, &deb)?;
+    expect_same(&installed, &layer.listing()?)?;
+    layer.run("dpkg -P vfio-override")?;
     expect_same(&before, &layer.listing()?)?;
     Ok(outcome)
 }
 
 /// The archive's Makefile and the package, one over the other.
-fn install_over(layer: &Layer, packages: &Packages, deb: &str) -> Result<()> {
-    let archive =
-        packages.now.join(format!("vfio-override-{}-linux-x86_64.tar.zst", packages.version));
-    let archive = bring(layer, &archive)?;
-    layer
-        .run(&format!("mkdir /tmp/tree && tar -xf {archive} -C /tmp/tree --strip-components=1"))?;
-    layer.run("make -C /tmp/tree install")?;
+fn install_over(layer: &Layer, tree: &str, deb: &str) -> Result<()> {
+    layer.run(&format!("make -C {tree} install"))?;
     let by_make = layer.listing()?;
     let said = layer.run(&format!("dpkg -i {deb} && dpkg --verify vfio-override"))?;
     expect_clean(&said)?;
-    let refused = layer.run_to_failure("make -C /tmp/tree install")?;
+    let refused = layer.run_to_failure(&format!("make -C {tree} install"))?;
     ensure!(refused.contains("installed as a package here"), "{refused}");
-    let refused = layer.run_to_failure("make -C /tmp/tree uninstall")?;
+    let refused = layer.run_to_failure(&format!("make -C {tree} uninstall"))?;
     ensure!(refused.contains("installed as a package here"), "{refused}");
-    layer.run("dpkg -P vfio-override && make -C /tmp/tree install")?;
+    layer.run(&format!("dpkg -P vfio-override && make -C {tree} install"))?;
     expect_same(&by_make, &layer.listing()?)?;
-    layer.run("make -C /tmp/tree uninstall").map(drop)
+    layer.run(&format!("make -C {tree} uninstall")).map(drop)
+}
+
+/// The package over what a `make install` left that was cut short, and over itself when it was cut short.
+fn install_over_half(layer: &Layer, tree: &str, deb: &str) -> Result<()> {
+    const HALF: &str = "/usr/lib/vfio-override/.incomplete";
+    layer.write("tmp/cut/mv", CUT)?;
+    layer.run("chmod 755 /tmp/cut/mv")?;
+    layer.run_to_failure(&format!("PATH=/tmp/cut:$PATH make -C {tree} install"))?;
+    layer.run(&format!("test -e {HALF} && test -e /usr/bin/.vfio-override-new-vfio-override"))?;
+    layer.run(&format!("dpkg --unpack --no-triggers {deb}"))?;
+    expect_clean(&layer.run(&format!("dpkg -i {deb} && dpkg --verify vfio-override"))?)
+}
+
+/// A renaming of a file that is the last thing to happen: what called it is killed.
+const CUT: &str = "#!/bin/sh\nkill -KILL \"$PPID\"\n";
+
+/// The archive, below /tmp.
+fn unpack_archive(layer: &Layer, packages: &Packages) -> Result<String> {
+    let archive = bring(layer, &packages.archive())?;
+    layer
+        .run(&format!("mkdir /tmp/tree && tar -xf {archive} -C /tmp/tree --strip-components=1"))?;
+    Ok("/tmp/tree".to_owned())
 }
 
 /// Neither dpkg nor the generator complains of what is ours.

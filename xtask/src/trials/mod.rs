@@ -20,17 +20,17 @@ use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::workspace::Workspace;
 
-/// Those of Fedora, openSUSE and Arch, which Debian has.
-const MANAGERS: Besides = Besides {
+/// The managers of Fedora, openSUSE and Arch, which Debian has, and what makes their images here.
+const FOREIGN: Besides = Besides {
     name: "others' managers",
-    packages: &["dnf", "pacman-package-manager", "rpm", "zypper"],
+    packages: &["dnf", "dracut-core", "pacman-package-manager", "rpm", "zypper"],
 };
 
 const SYSTEMS: [System; 6] = {
     use Generator::{Dracut, InitramfsTools};
     [
-        System::of("trixie", InitramfsTools),
-        System { besides: Some(MANAGERS), ..System::of("trixie", Dracut) },
+        System { besides: Some(FOREIGN), ..System::of("trixie", InitramfsTools) },
+        System::of("trixie", Dracut),
         System::of("bookworm", InitramfsTools),
         System::of("bookworm", Dracut),
         System::of("sid", InitramfsTools),
@@ -52,7 +52,7 @@ enum Package {
 }
 
 impl Trial {
-    /// Every trial; that of the first system is for every change.
+    /// Every trial; those of the first system are for every change.
     pub fn all(is_long: bool) -> Vec<Self> {
         let systems = SYSTEMS.iter().take(if is_long { SYSTEMS.len() } else { 1 });
         let packages = |system: &'static System| {
@@ -64,12 +64,12 @@ impl Trial {
     }
 
     pub fn name(&self) -> String {
-        let package = match self.package {
-            Package::Deb => ".deb",
-            Package::Rpm => ".rpm",
-            Package::Pacman => "pacman",
-        };
-        format!("package {package}: {}, {}", self.system.suite, self.system.generator.package())
+        let System { suite, generator, .. } = self.system;
+        match self.package {
+            Package::Deb => format!("package .deb: {suite}, {}", generator.package()),
+            Package::Rpm => "package .rpm: rpm, dnf, zypper, dracut".to_owned(),
+            Package::Pacman => "package .pkg.tar.zst: pacman, dracut".to_owned(),
+        }
     }
 
     /// Installs, uses, boots, upgrades and removes it.
@@ -134,6 +134,30 @@ impl Packages {
         let filters = workspace.root.join("packaging/rpm/rpmlintrc");
         rpmlint.arg("--strict").arg("--rpmlintrc").arg(filters).arg(self.rpm());
         command::check(&mut rpmlint).map(drop)
+    }
+
+    /// makepkg builds the same from the sources as from the archive.
+    pub fn check_sources(&self, workspace: &Workspace) -> Result<()> {
+        let out = workspace.scratch("trials")?.join("built");
+        dist::build_package(workspace, &Release::of(workspace)?, &out)?;
+        let ours = self.pacman();
+        let theirs = out.join(ours.file_name().context("it is a file")?);
+        for command in [
+            "bsdtar -tvf \"$1\" | grep -v ' \\.' | awk '{ print $1, $5, $9, $10, $11 }'",
+            "bsdtar -xOf \"$1\" usr | sha256sum",
+        ] {
+            let look = |package: &Path| {
+                let mut sh = Command::new("sh");
+                command::stdout(sh.args(["-euc", command, "sh"]).arg(package))
+            };
+            let [one, other] = [look(&ours)?, look(&theirs)?];
+            ensure!(one == other, "{command}:\n{one}\n{other}");
+        }
+        Ok(())
+    }
+
+    fn archive(&self) -> PathBuf {
+        self.now.join(format!("vfio-override-{}-linux-x86_64.tar.zst", self.version))
     }
 
     fn deb(&self) -> PathBuf {

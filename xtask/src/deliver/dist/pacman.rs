@@ -1,7 +1,9 @@
 //! The pacman package, by makepkg.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -22,6 +24,9 @@ DLAGENTS=()
 VCSCLIENTS=()
 ";
 
+/// What makes the image anew, in the shell.
+const MAKE_IMAGES: &str = "if command -v mkinitcpio >/dev/null; then mkinitcpio -P; elif command -v dracut >/dev/null; then dracut --force --regenerate-all; fi";
+
 /// makepkg refuses to be root, and writes into the package where it was made: that is the same everywhere in a name
 /// space of its own.
 const ENTER: &str = r#"mount --bind "$1" /mnt && cd /mnt &&
@@ -29,18 +34,52 @@ const ENTER: &str = r#"mount --bind "$1" /mnt && cd /mnt &&
 
 impl Job<'_> {
     pub(super) fn pacman(&self, archive: &Path) -> Result<()> {
+        let directory = self.recipe()?;
+        fs::copy(archive, directory.join(archive.file_name().context("it is a file")?))?;
+        self.makepkg(&directory, "archive")
+    }
+
+    /// The same from the sources, as a tag of them is published.
+    pub(super) fn pacman_from_sources(&self) -> Result<()> {
+        let directory = self.recipe()?;
+        let root = &self.workspace.root;
+        let name = format!("vfio-override-{}", self.release.version);
+        let mut files = OsString::new();
+        for file in self.workspace.sources()? {
+            files.push(file.strip_prefix(root)?);
+            files.push("\n");
+        }
+        let list = self.scratch.join("sources");
+        fs::write(&list, files.as_encoded_bytes())?;
+        let mut tar = Command::new("tar");
+        tar.args(["--create", "--gzip", "--transform", &format!("s,^,{name}/,"), "--file"])
+            .arg(directory.join(format!("{name}.tar.gz")))
+            .arg("--directory")
+            .arg(root)
+            .arg("--files-from")
+            .arg(list);
+        command::check(&mut tar)?;
+        self.makepkg(&directory, "source")
+    }
+
+    /// A folder with the PKGBUILD and what it takes along.
+    fn recipe(&self) -> Result<PathBuf> {
         let directory = self.scratch.join("pacman");
-        let name = archive.file_name().context("it is a file")?;
-        let recipe = self.template("arch/PKGBUILD", &[])?;
-        write(&directory.join("PKGBUILD"), &recipe)?;
-        for name in ["vfio-override.hook", "vfio-override.install"] {
-            write(&directory.join(name), &self.template(&format!("arch/{name}"), &[])?)?;
+        for name in ["PKGBUILD", "vfio-override.hook", "vfio-override.install"] {
+            let text = self.template(&format!("arch/{name}"), &[("@MAKE_IMAGES@", MAKE_IMAGES)])?;
+            write(&directory.join(name), &text)?;
         }
         let configuration = CONFIGURATION.replace("@CARCH@", self.arch.name);
         write(&directory.join("makepkg.conf"), &configuration)?;
-        fs::copy(archive, directory.join(name))?;
+        Ok(directory)
+    }
+
+    fn makepkg(&self, directory: &Path, from: &str) -> Result<()> {
         let mut makepkg = self.dated("unshare");
-        makepkg.args(["--map-root-user", "--mount", "sh", "-c", ENTER, "sh"]).arg(&directory);
+        // What is compiled there is compiled once.
+        makepkg.env("CARGO_TARGET_DIR", self.workspace.scratch("from-sources")?);
+        makepkg.args(["--map-root-user", "--mount", "sh", "-c", ENTER, "sh"]).arg(directory);
+        makepkg.env("VFIO_OVERRIDE_FROM", from);
         for variable in ["SRCDEST", "PKGDEST", "BUILDDIR", "LOGDEST"] {
             makepkg.env_remove(variable);
         }
