@@ -19,7 +19,7 @@ use crate::foreign::{self, MIRI, NOT_EMULATED};
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
 use crate::generators::{Addon, Cell, SignedImages, Workshop};
-use crate::ground::arch::{Arch, X86_64};
+use crate::ground::arch::{AARCH64, Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -368,6 +368,7 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
 fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
     const AGAIN: &str = "packages: the same bytes twice";
     const LINT: &str = "packages: lintian and rpmlint";
+    const FOREIGN: &str = "packages: lintian and rpmlint, aarch64";
     const SOURCES: &str = "packages: makepkg builds the same from the sources";
     let trials: Vec<Trial> =
         Trial::all(ledger.all).into_iter().filter(|trial| ledger.wants(&trial.name())).collect();
@@ -375,7 +376,8 @@ fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger)
         setup::ensure(&[&setup::NIX])?;
         trials::check_nix(workspace)
     });
-    let checks: &[&str] = if ledger.all { &[AGAIN, LINT, SOURCES] } else { &[AGAIN, LINT] };
+    let checks: &[&str] =
+        if ledger.all { &[AGAIN, LINT, SOURCES, FOREIGN] } else { &[AGAIN, LINT] };
     if trials.is_empty() && !checks.iter().any(|check| ledger.wants(check)) {
         return;
     }
@@ -389,6 +391,9 @@ fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger)
     ledger.check(LINT, || packages.check_lint(workspace));
     if ledger.all {
         ledger.check(SOURCES, || packages.check_sources(workspace));
+        ledger.check(FOREIGN, || {
+            packages.check_foreign(workspace, &Built::make(workspace, AARCH64, musl)?)
+        });
     }
     for (trial, outcome) in trials::run(workspace, &trials, &packages) {
         match outcome {

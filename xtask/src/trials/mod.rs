@@ -15,6 +15,7 @@ use self::root::{Besides, Generator, Layer, System};
 use crate::cases::suite::{Outcome, Tally};
 use crate::deliver::changelog::Release;
 use crate::deliver::dist::{self, Built};
+use crate::ground::arch::Arch;
 use crate::ground::command;
 use crate::ground::pool;
 use crate::ground::progress;
@@ -127,13 +128,18 @@ impl Packages {
 
     /// Debian's and rpm's own checks find nothing.
     pub fn check_lint(&self, workspace: &Workspace) -> Result<()> {
-        let mut lintian = Command::new("lintian");
-        lintian.args(["--fail-on", "error,warning", "--allow-root"]).arg(self.deb());
-        command::check(&mut lintian)?;
-        let mut rpmlint = Command::new("rpmlint");
-        let filters = workspace.root.join("packaging/rpm/rpmlintrc");
-        rpmlint.arg("--strict").arg("--rpmlintrc").arg(filters).arg(self.rpm());
-        command::check(&mut rpmlint).map(drop)
+        lint(workspace, &self.deb(), &self.rpm())
+    }
+
+    /// The packages for an architecture that is not this machine's are made, and pass the same checks.
+    pub fn check_foreign(&self, workspace: &Workspace, built: &Built) -> Result<()> {
+        let out = workspace.scratch("trials")?.join(built.arch.name);
+        let _ = std::fs::remove_dir_all(&out);
+        dist::pack(workspace, &Release::of(workspace)?, built, &out)?;
+        let Arch { name, debian, .. } = built.arch;
+        let version = &self.version;
+        let deb = out.join(format!("vfio-override_{version}_{debian}.deb"));
+        lint(workspace, &deb, &out.join(format!("vfio-override-{version}.{name}.rpm")))
     }
 
     /// makepkg builds the same from the sources as from the archive.
@@ -183,6 +189,17 @@ impl Packages {
     fn later_pacman(&self) -> PathBuf {
         self.later.join(format!("vfio-override-{LATER}-1-x86_64.pkg.tar.zst"))
     }
+}
+
+/// Both look at what a program is made for, too.
+fn lint(workspace: &Workspace, deb: &Path, rpm: &Path) -> Result<()> {
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--fail-on", "error,warning", "--allow-root"]).arg(deb);
+    command::check(&mut lintian)?;
+    let mut rpmlint = Command::new("rpmlint");
+    let filters = workspace.root.join("packaging/rpm/rpmlintrc");
+    rpmlint.arg("--strict").arg("--rpmlintrc").arg(filters).arg(rpm);
+    command::check(&mut rpmlint).map(drop)
 }
 
 /// What the `NixOS` module sets, as Nix itself evaluates it: for both kinds of stage 1, and without rules.
