@@ -30,13 +30,14 @@ pub fn rpm(layer: &Layer, packages: &Packages) -> Result<()> {
     layer.run(SYSTEM)?;
     let package = bring(layer, &packages.rpm())?;
     let before = layer.listing()?;
-    layer.run(&format!(
-        "dnf --disablerepo='*' --nogpgcheck --setopt=install_weak_deps=0 -y install {package}"
-    ))?;
+    layer
+        .run(&format!("dnf --disablerepo='*' --setopt=install_weak_deps=0 -y install {package}"))?;
     expect_used(layer)?;
     let installed = layer.listing()?;
     let newer = bring(layer, &packages.later_rpm())?;
-    layer.run(&format!("rpm -U {newer} && rpm -V vfio-override"))?;
+    layer.run(&format!(
+        "zypper --non-interactive --no-refresh install --allow-unsigned-rpm {newer} && rpm -V vfio-override"
+    ))?;
     expect_same(&without_version(&installed), &without_version(&layer.listing()?))?;
     expect_used(layer)?;
     layer.run("zypper --non-interactive --no-refresh remove vfio-override")?;
