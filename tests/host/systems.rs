@@ -24,7 +24,7 @@ const MACHINES: &[(&str, &[&str])] = &[
     ("ostree", &["suggest 01:00.0"]),
     ("ostree-hook", &["suggest 01:00.0", "plan 01:00.0+slot"]),
     ("raspi", &["suggest 0001:01:00.1"]),
-    ("vfio-ids-left", &["plan", "suggest 25:00.0"]),
+    ("vfio-ids-left", &["plan", "suggest 25:00.0", "status"]),
     ("alpine", &["suggest 01:00.0"]),
     ("bootc", &["suggest 01:00.0"]),
     ("cmdline-d", &["suggest 01:00.0", "plan 01:00.0+slot"]),
@@ -260,6 +260,60 @@ fn each_other_system_is_told_what_is_safe_there() {
         assert_eq!(again.replace(".tar", ""), told);
     }
     insta::assert_snapshot!(screen);
+}
+
+/// Each of these takes functions that no rule selects, or may.
+#[test]
+fn what_else_takes_functions_is_named_wherever_it_stands() {
+    let places = [
+        ("etc/modprobe.d/x.conf", "options vfio-pci ids=8086:4680", "ids-left"),
+        ("etc/modprobe.d/x.conf", "options vfio_pci disable_vga=1 ids=8086:4680", "ids-left"),
+        ("usr/lib/modprobe.d/x.conf", "options pci-stub ids=8086:4680", "ids-left"),
+        ("run/modprobe.d/x.conf", "options vfio-pci ids=8086:4680", "ids-left"),
+        ("etc/modules", "vfio-pci ids=8086:4680 disable_vga=1", "ids-left"),
+        ("etc/initramfs-tools/modules", "vfio_pci ids=8086:4680", "ids-left"),
+        ("etc/udev/rules.d/x.rules", "ATTR{driver_override}=\"vfio-pci\"", "udev-left"),
+        (
+            "etc/initramfs-tools/scripts/init-top/vfio",
+            "echo vfio-pci >\"$DEV/driver_override\"",
+            "udev-left",
+        ),
+        (
+            "etc/initcpio/hooks/vfio",
+            "echo 10de 2204 >/sys/bus/pci/drivers/vfio-pci/new_id",
+            "udev-left",
+        ),
+        ("boot/config/vfio-pci.cfg", "BIND=0000:01:00.0|10de:2204", "udev-left"),
+    ];
+    for (file, line, kind) in places {
+        let desk = Desk::with(&[]);
+        copy::unfold_text(
+            &format!("{MACHINE}cmdline quiet\nfile {file} {line}\n"),
+            &desk.path("m"),
+        );
+        let told = |command: &str| json(&desk.run(&format!("{command} --json --from m")));
+        for command in ["plan 01:00.0+slot", "suggest 01:00.0"] {
+            let advice = told(command)["advice"].clone();
+            let mut named =
+                advice.as_array().unwrap().iter().filter(|advice| advice["kind"] == kind);
+            let message =
+                named.next().unwrap_or_else(|| panic!("{file} {command}"))["message"].clone();
+            let message = message.as_str().unwrap();
+            assert!(message.contains(&format!("/{file}")), "{message}");
+            assert!(kind != "ids-left" || message.contains("0000:00:02.0"), "{message}");
+            assert_eq!(named.next(), None, "{file}");
+        }
+        let steps = told("suggest 01:00.0")["steps"].to_string();
+        assert!(kind != "ids-left" || steps.contains("ids=8086:4680"), "{file}: {steps}");
+        // What people have commented out is not there.
+        let desk = Desk::with(&[]);
+        copy::unfold_text(
+            &format!("{MACHINE}cmdline quiet\nfile {file} # {line}\n"),
+            &desk.path("m"),
+        );
+        let told = json(&desk.run("plan --json --from m 01:00.0+slot"));
+        assert!(!told["advice"].to_string().contains(kind), "{file}");
+    }
 }
 
 const SECRET: &str = "5ec2e7";

@@ -16,6 +16,7 @@ use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, WARN};
 use crate::systems::advice::{self, Advice};
 use crate::systems::initramfs::Initramfs;
 use crate::systems::iommu;
+use crate::systems::takers::{self, Takers};
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
@@ -29,8 +30,10 @@ pub struct Report {
     rules: Vec<Unapplied>,
     /// What else is not done.
     omissions: Vec<String>,
-    /// Functions with an override that no rule asks for.
+    /// Functions with an override, or with the driver of one, that no rule asks for.
     unasked: Vec<Device>,
+    /// Who else takes functions.
+    advice: Vec<Advice>,
     log: KernelLog,
     /// Whether everything is as asked.
     pub as_asked: bool,
@@ -107,6 +110,7 @@ impl Report {
                 functions.push(judge.compare(device.clone(), rule, asked));
             }
         }
+        let (taken, off) = (takers::taken(&run), run.rules.off());
         let rules = unapplied(&run);
         let omissions = preview::omissions(&run);
         let is_asked = |device: &&Device| {
@@ -115,19 +119,24 @@ impl Report {
         let unasked: Vec<Device> = devices
             .all
             .iter()
-            .filter(|device| device.kept_for.is_some() && !is_asked(device))
+            .filter(|device| (device.kept_for.is_some() || is_passed(device)) && !is_asked(device))
             .cloned()
             .collect();
         let as_asked = rules.is_empty()
             && omissions.is_empty()
             && functions.iter().all(|comparison| comparison.state != State::Different);
+        drop(run);
+        // What does no harm is for those who plan.
+        let others = Takers::of(machine, &devices, &taken).advice.into_iter();
+        let advice = others.filter(|advice| advice.severity == "warning").collect();
         Self {
             parameter: asked.values(),
-            off: run.rules.off(),
+            off,
             functions,
             rules,
             omissions,
             unasked,
+            advice,
             log,
             as_asked,
         }
@@ -198,16 +207,21 @@ impl Report {
             screen.marked(BAD, "not done", omission);
         }
         for device in &self.unasked {
-            let kept_for = device.kept_for.as_deref().unwrap_or_default();
-            screen.marked(
-                WARN,
-                &style.text(device.function.address),
-                format_args!(
-                    "kept for {kept_for}, which no rule of the kernel command line asks for (apply, driverctl, \
-                     libvirt?); vfio-override release gives it back"
+            let address = style.text(device.function.address);
+            let told = match (&device.kept_for, &device.driver) {
+                (None, Some(driver)) => format!(
+                    "{driver} has it, which no rule of the kernel command line asks for (vfio-pci.ids=, \
+                     driverctl, libvirt?); vfio-override plan names what takes functions by ID"
                 ),
-            );
+                (kept_for, _) => format!(
+                    "kept for {}, which no rule of the kernel command line asks for (apply, driverctl, \
+                     libvirt?); vfio-override release gives it back",
+                    kept_for.as_deref().unwrap_or_default()
+                ),
+            };
+            screen.marked(WARN, &address, told);
         }
+        advice::show(self.advice.iter(), screen);
         self.show_log(screen);
         if let Some(trouble) = &self.log.trouble {
             screen.marked(WARN, "note", trouble);
@@ -244,6 +258,11 @@ impl Report {
             }
         }
     }
+}
+
+/// Whether a driver has the function that has it for others.
+fn is_passed(device: &Device) -> bool {
+    device.driver.as_deref().is_some_and(|driver| ["vfio-pci", "pci-stub"].contains(&driver))
 }
 
 fn text_of(rules: &RuleSet<'_>, number: RuleNumber) -> String {

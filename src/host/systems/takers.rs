@@ -1,6 +1,8 @@
 //! Who else takes PCI functions on this host, or keeps drivers from them: what people set up before, or beside.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs;
 
 use vfio_override::pci::Address;
 use vfio_override::plan::Step as Taken;
@@ -25,8 +27,25 @@ pub struct Takers {
     pub is_in_image: bool,
 }
 
-/// Where modprobe's configuration of people's own is.
-const MODPROBE: &str = "etc/modprobe.d";
+/// Where modprobe's configuration is (modprobe.d(5)).
+const MODPROBE: [&str; 5] = [
+    "etc/modprobe.d",
+    "run/modprobe.d",
+    "usr/local/lib/modprobe.d",
+    "usr/lib/modprobe.d",
+    "lib/modprobe.d",
+];
+/// Lists of modules of which each line may have options, too (modules(5), initramfs-tools(7)).
+const WITH_OPTIONS: [&str; 2] = ["etc/modules", "etc/initramfs-tools/modules"];
+/// Where people put programs that set overrides: rules of udev's, scripts and hooks of images.
+const SCRIPTS: [&str; 6] = [
+    "etc/udev/rules.d",
+    "etc/initramfs-tools/scripts/init-top",
+    "etc/initramfs-tools/scripts/init-premount",
+    "etc/initramfs-tools/scripts/local-top",
+    "etc/initcpio/hooks",
+    "usr/local/bin",
+];
 /// Lists of modules that go into an image, or are loaded at boot.
 const MODULE_LISTS: [&str; 7] = [
     "etc/mkinitcpio.conf",
@@ -47,7 +66,7 @@ impl Takers {
         let Some(root) = &machine.root else { return takers };
         takers.by_modprobe(root, devices, taken);
         takers.by_driverctl(root, devices, taken);
-        takers.by_udev(root);
+        takers.by_scripts(root);
         takers.by_libvirt(root, taken);
         takers.by_old_modules(machine, root);
         takers
@@ -64,23 +83,16 @@ impl Takers {
             let name = name.trim_matches('"');
             found.push((format!("{name} on the kernel command line"), ids));
         }
-        for (file, text) in modprobe_lines(machine) {
+        for (file, text) in options_of(machine) {
             let mut words = text.split_whitespace();
-            let is_it = words.next() == Some("options")
-                && words.next().is_some_and(|module| {
-                    ["vfio-pci", "pci-stub"].contains(&module.replace('_', "-").as_str())
-                });
-            let Some(ids) = words.find_map(|word| word.strip_prefix("ids=")).filter(|_| is_it)
-            else {
-                continue;
-            };
+            let Some(ids) = words.find_map(|word| word.strip_prefix("ids=")) else { continue };
             found.push((format!("ids= in /{file}"), ids.trim_matches('"').to_owned()));
             self.is_in_image = true;
-            // Other options may stand in the same line.
-            let part = if text.split_whitespace().count() > 3 {
-                format!("ids={ids}")
-            } else {
+            // Other options may stand in the same line, or a module that has to be loaded.
+            let part = if text.starts_with("options ") && !text.ends_with(ELSE) {
                 text.clone()
+            } else {
+                format!("ids={ids}")
             };
             let what = format!("In /{file}, take out (the image may hold a copy of it)");
             self.steps.push(Step::write(what, format!("/{file}"), part));
@@ -119,7 +131,8 @@ impl Takers {
     fn by_modprobe(&mut self, root: &Root, devices: &Devices, taken: &[(Address, String)]) {
         let is_taken =
             |device: &&Device| taken.iter().any(|(taken, _)| *taken == device.function.address);
-        for (file, text) in modprobe_lines_of(root) {
+        // What a distribution brings along is as it wants it.
+        for (file, text) in modprobe_lines(root, &MODPROBE[..1]) {
             let words: Vec<&str> = text.split_whitespace().collect();
             let message = match words.as_slice() {
                 ["softdep", module, "pre:", ..] => format!(
@@ -229,21 +242,37 @@ impl Takers {
         }
     }
 
-    /// Rules of udev's that people wrote to set overrides.
-    fn by_udev(&mut self, root: &Root) {
-        const RULES: &str = "etc/udev/rules.d";
-        for name in root.names(RULES) {
-            let file = format!("{RULES}/{name}");
+    /// What people wrote to set overrides, or to bind by hand, beside what is known by name.
+    fn by_scripts(&mut self, root: &Root) {
+        const SIGNS: [&str; 2] = ["driver_override", "drivers/vfio-pci/new_id"];
+        let names = |directory: &str| {
+            let names = root.names(directory).into_iter();
+            names.map(|name| format!("{directory}/{name}")).collect::<Vec<_>>()
+        };
+        for file in SCRIPTS.into_iter().flat_map(names) {
             let keep = |line: &str| {
-                let is_it = line.contains("driver_override") && !line.trim_start().starts_with('#');
-                is_it.then(|| "driver_override".to_owned())
+                let sign = SIGNS.iter().find(|sign| line.contains(**sign));
+                let sign = sign.filter(|_| !line.trim_start().starts_with('#'));
+                sign.map(|sign| (*sign).to_owned())
             };
-            if !root.matches(&file, keep).is_empty() {
-                let message = format_args!(
-                    "/{file} sets driver_override, too: see that it agrees with the rules"
-                );
-                self.advice.push(Advice::note("udev-left", Vec::new(), &message));
+            // Ours are there, too, where they were put by hand.
+            let is_ours = file.ends_with("vfio-override") || file.ends_with("vfio-override.rules");
+            if is_ours || root.matches(&file, keep).is_empty() {
+                continue;
             }
+            let message = format_args!(
+                "/{file} sets driver_override or binds functions, too: see that it agrees with the rules, or take it away"
+            );
+            self.advice.push(Advice::note("udev-left", Vec::new(), &message));
+        }
+        // Unraid's list, which a script of its binds after the boot.
+        const UNRAID: &str = "boot/config/vfio-pci.cfg";
+        let bind = |line: &str| line.starts_with("BIND=").then(|| "BIND=".to_owned());
+        if !root.matches(UNRAID, bind).is_empty() {
+            let message = format_args!(
+                "/{UNRAID} has functions bound after the boot, by address (Tools > System Devices): take out there what a rule takes"
+            );
+            self.advice.push(Advice::note("udev-left", Vec::new(), &message));
         }
     }
 
@@ -292,9 +321,7 @@ fn is_driver_of(module: &str, device: &Device) -> bool {
     let function = &device.function;
     let is_display = function.class.is_display();
     match module {
-        "nouveau" | "nvidia" | "nvidiafb" | "nvidia_drm" => {
-            is_display && function.id.vendor == 0x10de
-        }
+        "nouveau" | "nvidia" | "nvidia_drm" => is_display && function.id.vendor == 0x10de,
         "amdgpu" | "radeon" => is_display && function.id.vendor == 0x1002,
         "i915" | "xe" => is_display && function.id.vendor == 0x8086,
         "snd_hda_intel" => function.class.code() >> 8 == 0x04_03,
@@ -302,20 +329,39 @@ fn is_driver_of(module: &str, device: &Device) -> bool {
     }
 }
 
-fn modprobe_lines(machine: &Machine) -> Vec<(String, String)> {
-    machine.root.as_ref().map(modprobe_lines_of).unwrap_or_default()
+/// The options of vfio-pci and pci-stub that name IDs, wherever they stand, each with its file.
+fn options_of(machine: &Machine) -> Vec<(String, String)> {
+    let Some(root) = &machine.root else { return Vec::new() };
+    let modprobe = modprobe_lines(root, &MODPROBE).into_iter();
+    let mut found: Vec<(String, String)> =
+        modprobe.filter(|(_, text)| text.starts_with("options ")).collect();
+    for file in WITH_OPTIONS {
+        let keep = |line: &str| {
+            let text = line.trim_start();
+            let options = of_modprobe(&format!("options {text}"))?;
+            Some(options.strip_prefix("options ")?.to_owned())
+        };
+        found.extend(root.matches(file, keep).into_iter().map(|line| (file.to_owned(), line)));
+    }
+    found
 }
 
-/// The lines of people's own that are about drivers of PCI functions, each with its file.
-fn modprobe_lines_of(root: &Root) -> Vec<(String, String)> {
-    let names = root.names(MODPROBE).into_iter().filter(|name| root::has_end(name, "conf"));
-    let files = names.map(|name| format!("{MODPROBE}/{name}"));
-    files
-        .flat_map(|file| {
-            let lines = root.matches(&file, of_modprobe);
-            lines.into_iter().map(move |line| (file.clone(), line))
-        })
-        .collect()
+/// The lines in these directories that are about drivers of PCI functions, each with its file.
+fn modprobe_lines(root: &Root, directories: &[&str]) -> Vec<(String, String)> {
+    let names = |directory: &&str| {
+        let names = root.names(directory).into_iter().filter(|name| root::has_end(name, "conf"));
+        names.map(|name| format!("{directory}/{name}")).collect::<Vec<_>>()
+    };
+    // Where /lib is a link to /usr/lib, what is there is named once.
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for file in directories.iter().flat_map(names) {
+        if fs::canonicalize(root.path(&file)).is_ok_and(|place| seen.insert(place)) {
+            let lines = root.matches(&file, of_modprobe).into_iter();
+            found.extend(lines.map(|line| (file.clone(), line)));
+        }
+    }
+    found
 }
 
 /// What is of use of a line of modprobe's configuration.
