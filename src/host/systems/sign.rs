@@ -100,9 +100,15 @@ impl<'a> Facts<'a> {
         (is_named || self.stub.is_some()).then_some(true).or_else(|| given(self.root))
     }
 
+    /// Whether there is something at this path; a program of root's may be among all others.
+    pub fn has(&self, path: &str) -> bool {
+        let beside = path.strip_prefix("usr/sbin/").map(|name| format!("usr/bin/{name}"));
+        self.root.has(path) || beside.is_some_and(|path| self.root.has(&path))
+    }
+
     pub fn show(&self, sign: &Sign) -> bool {
         match sign {
-            Sign::Has(path) => self.root.has(path),
+            Sign::Has(path) => self.has(path),
             Sign::Os(name) => self.os.iter().any(|os| os == name),
             Sign::Says(path, text) => says(self.root, path, text),
             Sign::SomeSays(directory, end, text) => {

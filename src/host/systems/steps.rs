@@ -361,7 +361,7 @@ impl<'a> System<'a> {
     /// What makes a change of the command line count.
     fn then(&self, line: &'static Line) -> Option<&'static str> {
         let is_there =
-            |(program, _): &&(&str, &str)| !program.is_empty() && self.facts.root.has(program);
+            |(program, _): &&(&str, &str)| !program.is_empty() && self.facts.has(program);
         let then = line.then.iter().find(is_there).or_else(|| line.then.last());
         then.map(|(_, command)| *command)
     }

@@ -38,13 +38,29 @@ const MODPROBE: [&str; 5] = [
 /// Lists of modules of which each line may have options, too (modules(5), initramfs-tools(7)).
 const WITH_OPTIONS: [&str; 2] = ["etc/modules", "etc/initramfs-tools/modules"];
 /// Where people put programs that set overrides: rules of udev's, scripts and hooks of images.
-const SCRIPTS: [&str; 6] = [
+const SCRIPTS: [&str; 9] = [
     "etc/udev/rules.d",
     "etc/initramfs-tools/scripts/init-top",
     "etc/initramfs-tools/scripts/init-premount",
     "etc/initramfs-tools/scripts/local-top",
     "etc/initcpio/hooks",
+    "etc/libvirt/hooks",
+    "etc/local.d",
+    "etc/systemd/system",
     "usr/local/bin",
+];
+/// Programs that bind functions after the boot where their configuration says so.
+const PROGRAMS: [(&str, &str, &str); 2] = [
+    (
+        "boot/config/vfio-pci.cfg",
+        "BIND=",
+        "has functions bound after the boot, by address (Tools > System Devices): take out there what a rule takes",
+    ),
+    (
+        "etc/supergfxd.conf",
+        "\"vfio_enable\": true",
+        "lets supergfxctl bind a laptop's card and take it back: leave its mode as it is while a rule takes that card",
+    ),
 ];
 /// Lists of modules that go into an image, or are loaded at boot.
 const MODULE_LISTS: [&str; 7] = [
@@ -265,14 +281,12 @@ impl Takers {
             );
             self.advice.push(Advice::note("udev-left", Vec::new(), &message));
         }
-        // Unraid's list, which a script of its binds after the boot.
-        const UNRAID: &str = "boot/config/vfio-pci.cfg";
-        let bind = |line: &str| line.starts_with("BIND=").then(|| "BIND=".to_owned());
-        if !root.matches(UNRAID, bind).is_empty() {
-            let message = format_args!(
-                "/{UNRAID} has functions bound after the boot, by address (Tools > System Devices): take out there what a rule takes"
-            );
-            self.advice.push(Advice::note("udev-left", Vec::new(), &message));
+        for (file, sign, told) in PROGRAMS {
+            let keep = |line: &str| line.contains(sign).then(|| sign.to_owned());
+            if !root.matches(file, keep).is_empty() {
+                let message = format_args!("/{file} {told}");
+                self.advice.push(Advice::note("udev-left", Vec::new(), &message));
+            }
         }
     }
 
