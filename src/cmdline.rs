@@ -28,7 +28,7 @@ pub struct Parameter<'a> {
 
 /// The parameters of the kernel's part of `line`: up to `--` or a NUL byte.
 pub fn parameters(line: &[u8]) -> impl Iterator<Item = Parameter<'_>> {
-    let mut rest = line.split(|&byte| byte == 0).next().unwrap_or_default();
+    let mut rest = line;
     core::iter::from_fn(move || {
         let (parameter, after) = next_parameter(rest)?;
         rest = after;
@@ -51,32 +51,33 @@ fn next_parameter(line: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
     let start = line.iter().position(|&byte| !is_space(byte))?;
     let line = line.get(start..)?;
     let (mut quoted, line) = match line {
+        [0, ..] => return None,
         [b'"', after @ ..] => (true, after),
         _ => (false, line),
     };
 
     let mut in_quotes = quoted;
-    let mut equals = None;
+    // The kernel keeps the position in a number whose 0 means "none yet", so that a leading `=` belongs to the name.
+    let mut equals = 0;
     let mut end = line.len();
     for (at, &byte) in line.iter().enumerate() {
-        if is_space(byte) && !in_quotes {
-            end = at;
-            break;
-        }
-        // The kernel keeps the position in a number whose 0 means "none yet", so that a leading `=`
-        // belongs to the name.
-        if byte == b'=' && equals.is_none() && at > 0 {
-            equals = Some(at);
-        }
-        if byte == b'"' {
-            in_quotes = !in_quotes;
+        match byte {
+            // Nearly all.
+            b'#'..=b'<' | b'>'..=b'~' => {}
+            b'=' if equals == 0 => equals = at,
+            b'"' => in_quotes = !in_quotes,
+            _ if byte == 0 || is_space(byte) && !in_quotes => {
+                end = at;
+                break;
+            }
+            _ => {}
         }
     }
 
     let (token, rest) = line.split_at_checked(end)?;
-    let (name, mut value) = match equals.and_then(|at| token.split_at_checked(at)) {
-        Some((name, after)) => (name, after.get(1..)),
-        None => (token, None),
+    let (name, mut value) = match token.split_at_checked(equals) {
+        Some((name, after)) if equals > 0 => (name, after.get(1..)),
+        _ => (token, None),
     };
     if let Some([b'"', inner @ ..]) = value {
         quoted = true;
@@ -84,10 +85,9 @@ fn next_parameter(line: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
     }
     let last = value.unwrap_or(name);
     let last = if quoted { last.strip_suffix(b"\"").unwrap_or(last) } else { last };
-    let parameter = match value {
-        Some(_) => Parameter { name, value: Some(last), ended: !rest.is_empty() },
-        None => Parameter { name: last, value: None, ended: !rest.is_empty() },
-    };
+    let (name, value) = if value.is_some() { (name, Some(last)) } else { (last, None) };
+    let ended = rest.first().is_some_and(|&byte| is_space(byte));
+    let parameter = Parameter { name, value, ended };
     Some((parameter, rest))
 }
 

@@ -20,11 +20,11 @@
 
 use core::fmt;
 
-use crate::hex;
 use crate::pci::{Address, Class, Id, MAX_DEVICE};
 use crate::rule::{
     Action, Driver, Expansion, Ids, MAX_DRIVER, MAX_HOPS, NOBODY, Place, Rule, Selector, Statement,
 };
+use crate::text::hex;
 
 /// Where a text stops being a rule, and what could have stood there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,13 @@ impl<'a> Cursor<'a> {
         rest.is_some()
     }
 
+    /// The same for one byte.
+    fn eat_byte(&mut self, byte: u8) -> bool {
+        let is_next = self.peek() == Some(byte);
+        self.skip(is_next.into());
+        is_next
+    }
+
     /// Where the cursor is, this was expected.
     fn fail<T>(&mut self, expected: Expected) -> Option<T> {
         self.expected = expected;
@@ -155,7 +162,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn expect(&mut self, byte: u8, expected: Expected) -> Option<()> {
-        if self.eat(&[byte]) { Some(()) } else { self.fail(expected) }
+        if self.eat_byte(byte) { Some(()) } else { self.fail(expected) }
     }
 
     /// As many hexadecimal digits as there are, 1 to `max` (at most 8).
@@ -168,8 +175,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn rule(&mut self) -> Option<Rule<'a>> {
-        let exclude = self.eat(b"!");
-        let may_be_absent = !exclude && self.eat(b"?");
+        let exclude = self.eat_byte(b'!');
+        let may_be_absent = !exclude && self.eat_byte(b'?');
         let selector = self.selector()?;
 
         let mut after = Expected::AfterSelector;
@@ -189,7 +196,7 @@ impl<'a> Cursor<'a> {
         }
 
         let mut expansion = None;
-        if self.eat(b"+") {
+        if self.eat_byte(b'+') {
             expansion = Some(if self.eat(b"slot") {
                 Expansion::Slot
             } else if self.eat(b"group") {
@@ -326,20 +333,20 @@ impl<'a> Cursor<'a> {
         ];
         let mut ids = [None; 4];
         for (at, (id, (expected, or))) in ids.iter_mut().zip(FIELDS).enumerate() {
-            if at > 0 && !self.eat(b":") {
+            if at > 0 && !self.eat_byte(b':') {
                 if at == 1 || at == 3 && is_pci_dev {
                     return self.fail(or);
                 }
                 break;
             }
-            *id = self.number_or_any(4, expected)?;
+            self.number_or_any(4, expected, id)?;
             *id = id.filter(|&id| !is_pci_dev || id != 0);
         }
         let [vendor, device, subvendor, subdevice] = ids.map(|id| u16::try_from(id?).ok());
         let (mut class, mut mask) = (None, 0);
-        if !is_pci_dev && self.eat(b":") {
-            class = self.number_or_any(6, Expected::ClassOrAny)?.and_then(Class::new);
-            if self.eat(b":") {
+        if !is_pci_dev && self.eat_byte(b':') {
+            self.number_or_any(6, Expected::ClassOrAny, &mut class)?;
+            if self.eat_byte(b':') {
                 // `ffffffff` is a mask like any other to the kernel, which compares 24 bits all the same.
                 let is_number = self.peek() != Some(b'*');
                 mask = if is_number && self.eat_any() {
@@ -350,12 +357,13 @@ impl<'a> Cursor<'a> {
             }
             mask = class.map_or(0, |_| mask);
         }
+        let class = class.and_then(Class::new);
         Some(Selector::Ids(Ids { vendor, device, subvendor, subdevice, class, mask }))
     }
 
     /// `*`, and `ffffffff` as the kernel's `PCI_ANY_ID` is written.
     fn eat_any(&mut self) -> bool {
-        if self.eat(b"*") {
+        if self.eat_byte(b'*') {
             return true;
         }
         let rest = self.rest;
@@ -373,8 +381,17 @@ impl<'a> Cursor<'a> {
         self.number(max, expected)
     }
 
-    fn number_or_any(&mut self, max: usize, expected: Expected) -> Option<Option<u32>> {
-        if self.eat_any() { Some(None) } else { self.prefixed_number(max, expected).map(Some) }
+    /// Leaves the number as it is where it may be any.
+    fn number_or_any(
+        &mut self,
+        max: usize,
+        expected: Expected,
+        number: &mut Option<u32>,
+    ) -> Option<()> {
+        if !self.eat_any() {
+            *number = Some(self.prefixed_number(max, expected)?);
+        }
+        Some(())
     }
 
     fn id(&mut self, expected: Expected) -> Option<u16> {

@@ -16,9 +16,8 @@ pub mod apply;
 pub mod beneath;
 pub mod cmdline;
 pub mod grammar;
-mod hex;
 pub mod message;
-mod modalias;
+pub mod modalias;
 pub mod path;
 pub mod pci;
 pub mod plan;
@@ -30,5 +29,8 @@ pub mod run;
 pub mod survey;
 pub mod system;
 pub mod text;
-pub mod variant;
 pub mod warnings;
+
+// The host tool's; here are the types that it is the text of.
+#[path = "host/rules/canonical.rs"]
+mod canonical;

@@ -1,72 +1,108 @@
-//! `modalias`, the one attribute that tells all IDs of a function and its class, and the patterns that
-//! are made for it.
+//! `modalias`, the one attribute that tells all IDs of a function and its class, and the aliases that VFIO
+//! variant drivers have for it.
 
-use crate::hex;
-use crate::pci::{Class, Id};
+use crate::pci::{Address, Class, Function, Id};
+use crate::rule::{MAX_DRIVER, VFIO_PCI};
+use crate::text::hex;
 
-/// The fields of a pattern, each with how many digits its number has (`do_pci_entry` in
-/// `scripts/mod/file2alias.c`).
+/// The fields of both, each with how many digits its number has (`do_pci_entry` in
+/// `scripts/mod/file2alias.c`). IDs have 16 bits, and are written as if they had 32.
 const FIELDS: [(&[u8], usize); 7] =
     [(b"v", 8), (b"d", 8), (b"sv", 8), (b"sd", 8), (b"bc", 2), (b"sc", 2), (b"i", 2)];
 
-/// What a function says that it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub id: Id,
-    pub subsystem: Id,
-    pub class: Class,
+/// The number of each field, `None` for `*`, which is any; `None` for a text that has not these fields.
+fn fields(mut text: &[u8]) -> Option<[Option<u32>; 7]> {
+    let mut numbers = [None; 7];
+    for (number, (name, digits)) in numbers.iter_mut().zip(FIELDS) {
+        for letter in name {
+            text = text.split_first().filter(|(first, _)| *first == letter)?.1;
+        }
+        text = if let [b'*', after @ ..] = text {
+            after
+        } else {
+            let (field, after) = text.split_at_checked(digits)?;
+            let field = field.strip_prefix(b"0000").unwrap_or(field);
+            *number = Some(hex::number(field, digits)?);
+            after
+        };
+    }
+    text.is_empty().then_some(numbers)
 }
 
-impl Identity {
-    /// Reads `pci:v000010DEd00002204sv00001043sd000087B8bc03sc00i00`; `None` for any other text. IDs
-    /// have 16 bits, and are written as if they had 32 (`modalias_show` in `drivers/pci/pci-sysfs.c`).
-    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
-        #[rustfmt::skip]
-        let &[
-            b'p', b'c', b'i', b':',
-            b'v', b'0', b'0', b'0', b'0', v3, v2, v1, v0,
-            b'd', b'0', b'0', b'0', b'0', d3, d2, d1, d0,
-            b's', b'v', b'0', b'0', b'0', b'0', sv3, sv2, sv1, sv0,
-            b's', b'd', b'0', b'0', b'0', b'0', sd3, sd2, sd1, sd0,
-            b'b', b'c', b1, b0, b's', b'c', s1, s0, b'i', i1, i0,
-        ] = text else {
+/// The function at this address that says `pci:v000010DEd00002204sv00001043sd000087B8bc03sc00i00`; `None`
+/// for any other text (`modalias_show` in `drivers/pci/pci-sysfs.c`).
+pub(crate) fn function(address: Address, text: &[u8]) -> Option<Function> {
+    let [vendor, device, subvendor, subdevice, base, sub, interface] =
+        fields(text.strip_prefix(b"pci:")?)?;
+    let half = |number: Option<u32>| u16::try_from(number?).ok();
+    Some(Function {
+        address,
+        id: Id { vendor: half(vendor)?, device: half(device)? },
+        subsystem: Id { vendor: half(subvendor)?, device: half(subdevice)? },
+        class: Class::new(base? << 16 | sub? << 8 | interface?)?,
+        group: None,
+        boot_vga: false,
+    })
+}
+
+/// One line of `modules.alias` that belongs to a VFIO driver:
+/// `alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_vfio_pci`
+/// (`do_pci_entry` in `scripts/mod/file2alias.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias<'a> {
+    pattern: &'a [u8],
+    module: &'a [u8],
+}
+
+impl<'a> Alias<'a> {
+    /// Reads one line; `None` for any other line of the file.
+    #[must_use]
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+        if words.next()? != b"alias" {
             return None;
-        };
-        let id = |vendor, device| {
-            let half = |digits: [u8; 4]| u16::try_from(hex::number(&digits, 4)?).ok();
-            Some(Id { vendor: half(vendor)?, device: half(device)? })
-        };
-        Some(Self {
-            id: id([v3, v2, v1, v0], [d3, d2, d1, d0])?,
-            subsystem: id([sv3, sv2, sv1, sv0], [sd3, sd2, sd1, sd0])?,
-            class: Class::new(hex::number(&[b1, b0, s1, s0, i1, i0], 6)?)?,
-        })
+        }
+        let pattern = words.next()?.strip_prefix(b"vfio_pci:")?;
+        let module = words.next()?;
+        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
+        (words.next().is_none() && module.len() <= MAX_DRIVER && module.iter().all(is_name))
+            .then_some(Self { pattern, module })
     }
 
-    /// Whether a pattern without its `pci:` or `vfio_pci:` is meant for this, where `*` is any number.
-    pub(crate) fn matches(self, pattern: &[u8]) -> bool {
-        let class = self.class.code();
-        let values = [
-            self.id.vendor.into(),
-            self.id.device.into(),
-            self.subsystem.vendor.into(),
-            self.subsystem.device.into(),
+    /// The name of the driver in this module, as far as it is known before the module is loaded: nearly all
+    /// variant drivers are called as their module is (`KBUILD_MODNAME`).
+    #[must_use]
+    pub fn driver(&self) -> &'a [u8] {
+        match self.module {
+            b"vfio_pci" => VFIO_PCI,
+            // `drivers/vfio/pci/xe/main.c`
+            b"xe_vfio_pci" => b"xe-vfio-pci",
+            module => module,
+        }
+    }
+
+    /// How many fields may be anything: the alias with the fewest is the most specific.
+    #[must_use]
+    pub fn wildcards(&self) -> usize {
+        self.pattern.iter().filter(|&&byte| byte == b'*').count()
+    }
+
+    /// Whether the alias is meant for the function.
+    #[must_use]
+    pub fn match_function(&self, function: &Function) -> bool {
+        let class = function.class.code();
+        let numbers = [
+            function.id.vendor.into(),
+            function.id.device.into(),
+            function.subsystem.vendor.into(),
+            function.subsystem.device.into(),
             class >> 16,
             class >> 8 & 0xff,
             class & 0xff,
         ];
-        let mut rest = pattern;
-        for ((name, digits), value) in FIELDS.into_iter().zip(values) {
-            let Some(field) = rest.strip_prefix(name) else { return false };
-            rest = match field {
-                [b'*', after @ ..] => after,
-                _ => match field.split_at_checked(digits) {
-                    Some((number, after)) if hex::number(number, digits) == Some(value) => after,
-                    _ => return false,
-                },
-            };
-        }
-        rest.is_empty()
+        fields(self.pattern).is_some_and(|fields| {
+            fields.iter().zip(numbers).all(|(field, number)| field.is_none_or(|it| it == number))
+        })
     }
 }
 
@@ -78,6 +114,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const FUNCTION: Function = Function {
+        address: Address::new(0, 1, 0, 0).unwrap(),
+        id: Id { vendor: 0x15b3, device: 0x101e },
+        subsystem: Id { vendor: 0x15b3, device: 0x0020 },
+        class: Class::new(0x02_00_00).unwrap(),
+        group: None,
+        boot_vga: false,
+    };
 
     proptest! {
         #[test]
@@ -91,33 +136,76 @@ mod tests {
                 "pci:v{vendor:08X}d{device:08X}sv{subvendor:08X}sd{subdevice:08X}\
                  bc{base:02X}sc{sub:02X}i{interface:02X}"
             );
-            let identity = Identity {
+            let told = Function {
                 id: Id { vendor, device },
                 subsystem: Id { vendor: subvendor, device: subdevice },
                 class: Class::new(class).unwrap(),
+                ..FUNCTION
             };
-            prop_assert_eq!(Identity::parse(text.as_bytes()), Some(identity));
-            prop_assert!(identity.matches(&text.as_bytes()[4..]));
+            prop_assert_eq!(function(FUNCTION.address, text.as_bytes()), Some(told));
+            let alias = Alias { pattern: &text.as_bytes()[4..], module: b"" };
+            prop_assert!(alias.match_function(&told));
 
-            // One wrong byte is noticed: it is no identity, or another one. Numbers are in capitals.
+            // One wrong byte is noticed: it is no function's, or another one's. Numbers are in capitals.
             let right = text.as_bytes()[position];
             let is_same = byte == right
                 || right.is_ascii_uppercase() && byte.eq_ignore_ascii_case(&right);
             let mut wrong = text.into_bytes();
             wrong[position] = byte;
-            prop_assert_eq!(Identity::parse(&wrong) == Some(identity), is_same, "{:?}", wrong);
+            prop_assert_eq!(function(FUNCTION.address, &wrong) == Some(told), is_same, "{:?}", wrong);
         }
     }
 
     #[test]
-    fn what_is_cut_or_goes_on_is_no_identity() {
+    fn what_is_cut_or_goes_on_is_no_functions() {
         let text = b"pci:v000010DEd00002204sv00001043sd000087B8bc03sc00i00";
-        assert!(Identity::parse(text).is_some());
+        assert!(function(FUNCTION.address, text).is_some());
         for end in 0..text.len() {
-            assert_eq!(Identity::parse(&text[..end]), None, "{end}");
+            assert_eq!(function(FUNCTION.address, &text[..end]), None, "{end}");
         }
-        assert_eq!(Identity::parse(&[&text[..], b"0"].concat()), None);
+        assert_eq!(function(FUNCTION.address, &[&text[..], b"0"].concat()), None);
         // Sixteen bits are all that a vendor has.
-        assert_eq!(Identity::parse(b"pci:v000110DEd00002204sv00001043sd000087B8bc03sc00i00"), None);
+        assert_eq!(
+            function(FUNCTION.address, b"pci:v000110DEd00002204sv00001043sd000087B8bc03sc00i00"),
+            None
+        );
+    }
+
+    #[test]
+    fn aliases_match_field_by_field() {
+        for (line, driver, wildcards, matches) in [
+            (
+                "alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_vfio_pci",
+                "mlx5_vfio_pci",
+                5,
+                true,
+            ),
+            ("alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci", "vfio-pci", 7, true),
+            ("alias vfio_pci:v*d*sv*sd*bc02sc*i* xe_vfio_pci", "xe-vfio-pci", 6, true),
+            ("alias vfio_pci:v*d*sv*sd*bc02sc00i00 a", "a", 4, true),
+            ("alias vfio_pci:v*d*sv*sd*bc03sc*i* a", "a", 6, false),
+            ("alias vfio_pci:v000015B3d0000101Fsv*sd*bc*sc*i* a", "a", 5, false),
+            ("alias vfio_pci:v000015B3d0000101E a", "a", 0, false),
+            ("alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i*x a", "a", 5, false),
+        ] {
+            let alias = Alias::parse(line.as_bytes()).unwrap();
+            assert_eq!(alias.driver(), driver.as_bytes(), "{line}");
+            assert_eq!(alias.wildcards(), wildcards, "{line}");
+            assert_eq!(alias.match_function(&FUNCTION), matches, "{line}");
+        }
+    }
+
+    #[test]
+    fn other_lines_are_no_aliases() {
+        for line in [
+            "# Aliases extracted from modules themselves.",
+            "alias pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_core",
+            "alias vfio_pci:v*d*sv*sd*bc*sc*i*",
+            "alias vfio_pci:v*d*sv*sd*bc*sc*i* ../evil",
+            "alias vfio_pci:v*d*sv*sd*bc*sc*i* a b",
+            "",
+        ] {
+            assert_eq!(Alias::parse(line.as_bytes()), None, "{line}");
+        }
     }
 }

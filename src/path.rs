@@ -70,83 +70,92 @@ impl Path {
     #[must_use]
     #[inline(never)]
     pub fn text(self) -> PathText {
-        let (start, address, end): (&[u8], _, &[u8]) = match self {
+        let (start, number, end): (&[u8], _, &[u8]) = match self {
             Self::Devices => (b"bus/pci/devices", None, b""),
             Self::DriversProbe => (b"bus/pci/drivers_probe", None, b""),
             Self::Iommus => (b"class/iommu", None, b""),
-            Self::Groups | Self::GroupDevices(_) => (b"kernel/iommu_groups", None, b""),
-            Self::Device(address) => (DEVICES, Some(address), b""),
-            Self::Attribute(address, attribute) => (DEVICES, Some(address), attribute.name()),
+            Self::Groups => (b"kernel/iommu_groups", None, b""),
+            Self::GroupDevices(number) => (b"kernel/iommu_groups/", Some(number), b"/devices"),
+            Self::Device(address) => return PathText::of_function(DEVICES, address, b""),
+            Self::Attribute(address, attribute) => {
+                return PathText::of_function(DEVICES, address, attribute.name());
+            }
         };
-        let mut text = PathText::of(start, address, end);
-        if let Self::GroupDevices(number) = self {
-            text.add(b"/");
+        let mut text = PathText(Vec::new());
+        text.add(start);
+        if let Some(number) = number {
             text.add(&Decimal(number).digits());
-            text.add(b"/devices");
         }
-        text
+        text.end(end)
+    }
+
+    /// The path of a function's attribute, relative to the directory in which its bus has all functions.
+    /// Other paths have no such end.
+    #[must_use]
+    pub fn below_bus(self) -> PathText {
+        match self {
+            Self::Attribute(address, attribute) => {
+                PathText::of_function(b"", address, attribute.name())
+            }
+            _ => PathText(Vec::new()),
+        }
     }
 }
 
 /// A path as system calls take it: with a NUL at its end, and room for the longest.
-#[derive(Default)]
 pub struct PathText(Vec<u8, MAX_PATH>);
 
 impl PathText {
     /// The directory of the driver of this name.
     #[must_use]
     pub fn of_driver(name: &[u8]) -> Self {
-        Self::of(DRIVERS, None, name)
+        let mut text = Self(Vec::new());
+        text.add(DRIVERS);
+        text.end(name)
     }
 
     /// The directory in which that of the function is, past all links.
     #[must_use]
     pub fn around(address: Address) -> Self {
-        Self::of(DEVICES, Some(address), b"/..")
+        Self::of_function(DEVICES, address, b"/..")
     }
 
     #[inline(never)]
-    fn of(start: &[u8], address: Option<Address>, end: &[u8]) -> Self {
-        let mut text = Self::default();
-        text.add(start);
-        if let Some(address) = address {
-            text.add(&address.name());
+    fn of_function(start: &[u8], address: Address, end: &[u8]) -> Self {
+        let mut text = Self(Vec::new());
+        if !start.is_empty() {
+            text.add(start);
         }
-        text.add(end);
-        text
-    }
-
-    /// Nothing is added where it does not fit, so that the path is that of nothing.
-    fn add(&mut self, part: &[u8]) {
-        self.0.pop();
-        let added = self.0.extend_from_slice(part).is_ok() && self.0.push(0).is_ok();
-        debug_assert!(added);
-    }
-
-    /// The path, relative to the sysfs root.
-    #[must_use]
-    pub fn as_c_str(&self) -> &CStr {
-        self.behind(0)
-    }
-
-    /// The path of a function or its attribute, relative to the directory in which its bus has all functions.
-    /// Other paths have no such end.
-    #[must_use]
-    pub fn below_bus(&self) -> &CStr {
-        self.behind(DEVICES.len())
+        let added = address.name().add_to(&mut text.0);
+        debug_assert!(added.is_ok());
+        text.end(end)
     }
 
     #[inline(never)]
-    fn behind(&self, start: usize) -> &CStr {
-        let bytes = self.0.get(start..).unwrap_or_default();
-        CStr::from_bytes_until_nul(bytes).unwrap_or_default()
+    fn add(&mut self, part: &[u8]) {
+        let added = self.0.extend_from_slice(part);
+        debug_assert!(added.is_ok());
+    }
+
+    /// Without a NUL, where it does not fit, it is the path of nothing.
+    fn end(mut self, end: &[u8]) -> Self {
+        self.add(end);
+        let added = self.0.push(0);
+        debug_assert!(added.is_ok());
+        self
+    }
+
+    /// The path for a system call.
+    #[must_use]
+    #[inline(never)]
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use std::borrow::ToOwned;
     use std::string::ToString;
 
     use super::*;
@@ -165,9 +174,8 @@ mod tests {
     #[test]
     fn a_functions_path_ends_with_its_name() {
         let address = Address::new(0, 1, 2, 3).unwrap();
-        let text = |path: Path| path.text().below_bus().to_owned();
-        assert_eq!(text(Path::Device(address)).as_c_str(), c"0000:01:02.3");
         let attribute = Path::Attribute(address, Attribute::Driver);
-        assert_eq!(text(attribute).as_c_str(), c"0000:01:02.3/driver");
+        assert_eq!(attribute.below_bus().as_c_str(), c"0000:01:02.3/driver");
+        assert!(attribute.to_string().ends_with("/0000:01:02.3/driver"));
     }
 }

@@ -3,18 +3,16 @@
 use core::fmt::{self, Write};
 use core::ops::Deref;
 
-use crate::hex;
+use heapless::Vec;
+
+use crate::text::hex;
 
 /// The address of one PCI function, printed as sysfs names it: `0000:03:00.0`.
 ///
 /// Domain 0 to ffffffff (Intel VMD uses 5 digits), bus 0 to ff, device 0 to 1f, function 0 to 7
 /// (`pci_setup_device` in `drivers/pci/probe.c`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Address {
-    domain: u32,
-    bus: u8,
-    devfn: u8,
-}
+pub struct Address(u64);
 
 impl Address {
     /// The function at these numbers; `None` when the device is above 1f or the function above 7.
@@ -23,7 +21,8 @@ impl Address {
         if device > MAX_DEVICE || function > MAX_FUNCTION {
             return None;
         }
-        Some(Self { domain, bus, devfn: device << 3 | function })
+        let [d3, d2, d1, d0] = domain.to_be_bytes();
+        Some(Self(u64::from_be_bytes([0, 0, d3, d2, d1, d0, bus, device << 3 | function])))
     }
 
     /// Reads the name of a directory in `/sys/bus/pci/devices`, letters in either case; `None` for any
@@ -43,37 +42,45 @@ impl Address {
     /// Domain, the PCI segment: 0 to ffffffff.
     #[must_use]
     pub const fn domain(self) -> u32 {
-        self.domain
+        let [_, _, d3, d2, d1, d0, ..] = self.0.to_be_bytes();
+        u32::from_be_bytes([d3, d2, d1, d0])
     }
 
     /// Bus: 0 to ff.
     #[must_use]
     pub const fn bus(self) -> u8 {
-        self.bus
+        let [.., bus, _] = self.0.to_be_bytes();
+        bus
+    }
+
+    /// Device and function as the kernel has them in one byte (`PCI_DEVFN` in `include/uapi/linux/pci.h`).
+    const fn devfn(self) -> u8 {
+        let [.., devfn] = self.0.to_be_bytes();
+        devfn
     }
 
     /// Device on the bus: 0 to 1f.
     #[must_use]
     pub const fn device(self) -> u8 {
-        self.devfn >> 3
+        self.devfn() >> 3
     }
 
     /// Function of the device: 0 to 7.
     #[must_use]
     pub const fn function(self) -> u8 {
-        self.devfn & MAX_FUNCTION
+        self.devfn() & MAX_FUNCTION
     }
 
     /// The function of this number, 0 to 7, in the same slot.
     #[must_use]
     pub const fn sibling(self, function: u8) -> Self {
-        Self { devfn: self.devfn & !MAX_FUNCTION | function & MAX_FUNCTION, ..self }
+        Self(self.0 & !(MAX_FUNCTION as u64) | (function & MAX_FUNCTION) as u64)
     }
 
     /// Whether both are functions of one slot: same domain, bus and device.
     #[must_use]
     pub const fn same_slot(self, other: Self) -> bool {
-        self.domain == other.domain && self.bus == other.bus && self.device() == other.device()
+        self.0 >> 3 == other.0 >> 3
     }
 }
 
@@ -85,32 +92,47 @@ pub const MAX_FUNCTION: u8 = 7;
 impl Address {
     /// The name that sysfs has for it.
     #[must_use]
+    #[inline(never)]
     pub fn name(self) -> Name {
-        let domain = hex::digits(self.domain);
-        let numbers = [self.bus, self.device(), self.function(), 0];
-        let [b1, b0, d1, d0, _, f0, ..] = hex::digits(u32::from_be_bytes(numbers));
-        let mut text = [b'0'; 16];
-        let (start, end) = text.split_at_mut(domain.len());
-        start.copy_from_slice(&domain);
-        end.copy_from_slice(&[b':', b1, b0, b':', d1, d0, b'.', f0]);
-        // Four digits at least.
-        let zeros = (self.domain.leading_zeros() / 4).min(4);
-        Name { text, zeros: zeros as usize }
+        let numbers = u32::from_be_bytes([self.bus(), self.device(), self.function(), 0]);
+        // Two digits each; those of the bus, of the device and the last of the function go between the others.
+        let digits = u64::from_be_bytes(hex::digits(numbers));
+        let between = u64::from_be_bytes(*b":\0\0:\0\0.\0");
+        let place = digits >> 8 & 0x00ff_ff00_0000_0000 | digits >> 16 & 0xffff_00ff | between;
+        let domain = match self.domain() {
+            // Nearly always.
+            0 => *b"00000000",
+            domain => hex::digits(domain),
+        };
+        // Four digits of it at least.
+        let zeros = (self.domain().leading_zeros() / 4).min(4);
+        let text =
+            (u128::from(u64::from_be_bytes(domain)) << 64 | u128::from(place)) << (zeros * 8);
+        Name { text: text.to_be_bytes(), length: 16 - zeros as usize }
     }
 }
 
 /// The name of a function in sysfs, such as `0000:03:00.0`; the domain may have up to 8 digits.
 pub struct Name {
     text: [u8; 16],
-    /// How many zeros before it do not belong to it.
-    zeros: usize,
+    length: usize,
+}
+
+impl Name {
+    /// Adds it to a path. Two moves, where a copy of as many bytes as it has takes fifty.
+    pub(crate) fn add_to<const N: usize>(&self, path: &mut Vec<u8, N>) -> Result<(), ()> {
+        let end = path.len() + self.length;
+        path.extend_from_slice(&self.text).map_err(drop)?;
+        path.truncate(end);
+        Ok(())
+    }
 }
 
 impl Deref for Name {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.text.get(self.zeros..).unwrap_or_default()
+        self.text.get(..self.length).unwrap_or_default()
     }
 }
 

@@ -173,9 +173,17 @@ impl Plan {
     /// The functions that stay with the host, as far as their IOMMU group is known: endpoints that are
     /// not taken.
     pub fn left(&self) -> impl Iterator<Item = &Function> {
-        let others = self.steps.iter().filter(|step| !step.is_taken());
-        let all = others.map(|step| &step.function).chain(&self.neighbours);
-        all.filter(|function| function.group.is_some() && !function.class.is_bridge())
+        (0..self.steps.len() + self.neighbours.len()).filter_map(|index| self.left_at(index))
+    }
+
+    #[inline(never)]
+    fn left_at(&self, index: usize) -> Option<&Function> {
+        let function = match self.steps.get(index) {
+            Some(step) if step.is_taken() => return None,
+            Some(step) => &step.function,
+            None => self.neighbours.get(index - self.steps.len())?,
+        };
+        (function.group.is_some() && !function.class.is_bridge()).then_some(function)
     }
 
     /// What went wrong while looking.
@@ -301,7 +309,7 @@ impl Plan {
 
     /// Decides everything; with `only`, nothing but this function.
     pub fn decide(&mut self, rules: &mut RuleSet<'_>, only: Option<Address>) {
-        if rules.rules().any(|(_, rule)| rule.expansion.is_some()) {
+        if rules.any(|rule| rule.expansion.is_some()) {
             self.find_heads();
         }
         for number in 1.. {

@@ -239,6 +239,12 @@ impl<'a> RuleSet<'a> {
         self.entries().skip(lost.into()).filter_map(|(number, entry)| Some((number, entry.rule()?)))
     }
 
+    /// Whether any of them is like this.
+    #[inline(never)]
+    pub(crate) fn any(&self, is_like_this: fn(&Rule<'_>) -> bool) -> bool {
+        self.rules().any(|(_, rule)| is_like_this(rule))
+    }
+
     /// The rule of this number.
     #[must_use]
     pub fn entry(&self, number: RuleNumber) -> Option<&Entry<'a>> {

@@ -11,15 +11,14 @@ use heapless::Vec;
 use nix::errno::Errno;
 
 use crate::apply::keep_name;
-use crate::modalias::Identity;
+use crate::modalias::{self, Alias};
 use crate::path::{Attribute, Path};
 use crate::pci::{Address, Function, MAX_FUNCTION};
 use crate::plan::{Plan, Step};
 use crate::problem::{Limit, Operation, Problem};
 use crate::rule::{Action, Driver, Expansion, Place, Rule, Selector, VFIO_PCI};
 use crate::ruleset::{RuleNumber, RuleSet};
-use crate::system::{System, Text, View, first_line};
-use crate::variant::Alias;
+use crate::system::{System, Text, View};
 use crate::warnings::framebuffer;
 
 /// The most functions that rules may concern: all of 16 buses.
@@ -82,22 +81,19 @@ pub fn survey(
     only: Option<Address>,
     plan: &mut Plan,
 ) {
-    let excludes_group = |(_, rule): (_, &Rule<'_>)| {
-        rule.action == Action::Exclude && rule.expansion == Some(Expansion::Group)
-    };
-    let needs_boot_vga = rules.rules().any(|(_, rule)| rule.selector == Selector::BootVga);
+    let needs_boot_vga = rules.any(|rule| rule.selector == Selector::BootVga);
+    let excludes_group = rules
+        .any(|rule| rule.action == Action::Exclude && rule.expansion == Some(Expansion::Group));
     let mut survey = Survey { rules, plan, needs_boot_vga, is_lit: false, may_be_another: false };
     match only {
         // Whether an exclusion like these can be honoured is a matter of all functions.
-        Some(address) if !needs_boot_vga && !rules.rules().any(excludes_group) => {
-            survey.one(view, address);
-        }
+        Some(address) if !needs_boot_vga && !excludes_group => survey.one(view, address),
         _ => survey.all(view),
     }
     if needs_boot_vga {
         survey.find_console(view);
     }
-    if rules.rules().any(|(_, rule)| rule.expansion.is_some()) {
+    if rules.any(|rule| rule.expansion.is_some()) {
         while let Some(function) = survey.next_unexpanded() {
             survey.expand(view, &function);
         }
@@ -129,7 +125,7 @@ impl Survey<'_, '_> {
                 Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => {}
             }
         }
-        if rules.rules().any(|(_, rule)| rule.selector.needs_scan()) {
+        if rules.any(|rule| rule.selector.needs_scan()) {
             let listed = view.list(Path::Devices, |view, address| {
                 if self.plan.index(address).is_err()
                     && let Some(function) = self.look(view, address)
@@ -259,10 +255,9 @@ impl Survey<'_, '_> {
             None
         });
         // Without groups, a slot behind a bridge is taken for one card.
-        let takes_group = |(_, rule): (_, &Rule<'_>)| rule.expansion == Some(Expansion::Group);
         let above = Path::Attribute(address, Attribute::BridgeModalias);
         if has_group.is_none()
-            && self.rules.rules().any(takes_group)
+            && self.rules.any(|rule| rule.expansion == Some(Expansion::Group))
             && view.read(above, &mut [0; 64]).is_ok()
         {
             if let Some(step) = self.plan.get_mut(address) {
@@ -398,9 +393,11 @@ pub(crate) fn look(
         Err(Problem::Fault { errno: Errno::ENODEV, .. }) => return Ok(None),
         Err(problem) => return Err(problem),
     };
-    let unread = || Problem::Fault { operation: Operation::Read, path, errno: Errno::EBADMSG };
-    let Identity { id, subsystem, class } = Identity::parse(first_line(text)).ok_or_else(unread)?;
-    Ok(Some(Function { address, id, subsystem, class, group: None, boot_vga: false }))
+    let line = text.strip_suffix(b"\n").unwrap_or(text);
+    let Some(function) = modalias::function(address, line) else {
+        return Err(Problem::Fault { operation: Operation::Read, path, errno: Errno::EBADMSG });
+    };
+    Ok(Some(function))
 }
 
 fn decimal(text: &[u8]) -> Option<u32> {

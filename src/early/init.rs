@@ -60,19 +60,20 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     let this = process.arguments().next();
     let next = INITS.iter().position(|init| Some(*init) == this).map_or(0, |at| at + 1);
     // The log may be gone with /dev; the console is the standard error stream of PID 1.
-    let say = |message: Message<'_>| message.log(&Kmsg::open(options.kmsg, pid));
+    let say = &mut |message: &Message<'_>| message.log(&Kmsg::open(options.kmsg, pid));
+    let say: &mut dyn FnMut(&Message<'_>) = say;
     let mut buffer = [0; 4096];
     for init in INITS.iter().skip(next) {
         if *init == SHELL {
-            say(Message::Shell);
+            say(&Message::Shell);
         }
         let errno = process.exec(init);
         let needed = needed_by(init, errno, &mut buffer);
         if errno != Errno::ENOENT || needed.is_some() {
-            say(Message::Init(init.to_bytes(), errno, needed));
+            say(&Message::Init(init.to_bytes(), errno, needed));
         }
     }
-    say(Message::NoInit);
+    say(&Message::NoInit);
     1
 }
 

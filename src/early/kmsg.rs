@@ -28,15 +28,22 @@ pub struct Kmsg {
     /// Atomic as a [`Log`] has to be for any thread; there is one.
     fd: AtomicI32,
     records: AtomicU32,
-    /// Who writes: the process that was started, also for its child.
+    /// The process that was started, also for its child.
     process: Pid,
+    /// What each line begins with behind its level.
+    start: Line,
 }
 
 impl Kmsg {
     /// Opens the log for this process. All records carry its number, also those of its child: they
     /// belong to one run.
     pub fn open(path: &'static CStr, process: Pid) -> Self {
-        Self { path, fd: open_log(path).into(), records: 0.into(), process }
+        let mut start = Line::default();
+        start.add_text(TARGET);
+        start.add_text("[");
+        start.add_bytes(&Decimal(process.as_raw().unsigned_abs()).digits());
+        start.add_text("]: ");
+        Self { path, fd: open_log(path).into(), records: 0.into(), process, start }
     }
 
     /// Closes the log, before the file system that it is on is unmounted.
@@ -99,10 +106,7 @@ impl Log for Kmsg {
                 Level::Trace => "<7>",
             });
         }
-        line.add_text(TARGET);
-        line.add_text("[");
-        line.add_bytes(&Decimal(self.process.as_raw().unsigned_abs()).digits());
-        line.add_text("]: ");
+        line.add_bytes(self.start.text());
         line.add(*record.args());
         sys::write_line(fd, &mut line);
     }

@@ -27,6 +27,10 @@ impl Line {
         let _ = self.0.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
     }
 
+    pub fn text(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The line with its newline.
     pub fn finish(&mut self) -> &[u8] {
         let _ = self.0.extend_from_slice(NEWLINE);

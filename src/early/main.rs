@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use args::{Options, Request};
 use kmsg::Kmsg;
 use sys::memory::Once;
-use tree::Tree;
+use tree::{Bus, Buses, Tree};
 use vfio_override::cmdline;
 use vfio_override::message::Message;
 use vfio_override::run::Run;
@@ -33,10 +33,11 @@ use watchdog::{DONE, NOT_DONE, UNKNOWN};
 /// What is read of the command line: one byte more than counts, to see that there is more.
 static LINE: Once<[u8; cmdline::MAX_LENGTH + 1]> = Once::new([0; cmdline::MAX_LENGTH + 1]);
 static RUN: Once<Run<'static>> = Once::new(Run::new());
+static BUSES: Once<Buses> = Once::new([Bus::UNKNOWN; 256]);
 
 /// The program, once the C library has started.
 fn start(process: sys::Process) -> c_int {
-    let pid = nix::unistd::getpid();
+    let pid = sys::this_process();
     if pid.as_raw() == 1 {
         return init::run(process, pid);
     }
@@ -63,7 +64,8 @@ fn start(process: sys::Process) -> c_int {
 /// All is done before the first line is logged: a console may take a while to print it.
 fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
     let Some((run, root)) = prepare(options, kmsg) else { return NOT_DONE };
-    let mut tree = Tree::below(root, options.cmdline);
+    let Some(buses) = BUSES.take() else { return NOT_DONE };
+    let mut tree = Tree::below(root, buses, options.cmdline);
     run.apply(&mut tree, options.device);
     let loadings = if options.modprobe {
         modprobe::load_drivers(run, &mut tree, process)
@@ -86,7 +88,8 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
 /// whether they are held, the log. Returns whether it was done, as an exit status.
 fn rescue(options: &Options, kmsg: &Kmsg, holds: Option<bool>) -> c_int {
     let Some((run, root)) = prepare(options, kmsg) else { return UNKNOWN };
-    let mut tree = Tree::below(root, options.cmdline);
+    let Some(buses) = BUSES.take() else { return UNKNOWN };
+    let mut tree = Tree::below(root, buses, options.cmdline);
     let is_done = match holds {
         None => run.protect(&mut tree, options.device),
         Some(holds) => {

@@ -170,9 +170,13 @@ pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]>
     let file = ManuallyDrop::new(open(path, OFlag::O_RDONLY)?);
     let mut length = 0;
     while let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) {
-        match retry(|| read(file.as_fd(), free))? {
+        length += match retry(|| read(file.as_fd(), free))? {
             0 => break,
-            count => length += count,
+            count => count,
+        };
+        // The kernel's command line ends so: it saves the call that would find the end.
+        if buffer.get(..length).is_some_and(|text| text.ends_with(b"\n")) {
+            break;
         }
     }
     Ok(buffer.get(..length).unwrap_or_default())
@@ -251,6 +255,12 @@ pub fn close_range(first: RawFd, last: RawFd) -> nix::Result<()> {
     // SAFETY: the callers own every descriptor in the range, and use none of them afterwards.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     Errno::result(result).map(drop)
+}
+
+/// The number of this process, which is that of its only thread: musl need not ask the kernel for it.
+pub fn this_process() -> Pid {
+    // SAFETY: it has no conditions.
+    Pid::from_raw(unsafe { libc::gettid() })
 }
 
 /// Ends the process at once, without what a C library does on the way out.

@@ -38,19 +38,22 @@ pub struct Tree {
     probe: Option<OwnedFd>,
     batch: Vec<OwnedFd, BATCH>,
     /// Each at the index of its number, and of several domains' the last.
-    buses: [Bus; 256],
+    buses: &'static mut Buses,
     cmdline: &'static CStr,
 }
 
+/// Where the functions of each bus are.
+pub type Buses = [Bus; 256];
+
 /// Where the functions of a bus are.
 #[derive(Clone, Copy)]
-struct Bus {
+pub struct Bus {
     domain: u32,
     place: Place,
 }
 
 impl Bus {
-    const NONE: Self = Self { domain: 0, place: Place::Unknown };
+    pub const UNKNOWN: Self = Self { domain: 0, place: Place::Unknown };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,8 +67,8 @@ enum Place {
 
 impl Tree {
     /// The PCI bus below this root. `iomem` is expected beside the command line, where procfs has it.
-    pub const fn below(root: OwnedFd, cmdline: &'static CStr) -> Self {
-        Self { root, probe: None, batch: Vec::new(), buses: [Bus::NONE; 256], cmdline }
+    pub const fn below(root: OwnedFd, buses: &'static mut Buses, cmdline: &'static CStr) -> Self {
+        Self { root, probe: None, batch: Vec::new(), buses, cmdline }
     }
 
     /// Fails where there is no PCI bus at all.
@@ -149,7 +152,6 @@ impl Tree {
     }
 
     fn open_file(&mut self, path: Path, flags: OFlag) -> nix::Result<OwnedFd> {
-        let text = path.text();
         let address = match path {
             // Behind a link.
             Path::Attribute(_, Attribute::DriverUnbind) => None,
@@ -158,7 +160,7 @@ impl Tree {
         };
         if let Some(address) = address {
             if let Some(directory) = self.directory(address)? {
-                match beneath::open(directory, text.below_bus(), flags) {
+                match beneath::open(directory, path.below_bus().as_c_str(), flags) {
                     Err(Errno::ENOENT | Errno::EXDEV) => {}
                     opened => return opened,
                 }
@@ -169,7 +171,7 @@ impl Tree {
                 opened => drop(opened?),
             }
         }
-        let opened = beneath::open(&self.root, text.as_c_str(), flags);
+        let opened = beneath::open(&self.root, path.text().as_c_str(), flags);
         if let Some(address) = address.filter(|_| opened.is_ok()) {
             self.remember(address, Place::Anywhere);
         }
@@ -197,20 +199,18 @@ pub struct OpenAttribute<'a>(&'a OwnedFd);
 impl File for OpenAttribute<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         let mut length = 0;
-        loop {
-            let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) else {
-                return Ok(length);
-            };
+        while let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) {
             let offset = i64::try_from(length).map_err(|_| Errno::EOVERFLOW)?;
-            match retry(|| pread(self.0, free, offset))? {
-                0 => return Ok(length),
-                count => length += count,
-            }
-            // Every attribute ends so; it saves the read that would find the end.
+            length += match retry(|| pread(self.0, free, offset))? {
+                0 => break,
+                count => count,
+            };
+            // Every attribute ends so: it saves the call that would find the end.
             if buffer.get(..length).is_some_and(|text| text.ends_with(b"\n")) {
-                return Ok(length);
+                break;
             }
         }
+        Ok(length)
     }
 
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
@@ -244,13 +244,12 @@ impl System for Tree {
 
     fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
         let Path::Attribute(address, _) = path else { return Err(Errno::EINVAL) };
-        let text = path.text();
         self.with_room(|tree| {
             if let Some(directory) = tree.directory(address)? {
-                return sys::read_link(directory, text.below_bus(), buffer);
+                return sys::read_link(directory, path.below_bus().as_c_str(), buffer);
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-            let link = beneath::open(&tree.root, text.as_c_str(), flags)?;
+            let link = beneath::open(&tree.root, path.text().as_c_str(), flags)?;
             // Of what is no link, the kernel has nothing to read (`do_readlinkat` in `fs/stat.c`).
             match sys::read_link(link, c"", buffer) {
                 Err(Errno::ENOENT) => Err(Errno::EINVAL),

@@ -1,8 +1,8 @@
 //! Whether the kernel has a driver, as far as its lists of modules tell.
 
+use vfio_override::modalias::Alias;
 use vfio_override::pci::Function;
 use vfio_override::rule::NOBODY;
-use vfio_override::variant::Alias;
 
 use crate::machine::{Machine, file};
 

@@ -105,14 +105,13 @@ pub const X86_64: &Arch = &Arch {
     musl: Build {
         libc: Libc::Musl,
         triple: "x86_64-unknown-linux-musl",
-        ceiling: 64 * 1024,
+        ceiling: 62 * 1024,
         // A kilobyte less for a hundredth more instructions: LLVM's own balance takes functions in, and makes
         // tables, that pay where code runs more than once.
         flags: &[
-            "-Cllvm-args=-enable-machine-outliner=always",
-            "-Cllvm-args=-inline-threshold=25",
+            "-Cllvm-args=-inline-threshold=60",
             "-Cllvm-args=-switch-to-lookup=false",
-            "-Cllvm-args=-min-jump-table-entries=20",
+            "-Cllvm-args=-min-jump-table-entries=7",
         ],
     },
     glibc: Some(Build {
