@@ -29,6 +29,7 @@ use crate::guest::image;
 use crate::guest::image::{Drivers, Ingredients};
 use crate::guest::kernel;
 use crate::guest::machine;
+use crate::installed::monitors::{self, MONITORS, Monitor};
 use crate::soak;
 use crate::trials::{self, Packages, Trial};
 
@@ -38,7 +39,7 @@ use crate::trials::{self, Packages, Trial};
 /// both binaries, a proof that the audit can fail, the same binaries and images from another folder,
 /// shell files, a minute of fuzzing, boots on the kernels of tests/kernels.toml with the early binary as
 /// a hook, as PID 1 and, as the control, not at all, random boots, and boots of the images that real
-/// generators make. A dash in the table of boots stands where a case was not booted on a kernel; below the
+/// generators make; with --all virtual machine monitors that use in a guest what was kept there. A dash in the table of boots stands where a case was not booted on a kernel; below the
 /// table stands why some cases never are.
 ///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
@@ -81,6 +82,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_boots(&workspace, &binaries, &mut ledger);
     check_generators(&workspace, &binaries, &mut ledger);
     check_packages(&workspace, options.musl, &mut ledger);
+    check_monitors(&workspace, &binaries, &mut ledger);
     Ok(ledger.close())
 }
 
@@ -361,6 +363,28 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
     }
     for boot in boots {
         ledger.close_boot(&name(&boot.name), boot.outcome);
+    }
+}
+
+/// Virtual machine monitors in a guest: second guests, which take minutes.
+fn check_monitors(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+    let is_wanted = |monitor: &&Monitor| ledger.all && ledger.wants(monitor.name);
+    let wanted: Vec<&Monitor> = MONITORS.iter().filter(is_wanted).collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let outcomes = ledger.always("monitors: prepare", || {
+        let binary = binaries.first().context("no binary did build")?;
+        monitors::run(workspace, &binary.path, &wanted)
+    });
+    for (monitor, outcome) in outcomes.into_iter().flatten() {
+        if let Ok(Outcome::Passed(tally)) = &outcome {
+            ledger.figures.extend(tally.figures.iter().cloned());
+        }
+        match outcome {
+            Ok(outcome) => ledger.close_boot(monitor.name, outcome),
+            Err(error) => ledger.leave_open(monitor.name, &format!("{error:#}")),
+        }
     }
 }
 

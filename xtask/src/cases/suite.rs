@@ -134,8 +134,8 @@ pub enum Outcome {
 pub struct Tally {
     functions: usize,
     probes: usize,
-    /// What the scene counted.
-    figures: Vec<String>,
+    /// What the scene counted, or has to show.
+    pub figures: Vec<String>,
 }
 
 /// Boots them all. A binary that could not be built fails the boots that need it.

@@ -2,6 +2,7 @@
 //! reports in the end as other guests do at once.
 
 pub mod contest;
+pub mod monitors;
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,6 +26,9 @@ const UNITS: [(&str, &str); 2] = [
     ("guest-report.target", include_str!("../../../tests/guest/installed/guest-report.target")),
     ("guest-report.service", include_str!("../../../tests/guest/installed/guest-report.service")),
 ];
+
+const PATIENT: &str =
+    "[Manager]\nDefaultTimeoutStartSec=infinity\nDefaultDeviceTimeoutSec=infinity\n";
 
 /// Makes the disk of all that is there but what lies in /tmp, its own file among it.
 const MAKE_DISK: &str = r"mkdir -p /tmp/root
@@ -59,6 +63,8 @@ impl<'a> Site<'a> {
         }
         // Without an identity systemd asks for what a first boot has to settle.
         layer.write("etc/machine-id", "0123456789abcdef0123456789abcdef\n")?;
+        // It would give up what takes long on an emulated machine under load.
+        layer.write("etc/systemd/system.conf.d/guest.conf", PATIENT)?;
         layer.run("chmod +x /init; systemctl set-default guest-report.target 2>&1")?;
         Ok(Self { layer, kernel })
     }
