@@ -34,23 +34,26 @@ pub const NOT_EMULATED: [(&str, &str); 10] = [
 const OPENAT2: &str = "the emulation has no openat2";
 const WORKER: &str = "the worker is looked for by its file, which is the emulation's";
 
-/// Tells the kernel, in name spaces of this script's own, who runs such files, and runs what follows.
-const SCRIPT: &str = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && \
-                      printf %s \"$1\" >/proc/sys/fs/binfmt_misc/register && shift && exec \"$@\"";
+/// Tells the kernel, in name spaces of a script's own, who runs the files that its first argument describes. It takes
+/// Linux 6.7.
+pub const REGISTER: &str = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && \
+                            printf %s \"$1\" >/proc/sys/fs/binfmt_misc/register && shift";
+
+/// What [`REGISTER`] is to be told of an architecture's files.
+pub fn description(arch: &Arch) -> Result<String> {
+    setup::ensure(&[&arch.emulation])?;
+    let emulator = arch.emulation.path()?;
+    let (header, mask) = (escaped(&header(arch)), escaped(&MASK));
+    Ok(format!(":vfio-override:M::{header}:{mask}:{}:OCF", emulator.display()))
+}
 
 /// The tests of a binary for another architecture.
 pub fn emulated(binary: &Binary) -> Result<Command> {
-    let arch = binary.target.arch;
-    setup::ensure(&[&arch.emulation])?;
     let mut command = Command::new("unshare");
     command
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", SCRIPT, "sh"])
-        .arg(format!(
-            ":vfio-override:M::{}:{}:{}:OCF",
-            escaped(&header(arch)),
-            escaped(&MASK),
-            arch.emulation.path()?.display()
-        ))
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg(format!("{REGISTER} && exec \"$@\""))
+        .args(["sh", &description(binary.target.arch)?])
         .arg(cargo())
         .args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"])
         .args(NOT_EMULATED.iter().flat_map(|(name, _)| ["--skip", name]))

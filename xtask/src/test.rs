@@ -105,6 +105,9 @@ fn check_sources(workspace: &Workspace, ledger: &mut Ledger) {
     let mut command = Command::new(cargo());
     command.args(release).args(exhaustive);
     ledger.check_counted(workspace, "grammar, exhaustively", &mut command);
+    ledger.check("an architecture that nobody has tested does not build", || {
+        build::refuses_untested(workspace)
+    });
     ledger.check("documentation", || document(root));
     ledger.check("dependencies", || deny(workspace, &["bans", "licenses", "sources"]));
     check_advisories(workspace, ledger);
@@ -149,7 +152,11 @@ fn emulated_name(target: Target) -> String {
 fn targets(ledger: &Ledger) -> Vec<Target> {
     let cases = booted();
     let cells = wanted(&cases, ledger);
-    let is_booted = |arch: &Arch| cells.iter().any(|cell| cell.arch() == arch);
+    let images = wanted_images(ledger);
+    let is_booted = |arch: &Arch| {
+        cells.iter().any(|cell| cell.arch() == arch)
+            || images.iter().any(|cell| cell.arch() == arch)
+    };
     let is_needed = |target: &Target| {
         let Target { arch, .. } = *target;
         let is_emulated = ledger.all && ledger.wants(&emulated_name(*target));
@@ -324,6 +331,15 @@ fn check_boots(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) 
     }
 }
 
+fn image_name(boot: &str) -> String {
+    format!("generator {boot}")
+}
+
+/// The boots of generators' images that are wanted.
+fn wanted_images(ledger: &Ledger) -> Vec<Cell> {
+    Cell::every(ledger.all).filter(|cell| ledger.wants(&image_name(&cell.name()))).collect()
+}
+
 fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
     type Check = fn(&Workshop, &Workspace) -> Result<()>;
     const CHECKS: [(&str, Check); 6] = [
@@ -334,16 +350,14 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
         ("generators: no image of what is half installed", Workshop::check_incomplete),
         ("generator initramfs-tools: an /init without /conf/conf.d", Workshop::check_fallback),
     ];
-    let name = |boot: &str| format!("generator {boot}");
     let Some(binary) = binaries.first() else {
         return ledger.fail("generators", "no binary did build");
     };
     let mut boots = Vec::new();
-    let cells: Vec<Cell> =
-        Cell::every(ledger.all).filter(|cell| ledger.wants(&name(&cell.name()))).collect();
+    let cells = wanted_images(ledger);
     if !cells.is_empty() || CHECKS.iter().any(|(name, _)| ledger.wants(name)) {
         let workshop =
-            ledger.always("generators: prepare", || Workshop::prepare(workspace, &binary.path));
+            ledger.always("generators: prepare", || Workshop::prepare(workspace, binaries, &cells));
         if let Some(workshop) = workshop {
             for (name, check) in CHECKS {
                 ledger.check(name, || check(&workshop, workspace));
@@ -352,7 +366,7 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
         }
     }
     let mut addons = Addon::every(ledger.all);
-    addons.retain(|addon| ledger.wants(&name(&addon.name())));
+    addons.retain(|addon| ledger.wants(&image_name(&addon.name())));
     if !addons.is_empty() {
         let images = ledger
             .always("generators: signed images", || SignedImages::prepare(workspace, &binary.path));
@@ -362,7 +376,7 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
         println!("\n{}", generators::show(&boots));
     }
     for boot in boots {
-        ledger.close_boot(&name(&boot.name), boot.outcome);
+        ledger.close_boot(&image_name(&boot.name), boot.outcome);
     }
 }
 

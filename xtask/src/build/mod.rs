@@ -20,6 +20,7 @@ use crate::ground::progress;
 use crate::ground::verdict::Verdict;
 use crate::ground::workspace::{Workspace, cargo};
 use audit::{Finding, Unwinder};
+pub use musl::ensure_target;
 use musl::{Source, Toolchain};
 
 const BINARY: &str = "vfio-override-early";
@@ -176,6 +177,26 @@ pub enum Build {
     Passed(Binary),
     /// What is wrong with the code, ready to print.
     Failed(String),
+}
+
+/// The architecture that nobody has tested must be refused by its name, which takes nothing that is built for it.
+pub fn refuses_untested(workspace: &Workspace) -> Result<()> {
+    const UNTESTED: &str = "riscv64";
+    let mut command = Command::new(cargo());
+    command
+        // Nothing else can be built without that architecture's standard library.
+        .args(["check", "--locked", "--quiet", "--keep-going", "--package", "vfio-override"])
+        .args(EARLY.selection)
+        .args(["--target", &format!("{UNTESTED}gc-unknown-linux-musl"), "--target-dir"])
+        .arg(workspace.scratch("untested")?)
+        .current_dir(&workspace.root);
+    let output = command.output().context("cannot run cargo")?;
+    let said = command::text_of(&output);
+    let refusal = format!("nobody has tested {BINARY} on {UNTESTED}");
+    if output.status.success() || !said.contains(&refusal) {
+        bail!("expected \"{refusal}\", but cargo said:\n{said}");
+    }
+    Ok(())
 }
 
 /// All that the early binary may depend on: the host tool has far more, in the same package.

@@ -63,9 +63,7 @@ impl Source {
 
 fn rustup(arch: &Arch, scratch: &Path) -> Result<Toolchain> {
     let triple = arch.musl.triple;
-    if !is_installed(triple)? {
-        progress::phase(format!("rustup target add {triple}"), || add_target(triple))?;
-    }
+    ensure_target(triple)?;
     arch.ensure_linker()?;
     Ok(Toolchain::Rustup { stub: stub_unwinder(scratch)?, lld: lld()? })
 }
@@ -83,6 +81,14 @@ fn lld() -> Result<PathBuf> {
         bail!("this toolchain has no lld: {} is missing", folder.join("ld.lld").display());
     }
     Ok(folder)
+}
+
+/// Adds a target to the running toolchain, unless it has that.
+pub fn ensure_target(triple: &str) -> Result<()> {
+    if is_installed(triple)? {
+        return Ok(());
+    }
+    progress::phase(format!("rustup target add {triple}"), || add_target(triple))
 }
 
 fn is_installed(triple: &str) -> Result<bool> {

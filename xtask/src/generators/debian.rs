@@ -9,8 +9,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::foreign;
 use crate::ground::apt::Lists;
-use crate::ground::arch::X86_64;
+use crate::ground::arch::Arch;
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::workspace::Workspace;
@@ -24,25 +25,31 @@ const PASSWD: [(&str, &str); 2] = [
 
 pub struct Debian {
     root: PathBuf,
+    /// What tells the kernel who runs its programs, if they are another architecture's.
+    emulation: Option<String>,
 }
 
 impl Debian {
-    /// Downloads and unpacks these packages of a suite, and those that they depend on, unless they are there already.
+    /// Downloads and unpacks these packages of a suite for an architecture, and those that they depend on, unless they
+    /// are there already.
     pub fn prepare(
         workspace: &Workspace,
         suite: &str,
+        arch: &Arch,
         purpose: &str,
         packages: &[&str],
     ) -> Result<Self> {
         let cache = workspace.scratch("debian")?;
-        let root = cache.join(format!("{suite}+{}", packages.join("+").replace('?', "")));
+        let name = format!("{suite}-{}", arch.debian);
+        let root = cache.join(format!("{name}+{}", packages.join("+").replace('?', "")));
         if !root.is_dir() {
-            let lists = Lists::of(workspace, suite, X86_64.debian)?;
-            progress::phase(format!("make a Debian ({suite}) {purpose}"), || {
+            let lists = Lists::of(workspace, suite, arch.debian)?;
+            progress::phase(format!("make a Debian ({name}) {purpose}"), || {
                 make(&lists, packages, &cache, &root)
             })?;
         }
-        Ok(Self { root })
+        let emulation = if arch.is_native() { None } else { Some(foreign::description(arch)?) };
+        Ok(Self { root, emulation })
     }
 
     /// The version of a package of it, as Debian counts them, without its revision.
@@ -105,10 +112,15 @@ impl Debian {
     pub fn command(&self, program: &str) -> Command {
         const ENTER: &str = r#"cd "$1" && shift && for d in dev proc; do mount --rbind "/$d" "$d" || exit; done
             exec env -i PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C /usr/sbin/chroot . "$@""#;
+        let register = match self.emulation {
+            Some(_) => format!("{} || exit\n", foreign::REGISTER),
+            None => String::new(),
+        };
         let mut command = Command::new("unshare");
         command
             .args(["--map-root-user", "--mount", "--pid", "--fork", "--kill-child"])
-            .args(["sh", "-c", ENTER, "sh"])
+            .args(["sh", "-c", &format!("{register}{ENTER}"), "sh"])
+            .args(&self.emulation)
             .arg(&self.root)
             .arg(program);
         command

@@ -17,12 +17,13 @@ use anyhow::{Context, Result, bail, ensure};
 use self::debian::Debian;
 use self::dracut::Scope;
 pub use self::uki::{Addon, SignedImages};
+use crate::build::Binary;
 use crate::cases;
 use crate::cases::case::{Case, Mode};
 use crate::cases::suite;
 use crate::cases::suite::Outcome;
 use crate::deliver::install;
-use crate::ground::arch::X86_64;
+use crate::ground::arch::{AARCH64, Arch, Libc, X86_64};
 use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::table;
@@ -41,15 +42,17 @@ use crate::guest::session::{Interaction, Session};
 pub struct Root {
     name: &'static str,
     suite: &'static str,
+    arch: &'static Arch,
     /// Its kernel, by its name in `tests/kernels.toml`.
     kernel: &'static str,
 }
 
 /// A further one is one more entry.
-const ROOTS: [Root; 3] = [
-    Root { name: "Debian 12", suite: "bookworm", kernel: "6.1" },
-    Root { name: "Debian 13", suite: "trixie", kernel: "6.12" },
-    Root { name: "Debian sid", suite: "sid", kernel: "newest" },
+const ROOTS: [Root; 4] = [
+    Root { name: "Debian 12", suite: "bookworm", arch: X86_64, kernel: "6.1" },
+    Root { name: "Debian 13", suite: "trixie", arch: X86_64, kernel: "6.12" },
+    Root { name: "Debian sid", suite: "sid", arch: X86_64, kernel: "newest" },
+    Root { name: "Debian 13, aarch64", suite: "trixie", arch: AARCH64, kernel: "6.12" },
 ];
 
 /// What a root has, besides what these depend on. Neither generator's own package is here: those exclude each other,
@@ -121,8 +124,10 @@ impl Generator {
     /// What is tried with its image on a root. How the hook is started and what goes wrong differs between generators,
     /// and an image for one host holds other drivers: one root shows that. `all` are all boots that there can be.
     fn modes(self, root: &Root, all: bool) -> Vec<How> {
-        let is_common = all || root.name == COMMON.name;
+        let is_common = root.arch == X86_64 && (all || root.name == COMMON.name);
         match self {
+            // A generator that is emulated takes minutes.
+            _ if root.arch != X86_64 && !all => Vec::new(),
             // udev in dracut 112's image without systemd does not find the root disk of this machine, whoever is PID 1.
             Self::Dracut if root.suite == "sid" && !all => Vec::new(),
             Self::DracutSystemd | Self::Dracut | Self::InitramfsTools if is_common => {
@@ -210,6 +215,10 @@ impl Cell {
         })
     }
 
+    pub fn arch(&self) -> &'static Arch {
+        self.root.arch
+    }
+
     pub fn name(&self) -> String {
         format!("{}, {}, {}", self.root.name, self.generator, self.how)
     }
@@ -223,6 +232,7 @@ impl Cell {
     fn case(&self, disk: &Path) -> Case {
         // The root file system's init runs nothing: whoever should have run did so before.
         let case = Case::new(self.name(), machine(disk))
+            .on(self.root.arch)
             .mode(Mode::Control)
             .parameter(&format!("root=/dev/vda rw rd.driver.pre={}", EARLIEST.join(",")));
         // systemd waits for that disk, and lets much of the boot wait, before it mounts anything.
@@ -335,13 +345,13 @@ fn machine(disk: &Path) -> Machine {
 
 /// Everything that the boots are made of.
 pub struct Workshop {
-    early: PathBuf,
     supplies: Vec<Supply>,
 }
 
 /// What there is of one root.
 struct Supply {
     root: &'static Root,
+    early: PathBuf,
     debian: Debian,
     kernel: Kernel,
     ingredients: Ingredients,
@@ -375,22 +385,33 @@ impl Boot {
 }
 
 impl Workshop {
-    /// The Debians with this early binary and all hooks installed, each with a root disk for its kernel.
-    pub fn prepare(workspace: &Workspace, early: &Path) -> Result<Self> {
-        let built = install::gather_for_tests(workspace, early)?;
+    /// The Debians of these cells with their early binary and all hooks installed, each with a root disk for its kernel.
+    pub fn prepare(workspace: &Workspace, binaries: &[Binary], cells: &[Cell]) -> Result<Self> {
         let supply = |root: &'static Root| {
-            let debian = Debian::prepare(workspace, root.suite, "for the generators", &PACKAGES)?;
+            let is_its = |binary: &&Binary| {
+                binary.target.arch == root.arch && binary.target.libc() == Libc::Musl
+            };
+            let binary = binaries.iter().find(is_its).context("the binary did not build")?;
+            let early = binary.path.clone();
+            // The host tool is this machine's: no generator runs it.
+            let built = install::gather_for_tests(workspace, &early)?;
+            let debian =
+                Debian::prepare(workspace, root.suite, root.arch, "for the generators", &PACKAGES)?;
             install::install_to(debian.root(), &workspace.root, &built)?;
-            let kernel = kernel::named(root.kernel, X86_64, workspace)?;
+            let kernel = kernel::named(root.kernel, root.arch, workspace)?;
             debian.add_kernel(&kernel)?;
             let ingredients = Ingredients::of(workspace, &kernel)?;
             let make = |arguments: &str| debian.run("mke2fs", arguments.split(' '));
             let disk = make_disk(workspace, &debian.path("tmp"), make, &kernel)
                 .with_context(|| format!("cannot make a root disk for {}", root.name))?;
-            Ok(Supply { root, debian, kernel, ingredients, disk })
+            Ok(Supply { root, early, debian, kernel, ingredients, disk })
         };
-        let supplies = ROOTS.iter().map(supply).collect::<Result<_>>()?;
-        Ok(Self { early: early.to_owned(), supplies })
+        // What needs no boot is looked at in the first.
+        let is_needed = |root: &&Root| {
+            root.name == ROOTS[0].name || cells.iter().any(|cell| cell.root.name == root.name)
+        };
+        let supplies = ROOTS.iter().filter(is_needed).map(supply).collect::<Result<_>>()?;
+        Ok(Self { supplies })
     }
 
     /// Boots the cells two at a time, each generator's image made once for each root.
@@ -587,9 +608,9 @@ impl Workshop {
     }
 
     fn boot_one(&self, workspace: &Workspace, cell: &Cell, made: &Path) -> Result<Outcome> {
-        let Supply { kernel, disk, .. } = self.supply(cell.root.name)?;
+        let Supply { early, kernel, disk, .. } = self.supply(cell.root.name)?;
         let mut image = fs::read(made).with_context(|| format!("no {}", made.display()))?;
-        image.extend(cell.addition(&self.early)?);
+        image.extend(cell.addition(early)?);
         cell.boot(workspace, &cell.name(), kernel, disk, image)
     }
 }

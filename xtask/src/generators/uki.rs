@@ -129,7 +129,8 @@ pub struct SignedImages {
 impl SignedImages {
     /// With this early binary.
     pub fn prepare(workspace: &Workspace, early: &Path) -> Result<Self> {
-        let debian = Debian::prepare(workspace, SUITE, "that makes and signs images", &PACKAGES)?;
+        let purpose = "that makes and signs images";
+        let debian = Debian::prepare(workspace, SUITE, X86_64, purpose, &PACKAGES)?;
         let kernel = kernel::named(KERNEL, X86_64, workspace)?;
         let named = |package: &&str| {
             let name = package.trim_start_matches("systemd-");

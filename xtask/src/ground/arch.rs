@@ -296,6 +296,13 @@ mod tests {
     }
 
     #[test]
+    fn what_the_early_binary_compiles_for_is_what_is_booted() {
+        let names = ALL.map(|arch| format!("\"{}\"", arch.name)).join(", ");
+        let tested = format!("const TESTED: [&str; {}] = [{names}];", ALL.len());
+        assert!(include_str!("../../../build.rs").contains(&tested), "build.rs has no {tested}");
+    }
+
+    #[test]
     fn the_tools_of_this_machine_have_no_prefix() {
         for arch in ALL {
             let strip = arch.binutil("strip");
