@@ -17,6 +17,9 @@ const BESIDE_FRAMEBUFFER: Model = Model {
     ..Model::new("bochs-display", Driver::new("bochs-drm", "bochs"))
 };
 
+/// A display whose own driver for EFI makes its memory the firmware's framebuffer, as a graphics card's does.
+const WITH_EFI_DRIVER: Model = Model { has_efi_driver: true, ..machine::BOCHS_DISPLAY };
+
 /// Since Linux 6.15 every function that an IOMMU serves is in its group before a driver comes.
 const GROUPS_IN_TIME: &str =
     "older kernels make an IOMMU group on aarch64 only when a driver probes";
@@ -46,6 +49,11 @@ pub fn all() -> Vec<Case> {
             .only_on(&["newest"], GROUPS_IN_TIME)
             .mostly_on(&[]),
         groups_too_late("group-too-late").mostly_on(&["6.12"]),
+        passthrough("passthrough", "01:00.0+slot", [0, 1])
+            .only_on(&["6.1", "6.12", "cloud", "16k"], GROUPS_TOO_LATE),
+        passthrough("passthrough-group", "01:00.0+group", [4, 5])
+            .only_on(&["newest"], GROUPS_IN_TIME)
+            .logged("is not viable while the host keeps 0000:02:00.2"),
         groups_too_late("group-too-late-rdinit").mode(Mode::Rdinit).mostly_on(&[]),
         Case::new(
             "path",
@@ -76,7 +84,7 @@ pub fn all() -> Vec<Case> {
             .kept(DEMO_TAKEN)
             .logged("the IOMMU is off")
             .mostly_on(&[]),
-        // ACPI tells of the IOMMU and of the functions there, and no framebuffer lies in a function's memory.
+        // ACPI tells of the IOMMU and of the functions there. This framebuffer lies in no function's memory.
         Case::new(
             "efi",
             Machine::new().with("00:02.0", BESIDE_FRAMEBUFFER).with("00:03.0", NVME).with_bios(),
@@ -86,6 +94,27 @@ pub fn all() -> Vec<Case> {
         .taken(["00:02.0", "00:03.0"])
         .logged("rules: 2 applied; functions: 2 taken")
         .also(|evidence| says_nothing_of(evidence, "holds memory of"))
+        .mostly_on(&[]),
+        // The kernel's efifb has the display's memory, and nvme its drive, before the early binary runs.
+        Case::new(
+            "efi-framebuffer",
+            Machine::new().with("00:02.0", WITH_EFI_DRIVER).with("00:03.0", NVME).with_bios(),
+        )
+        .on(AARCH64)
+        .loaded_before(&["nvme"])
+        .rules("00:02.0,00:03.0")
+        .taken(["00:02.0", "00:03.0"])
+        .logged("0000:00:02.0 is the boot display: the console freezes")
+        .logged("a framebuffer driver (efifb, simpledrm, vesafb) holds memory of 0000:00:02.0")
+        .mostly_on(&[]),
+        Case::new(
+            "efi-no-iommu",
+            Machine::new().with("00:03.0", E1000E).with_bios().without_iommu(),
+        )
+        .on(AARCH64)
+        .rules("00:03.0")
+        .kept(["00:03.0"])
+        .logged("the IOMMU is off")
         .mostly_on(&[]),
         one("harness-sees-a-probe")
             .mode(Mode::Control)
@@ -117,6 +146,34 @@ fn groups_too_late(name: &str) -> Case {
         .logged("rules: 2 failed; functions: 4 taken")
         .status(1)
         .also(|evidence| says_nothing_of(evidence, "the IOMMU is off"))
+}
+
+/// A program uses one card through the SMMU, and has to be refused the other, of which one function stays with the
+/// host.
+fn passthrough(name: &str, first: &str, groups: [u32; 2]) -> Case {
+    let [works, refused] = groups;
+    Case::new(name, two_cards())
+        .on(AARCH64)
+        .rules(&format!("{first},02:00.0,02:00.1"))
+        .taken(["01:00.0", "01:00.1", "01:00.2", "02:00.0", "02:00.1"])
+        .passthrough(
+            &["01:00.0", "02:00.0"],
+            &format!(
+                "0000:01:00.0 group {works}\n\
+                 0000:01:00.0 viable yes\n\
+                 0000:01:00.0 container type1\n\
+                 0000:01:00.0 device open\n\
+                 0000:01:00.0 vendor 1234\n\
+                 0000:01:00.0 map 16384\n\
+                 0000:01:00.0 unmap 16384\n\
+                 0000:01:00.0 verdict works\n\
+                 0000:02:00.0 group {refused}\n\
+                 0000:02:00.0 viable no\n\
+                 0000:02:00.0 container failed VFIO_GROUP_SET_CONTAINER EPERM\n\
+                 0000:02:00.0 verdict refused"
+            ),
+        )
+        .mostly_on(&[])
 }
 
 fn says_nothing_of(evidence: &Evidence, text: &str) -> Vec<String> {

@@ -45,7 +45,7 @@ pub struct Case {
     pub loaded_before: Vec<&'static str>,
     /// Files that go into the image besides, or in place of, the usual ones.
     pub files: Archive,
-    /// Programs that the image holds besides the early binary.
+    /// Programs that the image, or a display's ROM, holds besides the early binary.
     pub programs: Vec<Program>,
     /// Whether the image holds the kernel and itself as well, in /second.
     pub has_second_kernel: bool,
@@ -137,6 +137,7 @@ pub const INIT_VARIABLE: &str = "GUEST_VARIABLE=kept";
 impl Case {
     /// A boot of this machine in hook mode, without a rule, that leaves everything to the host.
     pub fn new(name: impl Into<String>, machine: Machine) -> Self {
+        let has_efi_driver = machine.functions().any(|function| function.model.has_efi_driver);
         Self {
             name: name.into(),
             arch: X86_64,
@@ -149,7 +150,7 @@ impl Case {
             parameters: Vec::new(),
             loaded_before: Vec::new(),
             files: Archive::default(),
-            programs: Vec::new(),
+            programs: has_efi_driver.then_some(Program::EfiDisplay).into_iter().collect(),
             has_second_kernel: false,
             fates: Vec::new(),
             histories: Vec::new(),

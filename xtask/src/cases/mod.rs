@@ -182,8 +182,8 @@ fn passthrough() -> Case {
              0000:01:00.0 container type1\n\
              0000:01:00.0 device open\n\
              0000:01:00.0 vendor 1234\n\
-             0000:01:00.0 map 4096\n\
-             0000:01:00.0 unmap 4096\n\
+             0000:01:00.0 map 16384\n\
+             0000:01:00.0 unmap 16384\n\
              0000:01:00.0 verdict works\n\
              0000:02:00.0 group 5\n\
              0000:02:00.0 viable no\n\

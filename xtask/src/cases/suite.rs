@@ -330,8 +330,10 @@ fn boot(
         .with_context(|| format!("the {} binary did not build", case.libc))?;
     let mut image = ingredients.mix(kernel, &binary.path, &drivers)?;
     image.merge(&case.files);
+    let mut machine = case.machine.clone();
     for program in &case.programs {
         match &programs[&(case.arch.name, *program)] {
+            Ok(built) if *program == Program::EfiDisplay => machine.efi_rom = Some(built.clone()),
             Ok(built) => image.program_from(&format!("bin/{}", program.name()), built)?,
             Err(error) => return Ok(Outcome::Failed(error.clone())),
         }
@@ -346,7 +348,7 @@ fn boot(
         kernel,
         image: image.to_bytes()?,
         parameters: case.command_line(),
-        machine: &case.machine,
+        machine: &machine,
         tests_pid1: case.mode == Mode::Rdinit,
         patience: case.patience,
         interaction: Interaction::Silent,

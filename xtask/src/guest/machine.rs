@@ -45,6 +45,8 @@ pub struct Model {
     pub driver: Option<Driver>,
     /// Whether it is a display that firmware sets up, by a ROM of its own.
     pub has_rom: bool,
+    /// Whether it is a display with a driver for EFI of ours in its ROM.
+    pub has_efi_driver: bool,
     /// Whether it takes more than its kind to tell which driver takes it, if any: for hot-plug behind
     /// bridges there are several, and they look at what is above.
     pub is_anybodys: bool,
@@ -56,7 +58,14 @@ impl Model {
     }
 
     pub const fn without_driver(device: &'static str) -> Self {
-        Self { device, needs: &[], driver: None, has_rom: false, is_anybodys: false }
+        Self {
+            device,
+            needs: &[],
+            driver: None,
+            has_rom: false,
+            has_efi_driver: false,
+            is_anybodys: false,
+        }
     }
 
     const fn display(device: &'static str, driver: Driver) -> Self {
@@ -145,6 +154,8 @@ pub struct Machine {
     pub has_bios: bool,
     pub is_lit: bool,
     pub efi: Option<Efi>,
+    /// The ROM of the displays that have a driver for EFI.
+    pub efi_rom: Option<PathBuf>,
 }
 
 /// EFI firmware, which starts what it finds on a disk of the machine.
@@ -181,12 +192,11 @@ impl Function {
 
     /// Puts its name and number into a template.
     fn fill(&self, template: &str, number: usize) -> String {
-        // A comma begins QEMU's next property.
-        let path = self.file.iter().map(|file| file.display().to_string()).collect::<String>();
+        let path = self.file.iter().map(|file| escaped(file)).collect::<String>();
         template
             .replace("{id}", &self.id())
             .replace("{n}", &number.to_string())
-            .replace("{file}", &path.replace(',', ",,"))
+            .replace("{file}", &path)
     }
 }
 
@@ -356,9 +366,18 @@ impl Machine {
         let multifunction = if shared.count() > 1 { ",multifunction=on" } else { "" };
         // Not every distribution installs the ROMs of network cards with QEMU, and nobody needs them.
         let is_set_up = function.model.has_rom && (self.has_bios || self.is_lit);
-        let rom = if is_set_up { "" } else { ",romfile=" };
+        let rom = match &self.efi_rom {
+            Some(path) if function.model.has_efi_driver => format!(",romfile={}", escaped(path)),
+            _ if is_set_up => String::new(),
+            _ => ",romfile=".to_owned(),
+        };
         Ok(format!("bus={parent},addr={slot_and_function}{multifunction}{rom}"))
     }
+}
+
+/// A path in a value of QEMU's options, where a comma begins the next property.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 /// The bus, and the slot with the function.

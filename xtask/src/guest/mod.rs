@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod kernels;
 pub mod machine;
 pub mod modules;
+pub mod option_rom;
 pub mod probes;
 pub mod programs;
 pub mod qemu;

@@ -1,4 +1,5 @@
-//! Programs of ours that guests run besides the early binary, built static: a guest has no dynamic linker.
+//! Programs of ours that guests run besides the early binary, built static: a guest has no dynamic linker. One is run by
+//! the guest's firmware.
 
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use anyhow::Result;
 use crate::build::{self, HOST_TOOL, MuslOptions};
 use crate::ground::arch::Arch;
 use crate::ground::workspace::Workspace;
+use crate::guest::option_rom;
 
 /// A program that a guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,25 +18,32 @@ pub enum Program {
     HostTool,
     /// Starts a second kernel (tests/guest/kexec).
     Kexec,
+    /// A display's driver for EFI (tests/guest/efi-display), in the display's ROM.
+    EfiDisplay,
 }
 
 impl Program {
     pub fn name(self) -> &'static str {
-        self.recipe().binary
+        self.recipe().map_or("efi-display", |recipe| recipe.binary)
     }
 
-    fn recipe(self) -> build::Program {
+    /// What is built for Linux.
+    fn recipe(self) -> Option<build::Program> {
         match self {
             Self::Passthrough => {
-                build::Program::ordinary(&["--package", "guest-passthrough"], "passthrough")
+                Some(build::Program::ordinary(&["--package", "guest-passthrough"], "passthrough"))
             }
-            Self::HostTool => HOST_TOOL,
-            Self::Kexec => build::Program::ordinary(&["--package", "guest-kexec"], "kexec"),
+            Self::HostTool => Some(HOST_TOOL),
+            Self::Kexec => Some(build::Program::ordinary(&["--package", "guest-kexec"], "kexec")),
+            Self::EfiDisplay => None,
         }
     }
 
     /// Builds it, unless it is there, and tells where it is.
     pub fn build(self, workspace: &Workspace, arch: &'static Arch) -> Result<PathBuf> {
-        build::static_program(workspace, arch, MuslOptions::default(), self.recipe())
+        match self.recipe() {
+            Some(recipe) => build::static_program(workspace, arch, MuslOptions::default(), recipe),
+            None => option_rom::build(workspace, arch),
+        }
     }
 }

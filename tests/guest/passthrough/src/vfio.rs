@@ -37,14 +37,14 @@ mod request {
     nix::ioctl_readwrite_bad!(iommu_unmap_dma, number!(14), vfio_iommu_type1_dma_unmap);
 }
 
-/// What a device may read and write.
-#[repr(C, align(4096))]
-pub struct Page([u8; 4096]);
+/// What a device may read and write: whole pages, of 16 KiB at most.
+#[repr(C, align(16384))]
+pub struct Page([u8; 16384]);
 
 impl Page {
     /// A page that is never given back: what is mapped for a device must stay where it is.
     pub fn new() -> &'static mut Self {
-        Box::leak(Box::new(Self([0; 4096])))
+        Box::leak(Box::new(Self([0; 16384])))
     }
 }
 
