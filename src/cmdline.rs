@@ -6,7 +6,7 @@
 pub const MAX_LENGTH: usize = 64 * 1024;
 
 /// The name of our parameter. It holds neither `-` nor `_`, which the kernel takes for the same.
-const PARAMETER: &[u8] = b"vfio.override";
+pub(crate) const PARAMETER: &[u8] = b"vfio.override";
 
 /// White space as `isspace` of `lib/ctype.c` has it: also vertical tab and the Latin-1 no-break
 /// space, which cuts a UTF-8 letter such as `à` in two.
@@ -37,14 +37,18 @@ pub fn parameters(line: &[u8]) -> impl Iterator<Item = Parameter<'_>> {
     .take_while(|parameter| !(parameter.name == b"--" && parameter.value.is_none()))
 }
 
-/// The values of every `vfio.override=` of the line, in order. A `vfio.override` without `=` says
-/// nothing. Of a line that is longer than [`MAX_LENGTH`], the parameters that end within it count.
-pub fn overrides(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The names and values of all parameters that have one. Of a line that is longer than [`MAX_LENGTH`], the
+/// parameters that end within it count.
+pub(crate) fn values(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let is_cut = line.len() > MAX_LENGTH;
     parameters(line.get(..MAX_LENGTH).unwrap_or(line))
         .filter(move |parameter| parameter.ended || !is_cut)
-        .filter(|parameter| parameter.name == PARAMETER)
-        .filter_map(|parameter| parameter.value)
+        .filter_map(|parameter| Some((parameter.name, parameter.value?)))
+}
+
+/// The values of every `vfio.override=` of the line, in order. A `vfio.override` without `=` says nothing.
+pub fn overrides(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    values(line).filter(|(name, _)| *name == PARAMETER).map(|(_, value)| value)
 }
 
 fn next_parameter(line: &[u8]) -> Option<(Parameter<'_>, &[u8])> {

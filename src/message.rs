@@ -55,6 +55,8 @@ pub enum Message<'a> {
     Network(&'a Function),
     /// A firmware framebuffer's driver holds memory of a taken function.
     Framebuffer(Address),
+    /// `vfio-pci.ids=` takes a function that no rule takes.
+    Stray(Address),
 
     /// With `debug`: who decides about a function that is not taken.
     LeftAlone(&'a Step),
@@ -192,6 +194,7 @@ impl Message<'_> {
             | Self::Storage(_)
             | Self::Network(_)
             | Self::Framebuffer(_)
+            | Self::Stray(_)
             | Self::Summary(..)
             | Self::Loading(_) => Level::Warn,
             Self::CommandLine(..)
@@ -329,6 +332,10 @@ impl fmt::Display for Message<'_> {
                 f,
                 "a framebuffer driver (efifb, simpledrm, vesafb) holds memory of {address}; \
                  if vfio-pci then says \"can't reserve\", boot with initcall_blacklist=sysfb_init"
+            ),
+            Self::Stray(address) => write!(
+                f,
+                "vfio-pci.ids= has vfio-pci take {address}, which no rule does; take it out of the command line"
             ),
             Self::CommandLine(path, errno) => write!(
                 f,

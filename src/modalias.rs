@@ -10,7 +10,7 @@ use crate::text::hex;
 const FIELDS: [(&[u8], usize); 7] =
     [(b"v", 8), (b"d", 8), (b"sv", 8), (b"sd", 8), (b"bc", 2), (b"sc", 2), (b"i", 2)];
 
-/// The number of each field, `None` for `*`, which is any; `None` for a text that has not these fields.
+/// The number of each field, `None` for `*`, which is any; `None` for a line that has not these fields.
 fn fields(mut text: &[u8]) -> Option<[Option<u32>; 7]> {
     let mut numbers = [None; 7];
     for (number, (name, digits)) in numbers.iter_mut().zip(FIELDS) {
@@ -26,11 +26,11 @@ fn fields(mut text: &[u8]) -> Option<[Option<u32>; 7]> {
             after
         };
     }
-    text.is_empty().then_some(numbers)
+    matches!(text, [] | [b'\n', ..]).then_some(numbers)
 }
 
 /// The function at this address that says `pci:v000010DEd00002204sv00001043sd000087B8bc03sc00i00`; `None`
-/// for any other text (`modalias_show` in `drivers/pci/pci-sysfs.c`).
+/// for any other line (`modalias_show` in `drivers/pci/pci-sysfs.c`).
 pub(crate) fn function(address: Address, text: &[u8]) -> Option<Function> {
     let [vendor, device, subvendor, subdevice, base, sub, interface] =
         fields(text.strip_prefix(b"pci:")?)?;

@@ -14,7 +14,7 @@ use crate::problem::{Limit, Problem};
 use crate::rule::{Action, Driver, Expansion, NOBODY, Place, Rule, Selector, Statement, VFIO_PCI};
 use crate::ruleset::{Outcome, Refusal, RuleNumber, RuleSet};
 use crate::survey::{
-    Console, Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, Scope,
+    Console, Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, MAX_STRAYS, Scope,
 };
 
 /// What becomes of every function that the rules concern.
@@ -26,6 +26,8 @@ pub struct Plan {
     order: Vec<u16, MAX_FUNCTIONS>,
     /// Functions that share an IOMMU group with a taken one and have no step, in no order.
     pub(crate) neighbours: Vec<Function, MAX_NEIGHBOURS>,
+    /// Functions that no rule takes and `vfio-pci.ids=` does, in no order.
+    pub(crate) strays: Vec<Address, MAX_STRAYS>,
     /// Which functions the paths of rules lead to, in the order of the rules.
     pub(crate) path_ends: Vec<(RuleNumber, Address), MAX_PATH_ENDS>,
     /// What went wrong while looking, and what it kept the survey from.
@@ -146,6 +148,7 @@ impl Plan {
             steps: Vec::new(),
             order: Vec::new(),
             neighbours: Vec::new(),
+            strays: Vec::new(),
             path_ends: Vec::new(),
             problems: Vec::new(),
             groups: Groups::Unasked,

@@ -4,9 +4,9 @@ use heapless::Vec;
 
 use crate::cmdline;
 use crate::grammar::{self, SyntaxError};
-use crate::pci::{Address, Class, Id};
+use crate::pci::{Address, Class, Function, Id};
 use crate::problem::Problem;
-use crate::rule::{Action, Driver, Rule, Statement};
+use crate::rule::{Action, Driver, Rule, Selector, Statement};
 
 /// The most rules that are kept.
 pub const MAX_RULES: usize = 512;
@@ -109,6 +109,8 @@ pub struct RuleSet<'a> {
     debug: bool,
     lost_exclusion: Option<RuleNumber>,
     line_is_cut: bool,
+    /// The last value of `vfio-pci.ids=`, the one that the kernel obeys.
+    ids: Option<&'a [u8]>,
 }
 
 impl<'a> RuleSet<'a> {
@@ -122,15 +124,36 @@ impl<'a> RuleSet<'a> {
             debug: false,
             lost_exclusion: None,
             line_is_cut: false,
+            ids: None,
         }
     }
 
-    /// Adds the rules of every `vfio.override=` on a kernel command line.
+    /// Adds the rules of every `vfio.override=` on a kernel command line, and what `vfio-pci.ids=` takes besides.
     pub fn add_line(&mut self, line: &'a [u8]) {
         self.line_is_cut |= line.len() > cmdline::MAX_LENGTH;
-        for value in cmdline::overrides(line) {
-            self.add_value(value);
+        for (name, value) in cmdline::values(line) {
+            match name {
+                cmdline::PARAMETER => self.add_value(value),
+                b"vfio-pci.ids" | b"vfio_pci.ids" => self.ids = Some(value),
+                _ => {}
+            }
         }
+    }
+
+    /// Whether there is a `vfio-pci.ids=`, which takes functions whatever the rules say.
+    pub(crate) const fn has_ids(&self) -> bool {
+        self.ids.is_some()
+    }
+
+    /// Whether it takes this function.
+    pub(crate) fn ids_take(&self, function: &Function) -> bool {
+        let ids = self.ids.unwrap_or_default();
+        ids.split(|&byte| byte == b',').any(|text| match grammar::parse(text) {
+            Ok(Statement::Rule(Rule { selector: Selector::Ids(ids), .. })) => {
+                ids.match_function(function) && !function.class.is_bridge()
+            }
+            _ => false,
+        })
     }
 
     /// Adds the rules of one value of the parameter.

@@ -50,7 +50,14 @@ impl Run<'_> {
     /// Looks at and decides all that [`Run::apply`] would, and writes nothing.
     pub fn preview(&mut self, view: &mut View<'_, impl System>) {
         self.plan(view, None);
-        warnings::look(view, &mut self.plan);
+        self.look(view);
+    }
+
+    /// Looks at what only warnings need.
+    fn look(&mut self, view: &mut View<'_, impl System>) {
+        if self.rules.off().is_none() {
+            warnings::look(view, &self.rules, self.only, &mut self.plan);
+        }
     }
 
     /// Applies the rules; with `only`, to this one function.
@@ -63,7 +70,7 @@ impl Run<'_> {
             apply::hold(system, step);
         }
         self.conclude();
-        warnings::look(&mut View::of(system), &mut self.plan);
+        self.look(&mut View::of(system));
         apply::bind(system, &mut self.plan);
         self.verify(&mut View::of(system));
     }

@@ -25,6 +25,8 @@ use crate::warnings::framebuffer;
 pub const MAX_FUNCTIONS: usize = 4096;
 /// The most neighbours in the IOMMU groups of taken functions that are remembered.
 pub const MAX_NEIGHBOURS: usize = 1024;
+/// The most functions that are remembered of those which `vfio-pci.ids=` takes and no rule.
+pub const MAX_STRAYS: usize = 64;
 /// The most functions that all paths together may lead to.
 pub const MAX_PATH_ENDS: usize = 1024;
 /// The most functions that one path may lead to, or over at one of its hops.
@@ -393,8 +395,7 @@ pub(crate) fn look(
         Err(Problem::Fault { errno: Errno::ENODEV, .. }) => return Ok(None),
         Err(problem) => return Err(problem),
     };
-    let line = text.strip_suffix(b"\n").unwrap_or(text);
-    let Some(function) = modalias::function(address, line) else {
+    let Some(function) = modalias::function(address, text) else {
         return Err(Problem::Fault { operation: Operation::Read, path, errno: Errno::EBADMSG });
     };
     Ok(Some(function))

@@ -4,13 +4,31 @@ use crate::message::Message;
 use crate::path::Path;
 use crate::pci::{Address, Function};
 use crate::plan::{Plan, Step};
+use crate::ruleset::RuleSet;
 use crate::survey::{self, Console, Groups, Scope, boot_vga, list_group};
 use crate::system::{System, Text, View};
 
 /// Looks at what an operator should know of the functions that are taken. A fault here costs a warning, no
 /// more.
-pub(crate) fn look(view: &mut View<'_, impl System>, plan: &mut Plan) {
+pub(crate) fn look(
+    view: &mut View<'_, impl System>,
+    rules: &RuleSet<'_>,
+    only: Option<Address>,
+    plan: &mut Plan,
+) {
     surroundings(view, plan, Step::is_taken);
+    if !rules.has_ids() {
+        return;
+    }
+    let _ = view.list(Path::Devices, |view, address| {
+        if only.is_none_or(|only| only == address)
+            && plan.get_mut(address).is_none_or(|step| !step.is_taken())
+            && let Ok(Some(function)) = survey::look(view, address)
+            && rules.ids_take(&function)
+        {
+            let _ = plan.strays.push(address);
+        }
+    });
 }
 
 /// Looks at the IOMMU groups of these functions, the boot display, and the firmware's framebuffer.
@@ -115,6 +133,11 @@ pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
     }
     if is_off {
         warn(&Message::NoIommu);
+    }
+    let mut last = None;
+    while let Some(next) = plan.strays.iter().filter(|stray| Some(**stray) > last).min() {
+        warn(&Message::Stray(*next));
+        last = Some(*next);
     }
     for (_, problem) in plan.problems.iter().filter(|(scope, _)| *scope == Scope::Aliases) {
         warn(&Message::Problem(*problem));

@@ -37,6 +37,29 @@ fn the_exit_status_is_0_where_every_rule_is_applied() {
 
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
+fn what_vfio_pci_takes_by_ids_and_no_rule_takes_is_told_and_no_failure() {
+    for binary in binaries() {
+        for name in ["vfio-pci.ids", "vfio_pci.ids"] {
+            let line = format!("quiet {name}=1:2,10de:2204 vfio.override=01:00.0\n");
+            let copy = Copy::with_line(line.as_bytes()).and(CARD).and(OTHER);
+            let run = copy.run(&binary);
+            assert_eq!(run.status, Some(0), "{}", run.story());
+            let told = |card: &str| {
+                let text = format!("vfio-pci.ids= has vfio-pci take {card}, which no rule does");
+                run.log.iter().filter(|(level, line)| *level == 4 && line.contains(&text)).count()
+            };
+            assert_eq!((told(CARD), told(OTHER)), (0, 1), "{}", run.story());
+            assert_eq!(copy.kept_for(OTHER), two_cards("").kept_for(OTHER));
+
+            fs::write(copy.path("kmsg"), "").unwrap();
+            let of_one = copy.run_with(&binary, &["--device", CARD]);
+            assert!(!of_one.story().contains("vfio-pci.ids="), "{}", of_one.story());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
 fn the_exit_status_is_1_where_a_rule_is_not_applied() {
     for binary in binaries() {
         for rules in ["09:00.0", "01:00.0,gpu", "01:00.0@dead:beef", "!gpu", "gpu,off"] {

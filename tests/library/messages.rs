@@ -286,6 +286,19 @@ fn each_warning() {
         board_with_framebuffer("0000:01:00.0"),
         "02:00.*,05:00.0",
     );
+    for (title, rest) in [
+        (
+            "vfio-pci.ids= takes what no rule takes",
+            "02:00.* vfio-pci.ids=10de:2204,10de:1aef,8086:0",
+        ),
+        ("so it does what is excluded", "02:00.*,!02:00.1 vfio_pci.ids=10de:1aef"),
+        ("the last one counts", "02:00.1 vfio-pci.ids=10de:2204 vfio-pci.ids=10de:ffff"),
+        ("with a subsystem", "02:00.1 vfio-pci.ids=10de:ffffffff:0:0,nothing"),
+        ("where nothing is touched, nothing is looked at", "off vfio-pci.ids=10de:2204"),
+        ("another program's", "02:00.1 vfio-pci.ids -- vfio-pci.ids=10de:2204"),
+    ] {
+        scenes.run(title, board(), rest);
+    }
     scenes.run("a class without a mask", board(), "10de:2204:*:*:030000,!boot_vga,02:00.1");
     scenes.run("a module's name", board(), "02:00.*=vfio_pci");
     scenes.run("another module's name", board(), "02:00.*=pci_stub");
