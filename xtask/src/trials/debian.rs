@@ -2,13 +2,14 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::root::{Generator, Layer};
 use super::{Packages, Trial, bring, expect_plan, expect_same};
 use crate::cases::suite::Outcome;
 use crate::deliver::first;
 use crate::generators;
+use crate::ground::verdict::NotTestable;
 use crate::ground::workspace::Workspace;
 
 /// What makes the image small, and loads the host's drivers in it.
@@ -67,6 +68,7 @@ pub fn run(
     ensure!(layer.run(LOOK)?.trim() != "0", "the trigger made no image with the hook:\n{said}");
     ensure!(layer.run("dpkg --audit")?.is_empty(), "dpkg is not content");
     expect_plan(layer)?;
+    expect_idle_udev(layer)?;
     let outcome = boot(trial, layer, workspace)?;
 
     // The list of files is that of a package that nothing was there before.
@@ -86,6 +88,41 @@ pub fn run(
     layer.run("dpkg -P vfio-override")?;
     expect_same(&before, &layer.listing()?)?;
     Ok(outcome)
+}
+
+/// What udev starts for the PCI functions of this machine as they are added, by its own account, and how many there are that
+/// nothing was written to.
+const ADD: &str = r#"for function in /sys/bus/pci/devices/*; do
+    udevadm test --action=add "$function" 2>&1 || test $? = 1
+done | grep -cE "Running (PROGRAM|command) ?.*vfio-override-early --modprobe --device" || :
+grep -lx '(null)' /sys/bus/pci/devices/*/driver_override | wc -l"#;
+
+/// Without the parameter udev starts no process for any function; with it one for each that is not kept yet.
+fn expect_idle_udev(layer: &Layer) -> Result<()> {
+    for (line, is_asked) in [
+        ("quiet", false),
+        ("vfio.overrides=1 xvfio.override=1 vfio.override=", false),
+        ("quiet vfio.override=ffff:00:00.0 rw", true),
+    ] {
+        let udev = format!("export SYSTEMD_LOG_LEVEL=debug SYSTEMD_PROC_CMDLINE='{line}'\n{ADD}");
+        let said = layer.run_with_sysfs(&udev)?;
+        let [started, functions] = said
+            .split_whitespace()
+            .map(str::parse::<usize>)
+            .collect::<Result<Vec<_>, _>>()
+            .ok()
+            .and_then(|counts| counts.try_into().ok())
+            .with_context(|| format!("no two counts: {said}"))?;
+        if functions == 0 {
+            bail!(NotTestable("this machine has no PCI function to show udev".to_owned()));
+        }
+        let expected = if is_asked { functions } else { 0 };
+        ensure!(
+            started == expected,
+            "{line}: udev starts {started} processes for {functions} functions"
+        );
+    }
+    Ok(())
 }
 
 /// The archive's Makefile and the package, one over the other.
