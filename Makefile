@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Installs what is built: of an archive of a release it needs neither Rust nor anything else but a shell. In a checkout
 # `cargo xtask install` builds first and then comes here. The list of files is packaging/files.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How the early binary is linked, besides being static: see `xtask/src/build` for that.
 
 use std::env;

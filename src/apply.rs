@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Applying a plan: the only code that writes.
 //!
 //! The order is that of the commit which brought `driver_override` to PCI (782a985d7af2): override,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Opening files below a directory that is never left, whatever links there are on the way.
 
 // For the types of descriptors, which `core` has not.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel command line, split as the kernel splits it (`next_arg` in `lib/cmdline.c` and
 //! `parse_args` in `kernel/params.c`).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The grammar of one rule: text to [`Statement`], or the column and what was expected there.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Keeps host drivers away from the PCI functions named by `vfio.override=` on the kernel command
 //! line.
 //!

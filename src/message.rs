@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every message of the log.
 //!
 //! One line each, with what, where and what to do. Texts that are not ours are escaped and cut, so

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `modalias`, the one attribute that tells all IDs of a function and its class, and the aliases that VFIO
 //! variant drivers have for it.
 

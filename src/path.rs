@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Paths below the sysfs root.
 
 use core::ffi::CStr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Names and numbers of PCI functions, each printed exactly as sysfs prints it.
 
 use core::fmt::{self, Write};

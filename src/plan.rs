@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The plan: for each function that the rules concern one step, from the first look to the log.
 //!
 //! [`survey`](crate::survey::survey) adds the steps, [`Plan::decide`] gives each its rule and its driver,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can go wrong, with its place and the kernel's answer: small enough to be remembered for each
 //! function.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reporting: what a run did, message by message, when all of it is done.
 
 use log::{Level, Log};

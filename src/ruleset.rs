@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! All rules of a kernel command line, numbered from 1, and what came of each.
 
 use heapless::Vec;

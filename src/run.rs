@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A whole run: look and decide, apply, report.
 
 use heapless::Vec;

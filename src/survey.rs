@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Looking: which functions the rules concern, and what is known of each.
 //!
 //! Only what a decision depends on is looked at here; what only warnings depend on, in

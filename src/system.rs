@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The narrow door to the machine: the few operations that everything else is built from.
 //!
 //! The early binary implements [`System`] with system calls below one sysfs root, tests with faults.

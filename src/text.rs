@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Texts that are not ours: what an operator, the kernel or a device wrote.
 
 use core::fmt::{self, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What only warnings need: nothing here decides anything.
 
 use crate::message::Message;

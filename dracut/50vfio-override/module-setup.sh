@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # dracut module: see docs/dracut.md.
 # shellcheck disable=SC2154 # Variables without a value here are dracut's.
 

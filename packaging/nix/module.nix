@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # NixOS: keeps host drivers away from PCI devices. See docs/nixos.md.
 { config, lib, ... }:
 

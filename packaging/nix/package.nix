@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # The static archive of a release, installed below the store: { archive } is its file, fetched by whoever calls this.
 { stdenv, archive, version }:
 

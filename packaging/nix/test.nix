@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # What the module sets, with stand-ins for the functions of nixpkgs that it calls: `nix-instantiate --eval --strict --json`.
 { systemd ? true, rules ? [ "01:00.0+slot" "class:03" ] }:
 

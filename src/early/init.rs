@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! PID 1: what is missing is mounted, the work is done, the mounts are undone, and the real init
 //! takes over as if it had been started by the kernel.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel log as a [`log::Log`], in the record format of the crate kernlog, which allocates.
 
 use core::ffi::CStr;

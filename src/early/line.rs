@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One line of text of bounded length, for a log or a terminal.
 
 use core::fmt::{self, Write};

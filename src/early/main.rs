@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vfio-override-early`: applies `vfio.override=` before any driver loads.
 //!
 //! No allocation and no panic is reachable here: the first fails the link, the second the check of

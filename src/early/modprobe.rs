@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Loading the drivers that rules name.
 
 use core::ffi::CStr;

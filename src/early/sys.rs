@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The system calls that nix has not, or not without allocation, and those used all over.
 
 pub mod memory;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`System`] by system calls, below one sysfs root.
 
 use core::ffi::CStr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The work in a child, and a parent that goes on in any case.
 
 use core::ffi::c_int;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The one definition of the arguments: what is parsed, `--help`, the manual page and the completions.
 
 use std::path::PathBuf;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vfio-override`: what `vfio.override=` will do on this host, and what it did.
 //!
 //! Whatever it shows of rules comes from the early binary's own library.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tree of a machine's bridges and functions with its IOMMU groups, as text and as SVG: why a group cannot be split,
 //! and where a card would have a group of its own.
 

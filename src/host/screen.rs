@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a person sees: tables as wide as the terminal, and colour where it is wanted.
 
 use std::borrow::Cow;

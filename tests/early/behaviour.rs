@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The early binary that ships, as a hook calls it, on copies of sysfs.
 
 use std::ffi::OsString;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the early binary that ships reaches below `--sysfs`: everything that is there, wherever it lies, and
 //! nothing outside.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a run costs in system calls, counted by strace on the binary that ships.
 //!
 //! Differences between two runs are counted, so that what a run costs in any case does not blur what

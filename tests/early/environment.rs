@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The early binary that ships, started as nobody should start a program: no environment costs a line of the
 //! log, a function, or the end of the run.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A fault at every system call of a run, made by strace on the binary that ships: whichever call fails, and
 //! with whatever errno the kernel has for it, the run ends by itself, nothing else is lost, the log says what
 //! failed, and as PID 1 the real init starts.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The early binary as PID 1, in namespaces of its own: whatever becomes of its work, the real init
 //! finds the machine as if it had been started by the kernel.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Machines of which something is not what it should be: an answer or one clear line, whatever it is.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The host tool as a person sees it, on machines of others.
 
 use std::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The manual pages and completions are what the programs' own help is.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the README promises and a reader copies.
 
 use std::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tool tells people on the systems that it knows, and on those that it does not.
 
 use crate::commands::{Desk, json};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The inputs that fuzzing kept, and those that it begins with: each does what a second implementation says.
 
 use std::fs;

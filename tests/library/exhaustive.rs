@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The grammar against a second implementation on every string of its tokens, up to a length.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One operation fails, whichever: the run goes on, does everything else, and says what failed.
 
 use std::collections::BTreeSet;

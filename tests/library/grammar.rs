@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The grammar of a rule: what is read is what was written, and what is not understood is pointed at.
 
 use model::invalid::INVALID;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs at the same time as each other, and as drivers, other programs and devices that come and go: at
 //! every operation of one the others may take over. Whatever the order, no selected function ends without
 //! its override or with another driver, and nothing else is touched.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Functions that go back to the host: cleared, taken from the driver that they were kept for, offered
 //! to all.
 

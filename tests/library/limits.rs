@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! At each limit everything is done; one past it, everything but the one, and it is told.
 
 use std::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The library: the grammar, what is decided and done, and every message, against the model and fakes.
 
 mod corpus;

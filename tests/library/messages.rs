@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every sentence of the log, as an operator reads it.
 //!
 //! Each scene shows what was on the kernel command line, what the log says, with the level of each

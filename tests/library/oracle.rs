@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The decisions of the library against those of a second, obvious implementation, on generated
 //! machines and rules; and what holds of every run besides.
 

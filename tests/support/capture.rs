@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A log that remembers, and runs that are told as it remembers them.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Machines of `tests/machines`, each one text, unfolded into a directory as `collect` lays one out.
 //!
 //! A line is one of

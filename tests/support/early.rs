@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The early binary that ships, on machines that are plain directories.
 
 use std::ffi::OsStr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a test counted, for the end of `cargo xtask test`.
 
 use std::fs::OpenOptions;

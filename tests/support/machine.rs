@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A PCI bus in memory, which answers as the kernel's sysfs does and remembers what it was asked.
 
 use std::collections::BTreeMap;

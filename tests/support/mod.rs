@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the integration tests share: a machine that exists in memory only, and a log that remembers.
 
 #![allow(dead_code, reason = "each test program uses its own part of this module")]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs that a test puts somewhere and runs.
 //!
 //! Another process writes them: a descriptor that this one has open for writing is inherited by whatever

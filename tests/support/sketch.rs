@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Generated machines, and rules aimed at their functions.
 
 use model::aim::Aim;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What holds of any bytes: each function takes an input, and panics where the library does not do what a
 //! second, obvious implementation says. Fuzzed by `cargo xtask fuzz`, and run on the committed corpora by
 //! `tests/corpus.rs`.

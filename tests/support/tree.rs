@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The one builder of directories that are like /sys: functions below their bridges, links where the
 //! kernel has links, attributes that say what a function is.
 

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # The least that a shell hook can do, with addresses that are written into it; here they are its arguments.
 
 for address in "$@"; do

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # What Qubes' dracut module does in bash with lspci and awk, written from its documentation: find the
 # controllers of some classes, see that each is there, take it from its driver and hide it. Its driver
 # is pciback, under Xen; here it is vfio-pci.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # The usual hook of guides to PCI passthrough, written from what they describe: every display but the one that
 # the firmware booted on, each with its audio function.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask boot`: two identical cards, one taken, and the kernel's word for who probed what.
 
 use anyhow::Result;

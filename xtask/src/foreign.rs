@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is tested of other architectures without a guest: the tests of the binaries, run by QEMU's emulation of a
 //! process, and the library under Miri, which also shows undefined behaviour. Both are for `--all`.
 

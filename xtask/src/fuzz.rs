@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask fuzz`: inputs that nobody thought of, judged by a second implementation.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask`: builds, audits and boots vfio-override. Run `cargo xtask help` for the list.
 
 #![forbid(unsafe_code)]

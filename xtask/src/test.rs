@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: every check there is, and every boot.
 
 use std::fs;
@@ -112,6 +113,7 @@ fn check_sources(workspace: &Workspace, ledger: &mut Ledger) {
     ledger.check("dependencies", || deny(workspace, &["bans", "licenses", "sources"]));
     check_advisories(workspace, ledger);
     ledger.check("shell files", || check_shell_files(workspace));
+    ledger.check("licences", || check_licences(workspace));
 }
 
 /// Advisories change by the day, and so are no property of a commit: where the list of them cannot be had, that is
@@ -454,6 +456,26 @@ fn document(root: &Path) -> Result<()> {
         .env("RUSTDOCFLAGS", "-D warnings")
         .current_dir(root);
     command::check(&mut command).map(drop)
+}
+
+/// Every source says in its first lines under which licences it stands, for whoever takes one file alone.
+fn check_licences(workspace: &Workspace) -> Result<()> {
+    const KINDS: [&str; 7] = ["rs", "ld", "nix", "toml", "service", "rules", "spec"];
+    let mut without = Vec::new();
+    for path in workspace.sources()? {
+        let bytes = fs::read(&path).unwrap_or_default();
+        let is_source = path.extension().is_some_and(|kind| KINDS.iter().any(|one| kind == *one));
+        let mut first = bytes.split(|byte| *byte == b'\n').take(2);
+        if (is_source || is_shell(&bytes)) && !first.any(is_licence) {
+            without.push(path.display().to_string());
+        }
+    }
+    if without.is_empty() { Ok(()) } else { bail!("no SPDX line in {}", without.join(", ")) }
+}
+
+fn is_licence(line: &[u8]) -> bool {
+    let mark = b"SPDX-License-Identifier: MIT OR Apache-2.0";
+    line.windows(mark.len()).any(|part| part == mark)
 }
 
 /// Every file that says in its first line that it is for a shell.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory for what is too large for the stack, and the allocator that must not be used.
 
 use core::alloc::{GlobalAlloc, Layout};

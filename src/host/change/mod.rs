@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `apply` and `release` share: records in the kernel log and on the terminal, and a look at what is
 //! true afterwards.
 

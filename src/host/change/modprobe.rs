@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Loads modules, and says what came of it.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changes of a live machine, in a process of their own, so that a driver that does not let go cannot
 //! hold up whoever waits.
 //!

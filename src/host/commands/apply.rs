@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `apply`: what the early binary does at boot, now.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `claims`: which functions are kept on purpose, for programs that hand devices out.
 
 use std::fs;

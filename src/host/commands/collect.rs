@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `collect`: what this tool looks at, in a small tar, for a bug report.
 //!
 //! Nothing goes in that is not asked for here, and no file whole but those of sysfs that hold IDs and

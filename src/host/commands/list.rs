@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `list`: every function at a glance.
 
 use std::collections::BTreeMap;

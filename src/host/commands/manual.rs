@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The manual pages and the completions, from the definition of the arguments.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `plan`: what rules would do at boot, rule by rule.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `release`: functions go back to their standard drivers.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `status`: what the kernel command line asked for, against what is true now.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `suggest`: the sturdiest parameter for functions, and where to write it.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which driver has a function, which driver it is kept for, and how it goes back to the host.
 
 use vfio_override::apply::{DriverName, keep_name, probe, unbind, write};

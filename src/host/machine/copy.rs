@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A copy of a machine, made by `collect` or by hand. It may come from a stranger: all of it is bounded, and
 //! looked at as what it is, before anything of it is read.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The block devices of a machine, and what each stands on.
 
 use std::collections::{BTreeMap, BTreeSet};

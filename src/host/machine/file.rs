@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Files that may be anything: a FIFO without a writer, a device, gigabytes.
 
 use std::fs::OpenOptions;

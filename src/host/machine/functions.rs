@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every function of a machine, as all commands show it.
 
 use std::path::PathBuf;

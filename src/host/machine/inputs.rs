@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Keyboards, mice and the like, and the functions that they are behind.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Files of a tree that may be somebody else's, reached only where they are in the tree.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What vfio-override wrote to the kernel log since this boot.
 
 use std::collections::BTreeSet;

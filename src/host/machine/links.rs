@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The network interfaces of a machine, and which of them the way out goes through.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine that a command looks at: this one, a copy of it, or a directory like /sys.
 
 pub mod binding;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether the kernel has a driver, as far as its lists of modules tell.
 
 use vfio_override::modalias::Alias;

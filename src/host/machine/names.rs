@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What functions are called, from the system's pci.ids.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The host's files outside of /proc and /sys: what it boots with, and what its kernel can load.
 //!
 //! Everything that is looked at is remembered, with no more of a file than was of use: this is what

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`System`] by the standard library, below one sysfs root.
 
 use std::ffi::{CString, OsStr};

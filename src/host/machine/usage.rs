@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the host itself uses of a function now: its disks, its network links, its keyboards and consoles.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who uses functions through `/dev/vfio`: virtual machine monitors, mostly.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The canonical text of a rule, which the grammar reads as the same rule.
 
 use core::fmt;

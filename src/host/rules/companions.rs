@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What goes along with functions that are to be passed through, and what stays with the host.
 
 use std::collections::BTreeSet;

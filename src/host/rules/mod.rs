@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! From functions to rules, and from rules to what they would do.
 
 pub mod companions;

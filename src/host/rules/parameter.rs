@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The sturdiest rules for functions: a path where there is one, with a guard, and as few as can be.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rules, and what they would do: the early binary's own run, up to where it would write.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether a machine can pass functions through at all, in one sentence.
 
 use serde::Serialize;

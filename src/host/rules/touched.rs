@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who is touched when functions are taken, beyond what the early binary can tell at boot: what a person would have
 //! wished to know before.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What an operator should know before rules are applied: what the early binary will warn of, with what
 //! only the running host can tell.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which entries of the table a machine is described by.
 
 use super::sign::Facts;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What makes this host's initramfs, which image booted, and whether the early binary is in it.
 
 use std::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Why there are no IOMMU groups, and what to do about that.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is known of distributions, boot loaders and initramfs generators, and of who else takes functions.
 
 pub mod advice;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a system is recognised by, and looking for it.
 
 use vfio_override::cmdline;
@@ -85,9 +86,9 @@ impl<'a> Facts<'a> {
             stub: stub_of(root),
             is_secure_boot: has_secure_boot(root),
             mount: machine.proc("self/mountinfo").and_then(|mounts| {
-                let mounts = mounts.lines().filter_map(Mount::parse);
+                let mut mounts = mounts.lines().filter_map(Mount::parse);
                 // A later one lies above.
-                let last = mounts.filter(|mount| mount.place == "/").last()?;
+                let last = mounts.rfind(|mount| mount.place == "/")?;
                 Some((last.kind.to_owned(), last.is_read_only()))
             }),
         })

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What to do before the next boot, as one list in the order in which it is safe: what starts the early binary first,
 //! then the kernel's parameters.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The systems that are known: how each is recognised, where its kernel parameters go, how its image is made.
 //!
 //! Of the entries whose sign is there, the first that says where the parameter goes and the first that says how the
@@ -169,7 +170,7 @@ const MKINITCPIO_UKI: Sign = All(&[
     Not(&Word("initrd", "")),
     Not(&Loader("GRUB")),
 ]);
-/// systemd, OpenRC and the scripts of Void look there.
+/// systemd, `OpenRC` and the scripts of Void look there.
 pub const LOAD: Given = Given {
     what: "In /etc/modules-load.d/vfio-pci.conf, add the line, since vfio-pci does not load by itself",
     file: Some("/etc/modules-load.d/vfio-pci.conf"),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who else takes PCI functions on this host, or keeps drivers from them: what people set up before, or beside.
 
 use std::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Words on a kernel command line as it stands in a file: added and taken out, all others left as they are.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
 #![no_main]
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
 #[path = "../../support/mod.rs"]
 mod support;

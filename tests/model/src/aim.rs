@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rules that are aimed at the functions of a machine, so that most of them hit something.
 
 use proptest::prelude::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is no rule.
 
 /// Texts that are no rules, each wrong in one way. Those at the end of a range are one more than the last

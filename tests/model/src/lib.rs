@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rules, the functions they are about, and what must come of them: what the library's tests and the soak
 //! share.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the contract says of a list of rules on a tree of functions, written a second time: slow,
 //! without a thought for memory, and from the text of `vfio.override=`'s documentation alone.
 

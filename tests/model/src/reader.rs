@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line and the grammar read a second time, from the text of the documentation alone: with
 //! copies, and by cutting texts in pieces where the library goes byte by byte.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Any rule of the grammar.
 
 use proptest::prelude::*;

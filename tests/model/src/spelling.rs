@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every way to write a rule.
 
 use std::fmt::Write as _;

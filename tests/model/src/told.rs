@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the log says, read back.
 
 use std::collections::BTreeSet;

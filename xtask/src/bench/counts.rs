@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must not grow unnoticed: system calls, user instructions, memory. Times are no property of a
 //! commit.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How cost grows with the functions on the bus and with the rules.
 
 use std::path::Path;

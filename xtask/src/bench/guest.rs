@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the early binary costs in a guest: a boot with it over the same boot without it, and its run beside
 //! others' in the kernel's own sysfs.
 //!

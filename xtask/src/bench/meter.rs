@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a program costs: time, system calls, processes, memory, instructions.
 
 use std::collections::BTreeSet;

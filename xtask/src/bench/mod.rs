@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask bench`: what a run costs, beside what people use today.
 
 pub mod counts;

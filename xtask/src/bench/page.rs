@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was measured, as `docs/performance.md` and the README show it.
 
 use std::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Against what people use today: same devices, same result.
 
 use std::path::{Path, PathBuf};

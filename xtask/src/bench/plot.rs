@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The curves of growth as pictures.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A PCI bus in sysfs that exists in files only.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where a scene is played: over `/sys`, the kernel's command line and its log, in a mount namespace of
 //! this process's own.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must hold for an early binary that ships, read from the file itself.
 //!
 //! The symbol table is the proof: with every function in one object and dead code collected, a

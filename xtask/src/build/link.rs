@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads from a failed link what allocated.
 //!
 //! The early binary's allocator calls a function that exists nowhere. When any allocation is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask build`: the early binary for each target, audited.
 
 pub mod audit;

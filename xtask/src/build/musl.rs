@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the musl target's standard library comes from.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A copy of the sources in another folder: it shows that the proof can fail, by one forbidden expression in
 //! the early binary that turns the build red with the symbol named, and that the same bytes come from there.
 

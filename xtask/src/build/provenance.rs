@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a shipped file was made of, inside it, as `cargo auditable` puts it there and `cargo audit bin` reads it.
 
 use std::collections::{BTreeMap, BTreeSet};

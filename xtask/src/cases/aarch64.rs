@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What may differ on aarch64: its device trees and its ACPI, its page sizes, its IOMMU, and the early binary's own
 //! machine code. What the library decides does not depend on the architecture, and is booted on x86-64.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What one boot is given and what must come of it: the vocabulary of `cases.rs`.
 
 use std::fmt;

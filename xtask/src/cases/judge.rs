@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether a boot kept the promise: no selected function was ever probed by another driver.
 
 use crate::ground::table;

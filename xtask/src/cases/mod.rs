@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The boots of `cargo xtask test`, one declaration each.
 
 mod aarch64;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs the boots of `cargo xtask test`, two at a time, and judges each.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The version that is made, as CHANGELOG.md has it.
 
 use std::env;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask dist`: what people install, made from one static archive for each architecture.
 
 mod contents;

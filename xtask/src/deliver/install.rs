@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask install` and `uninstall`: builds, and calls the Makefile, which has the list of files.
 
 use std::ffi::OsString;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A Debian to run programs in: unpacked packages below the target directory, entered with a
 //! root directory of its own. The host's own /boot, /usr and configuration are not seen from there.
 

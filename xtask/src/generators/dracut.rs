@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! dracut: with systemd and without, for any host and for this one.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! initramfs-tools, as Debian and Ubuntu call it.
 
 use std::fs;

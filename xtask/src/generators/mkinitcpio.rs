@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! mkinitcpio's files, with a stand-in for it: Debian has no package of it.
 
 use std::fs;

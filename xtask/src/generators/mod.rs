@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The images of real generators: made in a Debian of their own, booted, and judged like any other
 //! guest, but for the root file system that they hand over to.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A signed unified kernel image on a machine with Secure Boot, and addons beside it that carry the rules
 //! (systemd-stub(7)): which of them count.
 

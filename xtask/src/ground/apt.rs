@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A Debian's package lists below the target directory. The system's own are neither read nor changed, no root is
 //! needed, and the suite need not be the system's.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The architectures that are built for and booted: all that differs between them. A further one is one
 //! more entry of [`ALL`], and of what `src/early` compiles for.
 

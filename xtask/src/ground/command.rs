@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Child processes whose failure is told in one message.
 
 use std::process::{Command, Output, Stdio};

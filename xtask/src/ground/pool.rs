@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Several things at a time.
 
 use std::sync::Mutex;

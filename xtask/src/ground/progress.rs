@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One line for each phase with the seconds it took; updated in place on a terminal.
 
 use std::fmt;

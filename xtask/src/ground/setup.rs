@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tools that a fresh machine lacks: installed with apt-get after saying so, named elsewhere.
 
 use std::env;

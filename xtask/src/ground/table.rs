@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Plain tables for people.
 
 use comfy_table::{ContentArrangement, Table, presets};

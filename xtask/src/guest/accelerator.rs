@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What runs the guest's instructions: KVM where a guest really starts under it, else emulation.
 
 use std::fs::{self, File, OpenOptions};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! ACPI tables for a guest, which the kernel takes from the initramfs in place of the firmware's
 //! (`Documentation/admin-guide/acpi/initrd_table_override.rst`).
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Initramfs archives (newc cpio) that depend on their contents only.
 
 use std::collections::BTreeMap;

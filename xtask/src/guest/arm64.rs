@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The image of an arm64 kernel, of which QEMU loads what it finds: the header is described in the kernel's
 //! Documentation/arch/arm64/booting.rst.
 

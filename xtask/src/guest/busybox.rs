@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's userspace: this machine's busybox, or for another architecture Debian's.
 
 use std::fs;

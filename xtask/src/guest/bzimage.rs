@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Takes the ELF kernel out of a bzImage.
 //!
 //! QEMU starts the ELF file through its PVH entry, which skips real mode and decompression: under

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the guest reports: the lines that tests/guest/init writes, and the early binary's log.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Kernels to boot: the host's, one of tests/kernels.toml, or one that the user names.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernels that guests boot: tests/kernels.toml.
 
 use std::sync::LazyLock;

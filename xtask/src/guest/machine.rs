@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine that is emulated: a q35 board with an Intel IOMMU that remaps interrupts, and whatever functions a
 //! case puts on it. Places are written as the guest will see them: `01:00.0` is behind the bridge whose bus is said
 //! to be `01`.

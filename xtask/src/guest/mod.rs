@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine that boots: its devices, kernel, image, console and what it tells.
 
 pub mod accelerator;

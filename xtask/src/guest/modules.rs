@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Kernel modules: what depends on what, and the index files that modprobe reads.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ROM of a display with our driver for EFI in it (tests/guest/efi-display), as firmware finds it in a graphics card:
 //! PCI Firmware Specification 3.3, 5.1, and UEFI Specification 2.10, 14.4.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who ever probed a device, from the kernel's driver core.
 //!
 //! The debug lines of drivers/base/dd.c changed their shape: 6.1 names the device at the end,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs of ours that guests run besides the early binary, built static: a guest has no dynamic linker. One is run by
 //! the guest's firmware.
 

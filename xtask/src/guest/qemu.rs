@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How QEMU is started.
 
 use std::process::{Child, Command};

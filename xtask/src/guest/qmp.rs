@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! QEMU's machine protocol: plugs functions into a running guest and takes them out.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest's serial console: every byte goes to a file, lines go to whoever waits for them.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One boot of a guest, from an image to the evidence.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What people use, each in the same guest: which drivers probed the card that it was to keep, and which its twin.
 
 use std::fs;

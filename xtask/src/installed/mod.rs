@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Installed systems that boot as people's do: from an image of their own generator, to the systemd on their own disk, which
 //! reports in the end as other guests do at once.
 

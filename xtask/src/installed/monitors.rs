@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Real virtual machine monitors use a function that was kept at boot: Debian's QEMU and libvirt, both inside the guest.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask soak`: random machines and random rules; a model says what must happen, and the booted
 //! guest agrees.
 //!

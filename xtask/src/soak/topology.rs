@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A random machine, and what the guest's kernel must find in it.
 //!
 //! Everything is predicted: the numbers of the buses, the IOMMU groups and the boot display follow from

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The .deb, by dpkg, on Debian.
 
 use std::fs;

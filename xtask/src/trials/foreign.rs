@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The .rpm and the pacman package, by the managers of their distributions, which Debian has, with a real dracut.
 
 use anyhow::{Result, ensure};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packages as people meet them: installed, used, upgraded and removed by the real package managers, and booted from the
 //! image that the package's own trigger made.
 

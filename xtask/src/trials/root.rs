@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Installed systems to try packages in: made once by mmdebstrap, below the target directory, and never changed. What a
 //! trial does there lies in a layer of its own above.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A display's driver for EFI, which firmware finds in the display's ROM: it says that there is a framebuffer where the
 //! display's memory is, as a graphics card's own does. The kernel's framebuffer driver then claims that memory.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Starts a second kernel as kexec-tools does: `kexec KERNEL INITRD COMMAND_LINE`. Returns only if that fails.
 
 use std::error::Error;

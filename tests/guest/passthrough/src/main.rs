@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Uses PCI functions as a virtual machine monitor does, through /dev/vfio.
 //!
 //! For each address on its command line it goes as far as it gets, and writes one line for each step:

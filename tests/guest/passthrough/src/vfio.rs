@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ioctls of `include/uapi/linux/vfio.h` that are needed to use a device, each behind a safe
 //! function.
 

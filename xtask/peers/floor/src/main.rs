@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The least that a program can do for the same result: the yardstick of `cargo xtask bench`.
 //!
 //! ```text

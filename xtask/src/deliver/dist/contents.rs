@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is inside, as a `CycloneDX` list.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pacman package, by makepkg.
 
 use std::ffi::OsString;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The .rpm, by rpmbuild.
 
 use std::path::Path;
