@@ -240,10 +240,17 @@ impl Usage {
         self.unseen.contains(&address)
     }
 
-    /// The functions that some keyboard is behind.
-    pub fn keyboards(&self) -> impl Iterator<Item = Address> {
-        let has_keyboard = |uses: &[Use]| uses.contains(&Use::Input(Input::Keyboard));
-        self.found.iter().filter(move |(_, uses)| has_keyboard(uses)).map(|(address, _)| *address)
+    /// What people type on, and the functions that some of it is behind: keyboards, or where none is known to be one, all
+    /// that may be.
+    pub fn keyboards(&self) -> (Input, Vec<Address>) {
+        let behind = |input: Input| -> Vec<Address> {
+            let found = self.found.iter().filter(|(_, uses)| uses.contains(&Use::Input(input)));
+            found.map(|(address, _)| *address).collect()
+        };
+        match behind(Input::Keyboard) {
+            none if none.is_empty() => (Input::Other, behind(Input::Other)),
+            some => (Input::Keyboard, some),
+        }
     }
 }
 

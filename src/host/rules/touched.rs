@@ -11,6 +11,7 @@ use vfio_override::run::Run;
 
 use crate::machine::disks::names;
 use crate::machine::functions::{Device, Devices};
+use crate::machine::inputs::Input;
 use crate::machine::usage::Usage;
 use crate::machine::{Machine, addresses_in, inside};
 use crate::systems::advice::{Advice, list};
@@ -130,9 +131,9 @@ impl<'a> Touched<'a> {
 
     /// That no keyboard stays.
     fn keyboard(&self) -> Option<Advice> {
-        let keyboards: Vec<&Device> = self
-            .usage
-            .keyboards()
+        let (kind, behind) = self.usage.keyboards();
+        let keyboards: Vec<&Device> = behind
+            .into_iter()
             .filter_map(|address| self.devices.get(address))
             .filter(|device| device.is_endpoint())
             .collect();
@@ -143,7 +144,10 @@ impl<'a> Touched<'a> {
             Advice::warning(
                 "no-keyboard",
                 keyboards.iter().map(|device| device.address.clone()).collect(),
-                &"no USB keyboard is left to the host: have ssh or a serial console ready before the next boot",
+                &format_args!(
+                    "no USB {} is left to the host: have ssh or a serial console ready before the next boot",
+                    if kind == Input::Keyboard { "keyboard" } else { "input device" }
+                ),
             )
         })
     }
