@@ -133,6 +133,15 @@ const SYSTEMS: &[(&str, &str, &[&str])] = &[
         &["file initramfs.given no", "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"\""],
     ),
     (
+        "grub-and-an-image-of-nobody",
+        "BOOT_IMAGE=/vmlinuz root=UUID=0",
+        &[
+            "file boot/initrd.img",
+            "file usr/bin/update-grub",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
+        ],
+    ),
+    (
         "guix",
         "root=0 gnu.system=/gnu/store/0-system gnu.load=/gnu/store/0-system/boot",
         &["file etc/os-release ID=guix"],

@@ -113,7 +113,9 @@ impl<'a> System<'a> {
         let rebuild = rebuild.filter(|_| !line.iter().any(is_twice));
         let rebuild = rebuild.map(|command| Step::run(AGAIN, command));
         let is_done_below = |step: &Step| {
-            step.command.is_some() && line.iter().any(|later| later.command == step.command)
+            !is_tried
+                && step.command.is_some()
+                && line.iter().any(|later| later.command == step.command)
         };
         let mut all: Vec<Step> = steps.into_iter().filter(|step| !is_done_below(step)).collect();
         all.extend(rebuild);
@@ -292,6 +294,10 @@ impl<'a> System<'a> {
         // Without an image there is no /init for the early binary to become.
         let has_image = self.image.file.is_some() || self.facts.has_initramfs() == Some(true);
         let is_tried = second.is_none() || self.image.makers.is_empty() || !has_image;
+        if let Some((_, _, line)) = self.found.loader.filter(|_| is_tried && second.is_some()) {
+            // The boot that tries it has to have the archive.
+            steps.extend(self.command_then(line));
+        }
         Start { steps, words: vec![STRICT.to_owned()], is_tried, ..Start::default() }
     }
 
