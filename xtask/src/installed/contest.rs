@@ -7,9 +7,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
-use super::{DISK, PARAMETERS, Site};
-use crate::cases::case::{Case, Mode};
-use crate::cases::suite::{self, Outcome};
+use super::Site;
+use crate::cases::suite::Outcome;
 use crate::deliver::install;
 use crate::ground::apt::Lists;
 use crate::ground::arch::X86_64;
@@ -21,7 +20,6 @@ use crate::guest::image::Drivers;
 use crate::guest::kernel::Kernel;
 use crate::guest::machine::{HDA, Machine, ROOT_PORT, VGA, full_address};
 use crate::guest::probes;
-use crate::guest::session::{Interaction, Session};
 use crate::trials::root::{Besides, Generator, System};
 
 /// Debian 13 with both generators.
@@ -281,23 +279,10 @@ impl Peer {
             }
         }
         let image = site.image(self.generator, &self.setup.join("\n"))?;
-        let machine = machine.disk(DISK, &site.disk(DISK_SIZE)?);
-        let case = Case::new(self.name, machine)
-            .mode(Mode::Control)
-            .parameter(PARAMETERS)
-            .parameter(self.parameters);
-        let session = Session {
-            name: "contest",
-            kernel: &tools.kernel,
-            image,
-            parameters: case.command_line(),
-            machine: &case.machine,
-            tests_pid1: false,
-            patience: |patience| patience.boot *= 4,
-            interaction: Interaction::Silent,
-        };
+        let case = super::case(self.name, machine, &site.disk(DISK_SIZE)?);
+        let case = case.parameter(self.parameters);
         let seen = Mutex::new(None);
-        let outcome = suite::observe(workspace, &session, &case, |evidence| {
+        let outcome = site.boot(workspace, "contest", &case, image, |evidence| {
             let cards = [KEPT, TWIN].map(|card| Fate::of(evidence, &card));
             if let Ok(mut seen) = seen.lock() {
                 *seen = Some(cards);

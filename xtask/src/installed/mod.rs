@@ -6,21 +6,26 @@ pub mod contest;
 pub mod monitors;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::cases::case::{Case, Mode};
+use crate::cases::suite::{self, Outcome};
 use crate::ground::workspace::Workspace;
+use crate::guest::evidence::Evidence;
 use crate::guest::image::{Drivers, guest_init};
 use crate::guest::kernel::Kernel;
+use crate::guest::machine::Machine;
+use crate::guest::session::{Interaction, Session};
 use crate::trials::debian;
 use crate::trials::root::{Generator, Layer, System};
 
 /// The kernel parameters of such a guest: its root, and nothing of systemd's on the console, which tells how far it came.
-pub const PARAMETERS: &str = "root=/dev/vda rw systemd.show_status=0 systemd.getty_auto=0";
+const PARAMETERS: &str = "root=/dev/vda rw systemd.show_status=0 systemd.getty_auto=0";
 
 /// Where its root disk is.
-pub const DISK: &str = "00:07.0";
+const DISK: &str = "00:07.0";
 
 /// What reports, from `tests/guest/installed`.
 const UNITS: [(&str, &str); 2] = [
@@ -36,6 +41,14 @@ const MAKE_DISK: &str = r"mkdir -p /tmp/root
 mount --bind / /tmp/root
 mount -t tmpfs none /tmp/root/tmp
 mke2fs -q -F -t ext4 -d /tmp/root /tmp/disk.img ";
+
+/// A boot of a system with this disk: nobody of the harness runs what is ours.
+pub fn case(name: &str, machine: Machine, disk: &Path) -> Case {
+    Case::new(name, machine.disk(DISK, disk))
+        .mode(Mode::Control)
+        .parameter(PARAMETERS)
+        .patience(|patience| patience.boot *= 4)
+}
 
 /// A system that is about to boot.
 pub struct Site<'a> {
@@ -86,5 +99,27 @@ impl<'a> Site<'a> {
     pub fn disk(&self, mebibytes: u32) -> Result<PathBuf> {
         self.layer.run(&format!("{MAKE_DISK}{mebibytes}M"))?;
         Ok(self.layer.changed("tmp/disk.img"))
+    }
+
+    /// Boots such an image of it, which the case says all else of.
+    pub fn boot(
+        &self,
+        workspace: &Workspace,
+        name: &str,
+        case: &Case,
+        image: Vec<u8>,
+        judge: impl Fn(&Evidence) -> Vec<String>,
+    ) -> Result<Outcome> {
+        let session = Session {
+            name,
+            kernel: self.kernel,
+            image,
+            parameters: case.command_line(),
+            machine: &case.machine,
+            tests_pid1: false,
+            patience: case.patience,
+            interaction: Interaction::Silent,
+        };
+        suite::observe(workspace, &session, case, judge)
     }
 }

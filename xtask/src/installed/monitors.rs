@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{DISK, PARAMETERS, Site};
-use crate::cases::case::{Case, Mode};
+use super::Site;
 use crate::cases::suite::{self, Outcome};
 use crate::deliver::install;
 use crate::ground::pool;
@@ -18,7 +17,6 @@ use crate::ground::workspace::Workspace;
 use crate::guest::image::{Drivers, Ingredients};
 use crate::guest::kernel::Kernel;
 use crate::guest::machine::{E1000E, Machine};
-use crate::guest::session::{Interaction, Session};
 use crate::trials::root::{Besides, Generator, System};
 
 /// Debian 13 with both monitors.
@@ -166,29 +164,16 @@ impl Monitor {
         site.layer.write("second/domain.xml", DOMAIN)?;
         site.layer.write("etc/scene", self.scene)?;
 
-        let machine = machine.disk(DISK, &site.disk(DISK_SIZE)?);
-        let mut case = Case::new(self.name, machine)
-            .mode(Mode::Control)
-            .parameter(PARAMETERS)
+        let mut case = super::case(self.name, machine, &site.disk(DISK_SIZE)?)
             .rules(KEPT)
-            .taken([KEPT]);
-        case.told = self.told.lines().map(str::to_owned).collect();
-        let session = Session {
-            name: "monitor",
-            kernel,
-            image,
-            parameters: case.command_line(),
-            machine: &case.machine,
-            tests_pid1: false,
-            patience: |patience| {
+            .taken([KEPT])
+            .patience(|patience| {
                 patience.boot *= 4;
                 patience.drivers = PATIENCE;
-            },
-            interaction: Interaction::Silent,
-        };
-        let modules = &kernel.modules;
-        suite::observe(workspace, &session, &case, |evidence| {
-            suite::judge_case(&case, modules, evidence)
+            });
+        case.told = self.told.lines().map(str::to_owned).collect();
+        site.boot(workspace, "monitor", &case, image, |evidence| {
+            suite::judge_case(&case, &kernel.modules, evidence)
         })
     }
 }
