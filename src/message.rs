@@ -170,12 +170,7 @@ impl Message<'_> {
                 | Outcome::Refused(_)
                 | Outcome::Invalid(_)
                 | Outcome::Failed(_) => Level::Warn,
-                Outcome::NotInForce
-                | Outcome::Setting
-                | Outcome::Applied
-                | Outcome::Excluded
-                | Outcome::Overruled
-                | Outcome::Elsewhere => Level::Debug,
+                _ => Level::Debug,
             },
             Self::Function(step) => match step.state {
                 State::Failed(_) => Level::Error,
@@ -185,27 +180,12 @@ impl Message<'_> {
             Self::Loading(Loading { kept_and_bound: (kept, bound), .. }) if kept == bound => {
                 Level::Info
             }
-            Self::Doubtful(..)
-            | Self::Problem(_)
-            | Self::Unseen(_)
-            | Self::NoIommu
-            | Self::NoGroup(_)
-            | Self::NotViable(..)
-            | Self::BootDisplay(_)
-            | Self::Storage(_)
-            | Self::Network(_)
-            | Self::Framebuffer(_)
-            | Self::Stray(_)
-            | Self::Summary(..)
-            | Self::Loading(_) => Level::Warn,
-            Self::CommandLine(..)
-            | Self::Sysfs(..)
-            | Self::Mount(..)
-            | Self::NoWorker(..)
-            | Self::Worker(..)
-            | Self::Init(..)
-            | Self::Shell
-            | Self::NoInit => Level::Error,
+            Self::CommandLine(..) | Self::Sysfs(..) | Self::Mount(..) | Self::NoWorker(..) => {
+                Level::Error
+            }
+            Self::Worker(..) | Self::Init(..) | Self::Shell | Self::NoInit => Level::Error,
+            // What an operator should know of what is done.
+            _ => Level::Warn,
         }
     }
 

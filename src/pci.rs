@@ -12,7 +12,7 @@ use crate::text::hex;
 ///
 /// Domain 0 to ffffffff (Intel VMD uses 5 digits), bus 0 to ff, device 0 to 1f, function 0 to 7
 /// (`pci_setup_device` in `drivers/pci/probe.c`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address(u64);
 
 impl Address {
@@ -222,7 +222,7 @@ impl fmt::Display for Class {
 }
 
 /// What is known of one function, as its attributes in sysfs tell it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Function {
     /// Where it is.
     pub address: Address,

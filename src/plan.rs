@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 /// One function on its way through a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Step {
     /// The function.
     pub function: Function,
@@ -71,18 +71,20 @@ pub struct Step {
 }
 
 /// Whether a function's override is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names say it")]
 pub enum Held {
+    #[default]
     Not,
     Already,
     Written,
 }
 
 /// How far a function came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Nothing was done yet, or nothing is to be done.
+    #[default]
     Planned,
     /// Its override is set.
     Held,
@@ -98,22 +100,8 @@ pub enum State {
 }
 
 impl Step {
-    pub(crate) const fn new(function: Function) -> Self {
-        Self {
-            function,
-            rule: None,
-            driver: Vec::new(),
-            state: State::Planned,
-            held: Held::Not,
-            freed_from: Vec::new(),
-            is_groupless: false,
-            is_of_card: false,
-            is_expanded: false,
-            wildcards: usize::MAX,
-            heads: [0; 2],
-            takes_slot: 0,
-            takes_group: 0,
-        }
+    pub(crate) fn new(function: Function) -> Self {
+        Self { function, wildcards: usize::MAX, ..Self::default() }
     }
 
     /// Whether it is kept for a driver, or for none.

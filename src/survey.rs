@@ -88,11 +88,8 @@ pub fn survey(
     let excludes_group = rules
         .any(|rule| rule.action == Action::Exclude && rule.expansion == Some(Expansion::Group));
     let mut survey = Survey { rules, plan, needs_boot_vga, is_lit: false, may_be_another: false };
-    match only {
-        // Whether an exclusion like these can be honoured is a matter of all functions.
-        Some(address) if !needs_boot_vga && !excludes_group => survey.one(view, address),
-        _ => survey.all(view),
-    }
+    // Whether an exclusion like these can be honoured is a matter of all functions.
+    survey.begin(view, only.filter(|_| !needs_boot_vga && !excludes_group));
     if needs_boot_vga {
         survey.find_console(view);
     }
@@ -115,20 +112,30 @@ struct Survey<'s, 'r> {
 }
 
 impl Survey<'_, '_> {
-    fn all(&mut self, view: &mut View<'_, impl System>) {
+    /// Whatever rules select; with `only`, this function, and whatever a rule that concerns it may start from, in its
+    /// slot and its group, or be refused for: a guard is checked on the first of all functions that its rule selects.
+    fn begin(&mut self, view: &mut View<'_, impl System>, only: Option<Address>) {
         let rules = self.rules;
         for (number, rule) in rules.rules() {
             match &rule.selector {
                 Selector::Address { domain, bus, place } => {
-                    for address in place.addresses(*domain, *bus) {
-                        self.visit(view, address);
+                    if only.is_none() || rule.guard.is_some() {
+                        for address in place.addresses(*domain, *bus) {
+                            self.visit(view, address);
+                        }
                     }
                 }
                 Selector::Path { start, hops } => self.walk(view, number, *start, hops),
                 Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => {}
             }
         }
-        if rules.any(|rule| rule.selector.needs_scan()) {
+        if let Some(address) = only {
+            self.visit(view, address);
+            if self.plan.index(address).is_ok() {
+                self.slot(view, address);
+                self.group(view, address);
+            }
+        } else if rules.any(|rule| rule.selector.needs_scan()) {
             let listed = view.list(Path::Devices, |view, address| {
                 if self.plan.index(address).is_err()
                     && let Some(function) = self.look(view, address)
@@ -144,27 +151,11 @@ impl Survey<'_, '_> {
         }
     }
 
-    /// The function, and whatever a rule that concerns it may start from, in its slot and its group, or
-    /// be refused for: a guard is checked on the first of all functions that its rule selects.
-    fn one(&mut self, view: &mut View<'_, impl System>, address: Address) {
-        let rules = self.rules;
-        for (number, rule) in rules.rules() {
-            match &rule.selector {
-                Selector::Address { domain, bus, place } => {
-                    for address in place.addresses(*domain, *bus).filter(|_| rule.guard.is_some()) {
-                        self.visit(view, address);
-                    }
-                }
-                Selector::Path { start, hops } => self.walk(view, number, *start, hops),
-                Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => {}
-            }
-        }
-        self.visit(view, address);
-        if self.plan.index(address).is_ok() {
-            for function in 0..=MAX_FUNCTION {
-                self.visit(view, address.sibling(function));
-            }
-            self.group(view, address);
+    /// Adds the functions of this one's slot.
+    #[inline(never)]
+    fn slot(&mut self, view: &mut View<'_, impl System>, address: Address) {
+        for function in 0..=MAX_FUNCTION {
+            self.visit(view, address.sibling(function));
         }
     }
 
@@ -232,9 +223,7 @@ impl Survey<'_, '_> {
     /// Adds what rules may take along with the function.
     fn expand(&mut self, view: &mut View<'_, impl System>, function: &Function) {
         if self.has_rule(function, |rule| rule.expansion == Some(Expansion::Slot)) {
-            for number in 0..=MAX_FUNCTION {
-                self.visit(view, function.address.sibling(number));
-            }
+            self.slot(view, function.address);
         }
         if self.has_rule(function, |rule| rule.expansion == Some(Expansion::Group)) {
             self.group(view, function.address);
@@ -266,9 +255,7 @@ impl Survey<'_, '_> {
             if let Some(step) = self.plan.get_mut(address) {
                 step.is_of_card = true;
             }
-            for function in 0..=MAX_FUNCTION {
-                self.visit(view, address.sibling(function));
-            }
+            self.slot(view, address);
         }
     }
 

@@ -112,7 +112,7 @@ pub const X86_64: &Arch = &Arch {
         flags: &[
             "-Cllvm-args=-inline-threshold=60",
             "-Cllvm-args=-switch-to-lookup=false",
-            "-Cllvm-args=-min-jump-table-entries=10",
+            "-Cllvm-args=-min-jump-table-entries=7",
         ],
     },
     glibc: Some(Build {
