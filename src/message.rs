@@ -283,7 +283,7 @@ impl fmt::Display for Message<'_> {
 
             Self::NoIommu => f.write_str(
                 "the IOMMU is off: no IOMMU groups, and vfio-pci takes nothing without them; \
-                 enable it in the firmware (VT-d, AMD-Vi), and on Intel add intel_iommu=on",
+                 enable it in the firmware (VT-d, AMD-Vi, SMMU), and on Intel add intel_iommu=on",
             ),
             Self::NoGroup(address) => write!(
                 f,

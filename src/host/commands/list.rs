@@ -121,7 +121,7 @@ fn complain(screen: &mut Screen, troubles: &[String], is_off: bool) -> Verdict {
         screen.marked(
             WARN,
             "warning",
-            "no IOMMU groups: the IOMMU is off; enable it in the firmware (VT-d, AMD-Vi), and on Intel add intel_iommu=on",
+            "no IOMMU groups: the IOMMU is off; enable it in the firmware (VT-d, AMD-Vi, SMMU), and on Intel add intel_iommu=on",
         );
     }
     Verdict::of(troubles.is_empty())
