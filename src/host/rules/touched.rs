@@ -14,7 +14,7 @@ use crate::machine::functions::{Device, Devices};
 use crate::machine::inputs::Input;
 use crate::machine::usage::Usage;
 use crate::machine::{Machine, addresses_in, inside};
-use crate::systems::advice::{Advice, list};
+use crate::systems::advice::Advice;
 
 /// All advice about the functions that a run takes.
 pub fn about(
@@ -60,7 +60,8 @@ impl<'a> Touched<'a> {
 
     /// What of a group stays with the host only as long as the function that makes it: this keeps no group from being
     /// used. At boot it is not there yet, and the log does not warn.
-    fn away_with_their_maker(&self, advice: &mut [Advice]) {
+    fn away_with_their_maker(&self, advice: &mut Vec<Advice>) {
+        let mut told = Vec::new();
         for of_group in advice.iter_mut().filter(|advice| advice.kind == "group-not-viable") {
             let members: Option<Vec<&Device>> =
                 of_group.functions.iter().map(|address| self.named(address)).collect();
@@ -70,17 +71,18 @@ impl<'a> Touched<'a> {
             else {
                 continue;
             };
-            *of_group = Advice::note(
+            // The sentence of the log, where that sees them.
+            of_group.severity = "note";
+            told.push(Advice::note(
                 "goes-along",
                 of_group.functions.clone(),
                 &format_args!(
-                    "group {} also holds {}, which is no obstacle: there only as long as the host's driver has {maker}, and \
-                     not at boot",
-                    self.devices.get(maker).map(Device::group_text).unwrap_or_default(),
-                    list(&of_group.functions)
+                    "that is no obstacle: {} there only as long as the host's driver has {maker}, and not at boot",
+                    is_or_are(&of_group.functions)
                 ),
-            );
+            ));
         }
+        advice.extend(told);
     }
 
     fn named(&self, address: &str) -> Option<&'a Device> {
@@ -366,5 +368,12 @@ fn counted(addresses: &[String], what: &str) -> String {
     match addresses {
         [one] => format!("the {what} {one}"),
         several => format!("{} {what}s", several.len()),
+    }
+}
+
+fn is_or_are(addresses: &[String]) -> String {
+    match addresses {
+        [one] => format!("{one} is"),
+        _ => "they are".to_owned(),
     }
 }
