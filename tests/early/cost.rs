@@ -25,7 +25,7 @@ fn closed(files: usize) -> usize {
 }
 
 /// A copy of sysfs with this many functions, four to a slot so that all fit on one bus.
-struct Tree(TempDir);
+struct FakeTree(TempDir);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Groups {
@@ -33,7 +33,7 @@ enum Groups {
     OneEach,
 }
 
-impl Tree {
+impl FakeTree {
     fn new(functions: usize, class: &str, groups: Groups) -> Self {
         let tree = Self(TempDir::new().unwrap());
         let root = tree.0.path();
@@ -105,7 +105,7 @@ fn count(calls: &[String]) -> usize {
 }
 
 /// How many more calls `MANY` address rules take than `FEW`, without what is shared.
-fn added_by_overrides(tree: impl Fn() -> Tree, binary: &Path) -> usize {
+fn added_by_overrides(tree: impl Fn() -> FakeTree, binary: &Path) -> usize {
     let many = count(&tree().trace(binary, &address_rules(MANY)));
     let few = count(&tree().trace(binary, &address_rules(FEW)));
     many - few - reopened(MANY - FEW) - closed(4 * (MANY - FEW))
@@ -115,7 +115,7 @@ fn added_by_overrides(tree: impl Fn() -> Tree, binary: &Path) -> usize {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn the_end_of_a_directory_of_sysfs_costs_no_call() {
     for binary in binaries() {
-        let tree = Tree::new(1, "030000", Groups::OneEach);
+        let tree = FakeTree::new(1, "030000", Groups::OneEach);
         let members = tree.0.path().join("sys/kernel/iommu_groups/0/devices");
         let mut strace =
             unshare(&["--mount", "sh", "-c", r#"mount --bind /sys/bus "$0" && exec strace "$@""#]);
@@ -131,7 +131,7 @@ fn the_end_of_a_directory_of_sysfs_costs_no_call() {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn an_overridden_function_takes_at_most_twelve_calls() {
     for binary in binaries() {
-        let tree = || Tree::new(MANY, "030000", Groups::None);
+        let tree = || FakeTree::new(MANY, "030000", Groups::None);
         let calls = added_by_overrides(tree, &binary);
         assert!(calls <= 12 * (MANY - FEW), "{calls} for {} displays", MANY - FEW);
     }
@@ -141,7 +141,7 @@ fn an_overridden_function_takes_at_most_twelve_calls() {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn an_iommu_group_takes_three_calls_more() {
     for binary in binaries() {
-        let tree = || Tree::new(MANY, "030000", Groups::OneEach);
+        let tree = || FakeTree::new(MANY, "030000", Groups::OneEach);
         let calls = added_by_overrides(tree, &binary);
         assert!(calls <= 15 * (MANY - FEW), "{calls} for {} displays", MANY - FEW);
     }
@@ -153,7 +153,7 @@ fn a_function_that_is_only_looked_at_takes_at_most_four_calls() {
     for binary in binaries() {
         for (rules, most) in [("ffff:1,class:ff", 2), ("boot_vga,ffff:1+group", 4)] {
             let calls = |functions| {
-                Tree::new(functions, "030000", Groups::OneEach).trace(&binary, rules).len()
+                FakeTree::new(functions, "030000", Groups::OneEach).trace(&binary, rules).len()
             };
             let added = calls(MANY) - calls(FEW) - closed(2 * (MANY - FEW));
             assert!(added <= most * (MANY - FEW), "{rules}: {added} for {}", MANY - FEW);
@@ -165,7 +165,7 @@ fn a_function_that_is_only_looked_at_takes_at_most_four_calls() {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn the_number_of_rules_costs_no_calls() {
     for binary in binaries() {
-        let tree = Tree::new(FEW, "020000", Groups::OneEach);
+        let tree = FakeTree::new(FEW, "020000", Groups::OneEach);
         let unmatched = |count: usize| "!ffff:1,".repeat(count);
         let one = tree.trace(&binary, &unmatched(1)).len();
         let many = tree.trace(&binary, &unmatched(500)).len();
@@ -178,7 +178,7 @@ fn the_number_of_rules_costs_no_calls() {
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn address_rules_touch_no_function_that_none_of_them_names() {
     for binary in binaries() {
-        let tree = Tree::new(MANY, "030000", Groups::OneEach);
+        let tree = FakeTree::new(MANY, "030000", Groups::OneEach);
         let named = address(5);
         let calls = tree.trace(&binary, &named);
         assert!(calls.iter().any(|call| call.contains(&named)));

@@ -185,13 +185,13 @@ impl Stage {
         Run::of(&mut command, &self.root.path("dev/kmsg"))
     }
 
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> Traces {
         let read = |path: &str| fs::read_to_string(self.root.path(path)).unwrap_or_default();
         let kept = |function: &&str| {
             let path = format!("sys/bus/pci/devices/{function}/driver_override");
             (function.to_string(), read(&path))
         };
-        Outcome {
+        Traces {
             kept: TAKEN.iter().map(kept).collect(),
             unbound: read("sys/bus/pci/drivers/nouveau/unbind"),
             probed: read("sys/bus/pci/drivers_probe"),
@@ -202,7 +202,7 @@ impl Stage {
 
 /// What a run left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Outcome {
+struct Traces {
     /// The override of each function.
     kept: BTreeMap<String, String>,
     unbound: String,
@@ -211,7 +211,7 @@ struct Outcome {
     is_started: bool,
 }
 
-impl Outcome {
+impl Traces {
     /// What became of one function.
     fn of(&self, function: &str) -> (Option<&String>, bool, bool) {
         let kept = self.kept.get(function);
@@ -439,7 +439,7 @@ fn check(
 /// A run without faults.
 struct Healthy {
     calls: Vec<Call>,
-    outcome: Outcome,
+    outcome: Traces,
     status: Option<i32>,
     log: Vec<(u8, String)>,
 }

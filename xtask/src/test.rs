@@ -14,7 +14,7 @@ use crate::build::mutants::{MUTANTS, Mutant, Replica};
 use crate::build::{self, Binary, MuslOptions, Target};
 use crate::cases;
 use crate::cases::case::Case;
-use crate::cases::suite::{self, Kernels, Outcome};
+use crate::cases::suite::{self, Judgement, Kernels};
 use crate::deliver::dist::Built;
 use crate::foreign::{self, MIRI, NOT_EMULATED};
 use crate::fuzz::{self, Fuzzer};
@@ -394,7 +394,7 @@ fn check_monitors(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledge
         monitors::run(workspace, &binary.path, &wanted)
     });
     for (monitor, outcome) in outcomes.into_iter().flatten() {
-        if let Ok(Outcome::Passed(tally)) = &outcome {
+        if let Ok(Judgement::Passed(tally)) = &outcome {
             ledger.figures.extend(tally.figures.iter().cloned());
         }
         match outcome {
@@ -577,12 +577,12 @@ impl<'a> Ledger<'a> {
         self.figures.extend(figures.lines().map(str::to_owned));
     }
 
-    fn close_boot(&mut self, name: &str, outcome: Outcome) {
+    fn close_boot(&mut self, name: &str, outcome: Judgement) {
         self.is_known |= self.wants(name);
         match outcome {
-            Outcome::Passed(_) => self.pass(),
-            Outcome::Failed(reason) => self.fail(name, &reason),
-            Outcome::NotTested(reason) => self.leave_open(name, &reason),
+            Judgement::Passed(_) => self.pass(),
+            Judgement::Failed(reason) => self.fail(name, &reason),
+            Judgement::NotTested(reason) => self.leave_open(name, &reason),
         }
     }
 
@@ -690,7 +690,7 @@ mod tests {
     fn unwanted_checks_do_not_run() {
         let mut ledger = Ledger::new("boot", false);
         ledger.check("clippy", || bail!("not wanted"));
-        ledger.close_boot("boot hook, 6.12", Outcome::Passed(Tally::default()));
+        ledger.close_boot("boot hook, 6.12", Judgement::Passed(Tally::default()));
         assert_eq!((ledger.passed, ledger.failures.len()), (1, 0));
         assert_eq!(ledger.close(), Verdict::Good);
     }

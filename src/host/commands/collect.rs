@@ -30,7 +30,7 @@ use crate::systems::initramfs;
 use crate::systems::iommu::Off;
 use crate::systems::sign;
 use crate::systems::steps::{self, System};
-use crate::systems::table::{Place, SYSTEMS};
+use crate::systems::table::{Location, SYSTEMS};
 use crate::systems::takers::Takers;
 use crate::systems::words::Change;
 use crate::verdict::Verdict;
@@ -580,8 +580,8 @@ fn public_image(path: &str) -> String {
 fn public_file(path: &str, text: Vec<u8>) -> Vec<u8> {
     for place in SYSTEMS.iter().filter_map(|system| Some(&system.line.as_ref()?.place)) {
         match place {
-            Place::Whole(file) if path == *file => return public_parameters(&text),
-            Place::Variable { file, name, more } => {
+            Location::Whole(file) if path == *file => return public_parameters(&text),
+            Location::Variable { file, name, more } => {
                 let is_more = more.as_ref().is_some_and(|more| path.starts_with(more.directory));
                 if path == *file || is_more {
                     return public_assignment(&text, name);

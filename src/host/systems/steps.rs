@@ -11,7 +11,7 @@ use vfio_override::cmdline;
 use super::found::Found;
 use super::initramfs::{self, Hook, Initramfs, Listing, Maker};
 use super::sign::Facts;
-use super::table::{Command, DOCS, Edit, Given, KEYS, LOAD, Line, More, Place, Second, Way};
+use super::table::{Command, DOCS, Edit, Given, KEYS, LOAD, Line, Location, More, Second, Way};
 use super::words::{Change, split};
 use crate::machine::Machine;
 use crate::machine::root::Root;
@@ -135,7 +135,7 @@ impl<'a> System<'a> {
 
     /// Whether an addon takes the early binary along, whatever image it is beside.
     fn is_brought_along(&self) -> bool {
-        let takes_addons = |(_, _, line): (_, _, &Line)| matches!(line.place, Place::Addon(_));
+        let takes_addons = |(_, _, line): (_, _, &Line)| matches!(line.place, Location::Addon(_));
         self.found.loader.is_some_and(takes_addons) && !self.has_early()
     }
 
@@ -341,7 +341,7 @@ impl<'a> System<'a> {
             return Step::text(format!("{what}: take {all} off the kernel command line again"));
         };
         let file = match &line.place {
-            Place::Command(Command { start, drop, each, .. }) if !drop.is_empty() => {
+            Location::Command(Command { start, drop, each, .. }) if !drop.is_empty() => {
                 let quoted = |text: &str| drop.replace("{}", &format!("'{text}'"));
                 let options: Vec<String> = match each {
                     true => words.iter().map(|word| quoted(word)).collect(),
@@ -349,17 +349,17 @@ impl<'a> System<'a> {
                 };
                 return Step::run(what, format!("{start} {}", options.join(" ")));
             }
-            Place::Command(_) => {
+            Location::Command(_) => {
                 return Step::text(format!("{what}: set again what was set before"));
             }
-            Place::Addon(directory) => {
+            Location::Addon(directory) => {
                 return Step::run(what, format!("rm {directory}/{ADDON}"));
             }
-            Place::Variable { file, name, more } => {
+            Location::Variable { file, name, more } => {
                 format!("/{}", Assignment::of(self.facts.root, file, name, more.as_ref()).file)
             }
-            Place::Whole(file) => format!("/{file}"),
-            Place::Part { file, .. } | Place::Own { file, .. } => (*file).to_owned(),
+            Location::Whole(file) => format!("/{file}"),
+            Location::Part { file, .. } | Location::Own { file, .. } => (*file).to_owned(),
         };
         let then = self.then(line).map_or_else(String::new, |command| format!(", then {command}"));
         Step::text(format!("{what}: take {all} out of {file} again{then}"))
@@ -422,13 +422,13 @@ impl<'a> System<'a> {
             return vec![Step { line: Some(change.added()), ..Step::text(what) }];
         };
         let mut steps = match &line.place {
-            Place::Variable { file, name: variable, more } => {
+            Location::Variable { file, name: variable, more } => {
                 vec![
                     Assignment::of(self.facts.root, file, variable, more.as_ref())
                         .step(name, change, &dropped),
                 ]
             }
-            Place::Whole(file) => {
+            Location::Whole(file) => {
                 let file_name = format!("/{file}");
                 let keep = |line: &str| {
                     (!line.trim_start().starts_with('#')).then(|| line.trim().to_owned())
@@ -451,22 +451,22 @@ impl<'a> System<'a> {
                 push_elsewhere(&mut what, &there, &dropped);
                 vec![Step::write(what, &file_name, change.of(&there))]
             }
-            Place::Part { file, to, word } => {
+            Location::Part { file, to, word } => {
                 let mut what = format!("{name}: in {file}, add to {to}");
                 push_dropped(&mut what, &dropped, "; and take out");
                 let words: Vec<String> =
                     change.add.iter().map(|it| word.replace("{}", it)).collect();
                 vec![Step::write(what, *file, words.join(" "))]
             }
-            Place::Own { file, line } => {
+            Location::Own { file, line } => {
                 let mut what = format!("{name}: in {file}, add the line");
                 push_dropped(&mut what, &dropped, ", and take out wherever it stands there");
                 let list: Vec<String> = change.add.iter().map(|it| format!("\"{it}\"")).collect();
                 let line = line.replace("{list}", &list.join(", ")).replace("{}", &change.added());
                 vec![Step::write(what, *file, line)]
             }
-            Place::Command(command) => vec![command.step(name, page, change, &dropped)],
-            Place::Addon(directory) => self.addon(name, directory, change, &dropped),
+            Location::Command(command) => vec![command.step(name, page, change, &dropped)],
+            Location::Addon(directory) => self.addon(name, directory, change, &dropped),
         };
         steps.extend(self.command_then(line));
         steps

@@ -26,14 +26,14 @@ pub struct System {
 
 /// Where the kernel command line is.
 pub struct Line {
-    pub place: Place,
+    pub place: Location,
     /// What makes a change there count: the first whose program is there, else the last.
     pub then: &'static [(&'static str, &'static str)],
     /// How this boot loader is told of one more archive beside the image.
     pub second: Option<Second>,
 }
 
-pub enum Place {
+pub enum Location {
     /// The value of a shell variable in this file; the name is with its `=`.
     Variable { file: &'static str, name: &'static str, more: Option<More> },
     /// The one line of this file.
@@ -138,7 +138,7 @@ const fn loader(name: &'static str, page: &'static str, sign: Sign, line: Line) 
     System { name, page, sign, is_alone: false, line: Some(line), image: None }
 }
 
-const GRUB: Place = Place::Variable {
+const GRUB: Location = Location::Variable {
     file: "etc/default/grub",
     // The one that the recovery entries do not use, so that they stay a way out.
     name: "GRUB_CMDLINE_LINUX_DEFAULT=",
@@ -148,7 +148,7 @@ const GRUB: Place = Place::Variable {
         end: ".cfg",
     }),
 };
-const KERNEL_INSTALL: Place = Place::Whole("etc/kernel/cmdline");
+const KERNEL_INSTALL: Location = Location::Whole("etc/kernel/cmdline");
 const INITRAMFS_TOOLS: &str = "usr/share/initramfs-tools/hooks/vfio-override";
 const DRACUT: &str = "usr/lib/dracut/modules.d/*vfio-override";
 const MKINITCPIO: Way = Way::Listed("usr/lib/initcpio/install/vfio-override");
@@ -253,7 +253,7 @@ const INTO_UKI: Second = Second {
 const ADDONS: u32 = 257;
 
 const fn addon(sign: Sign, directory: &'static str) -> System {
-    let line = Line { place: Place::Addon(directory), then: &[], second: None };
+    let line = Line { place: Location::Addon(directory), then: &[], second: None };
     loader("UKI", "uki.md", sign, line)
 }
 
@@ -266,7 +266,7 @@ pub const KEYS: [(&str, &str); 2] = [
 const fn entries(sign: &'static str, file: &'static str, archive: &'static str) -> System {
     let edit = Edit { file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
     let second = Second { archive, edit: Some(edit) };
-    let place = Place::Part { file, to: "the line that begins with options", word: "{}" };
+    let place = Location::Part { file, to: "the line that begins with options", word: "{}" };
     let line = Line { place, then: &[], second: Some(second) };
     loader("systemd-boot", "systemd-boot.md", Has(sign), line)
 }
@@ -296,7 +296,7 @@ pub static SYSTEMS: &[System] = &[
         sign: Any(&[Has("etc/NIXOS"), Os("nixos"), Word("init", "/nix/store/")]),
         is_alone: true,
         line: Some(Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "/etc/nixos/configuration.nix",
                 to: "the list boot.kernelParams (make one if there is none; a second one is an error)",
                 word: "\"{}\"",
@@ -357,7 +357,7 @@ pub static SYSTEMS: &[System] = &[
         sign: All(&[Has("run/ostree-booted"), Has("usr/bin/rpm-ostree")]),
         is_alone: true,
         line: Some(Line {
-            place: Place::Command(Command {
+            place: Location::Command(Command {
                 start: "rpm-ostree kargs",
                 add: "--append-if-missing={}",
                 drop: "--delete-if-present={}",
@@ -392,7 +392,7 @@ pub static SYSTEMS: &[System] = &[
         sign: All(&[Has("usr/bin/bootc"), Any(&[Has("run/ostree-booted"), Word("composefs", "")])]),
         is_alone: true,
         line: Some(Line {
-            place: Place::Own {
+            place: Location::Own {
                 file: "/usr/lib/bootc/kargs.d/50-vfio-override.toml of the container image",
                 line: "kargs = [{list}]",
             },
@@ -494,7 +494,7 @@ pub static SYSTEMS: &[System] = &[
         sign: Has("usr/bin/midclt"),
         is_alone: true,
         line: Some(Line {
-            place: Place::Command(Command {
+            place: Location::Command(Command {
                 start: "midclt call system.advanced.update",
                 add: "{\"kernel_extra_options\": \"{}\"}",
                 drop: "",
@@ -526,7 +526,7 @@ pub static SYSTEMS: &[System] = &[
         sign: All(&[Has("etc/unraid-version"), Has("boot/limine.conf")]),
         is_alone: true,
         line: Some(Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "/boot/limine.conf",
                 to: "the line that begins with cmdline:",
                 word: "{}",
@@ -549,7 +549,7 @@ pub static SYSTEMS: &[System] = &[
         sign: Has("etc/unraid-version"),
         is_alone: true,
         line: Some(Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "/boot/syslinux/syslinux.cfg",
                 to: "the first line that begins with append",
                 word: "{}",
@@ -628,7 +628,7 @@ pub static SYSTEMS: &[System] = &[
         sign: Has("usr/bin/clr-boot-manager"),
         is_alone: true,
         line: Some(Line {
-            place: Place::Own { file: "/etc/kernel/cmdline.d/vfio-override.conf", line: "{}" },
+            place: Location::Own { file: "/etc/kernel/cmdline.d/vfio-override.conf", line: "{}" },
             then: &[("", "clr-boot-manager update")],
             // It hands over whatever is there.
             second: Some(Second {
@@ -656,7 +656,7 @@ pub static SYSTEMS: &[System] = &[
             Not(&SYSTEMD_BOOT),
         ]),
         Line {
-            place: Place::Own {
+            place: Location::Own {
                 file: "/etc/default/limine",
                 line: "KERNEL_CMDLINE[default]+=\" {}\"",
             },
@@ -684,7 +684,7 @@ pub static SYSTEMS: &[System] = &[
         "uki.md",
         All(&[MKINITCPIO_UKI, SomeSays("etc/cmdline.d", ".conf", "")]),
         Line {
-            place: Place::Own { file: "/etc/cmdline.d/vfio-override.conf", line: "{}" },
+            place: Location::Own { file: "/etc/cmdline.d/vfio-override.conf", line: "{}" },
             then: &[("", "mkinitcpio -P")],
             second: None,
         },
@@ -710,7 +710,7 @@ pub static SYSTEMS: &[System] = &[
         "uki.md",
         Stub(0),
         Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "the file that the unified kernel image has its command line from",
                 to: "the command line, then make and sign that image anew",
                 word: "{}",
@@ -724,7 +724,7 @@ pub static SYSTEMS: &[System] = &[
         "systemd-boot.md",
         Has("etc/kernelstub/configuration"),
         Line {
-            place: Place::Command(Command {
+            place: Location::Command(Command {
                 start: "kernelstub",
                 add: "--add-options={}",
                 drop: "--delete-options={}",
@@ -739,7 +739,7 @@ pub static SYSTEMS: &[System] = &[
         "grub.md",
         Any(&[Has("usr/sbin/grubby"), Has("usr/bin/grubby")]),
         Line {
-            place: Place::Command(Command {
+            place: Location::Command(Command {
                 start: "grubby --update-kernel=ALL",
                 add: "--args={}",
                 drop: "--remove-args={}",
@@ -754,7 +754,7 @@ pub static SYSTEMS: &[System] = &[
         "alpine.md",
         Has("etc/update-extlinux.conf"),
         Line {
-            place: Place::Variable {
+            place: Location::Variable {
                 file: "etc/update-extlinux.conf",
                 name: "default_kernel_opts=",
                 more: None,
@@ -768,7 +768,7 @@ pub static SYSTEMS: &[System] = &[
         "alpine.md",
         All(&[Has("usr/sbin/u-boot-update"), Has("etc/default/u-boot")]),
         Line {
-            place: Place::Variable {
+            place: Location::Variable {
                 file: "etc/default/u-boot",
                 name: "U_BOOT_PARAMETERS=",
                 more: None,
@@ -782,7 +782,7 @@ pub static SYSTEMS: &[System] = &[
         "raspberry-pi.md",
         Has("boot/armbianEnv.txt"),
         Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "/boot/armbianEnv.txt",
                 to: "the line that begins with extraargs= (make one if there is none)",
                 word: "{}",
@@ -795,13 +795,13 @@ pub static SYSTEMS: &[System] = &[
         "Raspberry Pi",
         "raspberry-pi.md",
         Has("boot/firmware/cmdline.txt"),
-        Line { place: Place::Whole("boot/firmware/cmdline.txt"), then: &[], second: None },
+        Line { place: Location::Whole("boot/firmware/cmdline.txt"), then: &[], second: None },
     ),
     loader(
         "Raspberry Pi",
         "raspberry-pi.md",
         All(&[Has("boot/cmdline.txt"), Has("boot/config.txt")]),
-        Line { place: Place::Whole("boot/cmdline.txt"), then: &[], second: None },
+        Line { place: Location::Whole("boot/cmdline.txt"), then: &[], second: None },
     ),
     loader(
         "GRUB",
@@ -830,7 +830,7 @@ pub static SYSTEMS: &[System] = &[
         "grub.md",
         All(&[Has("etc/sysconfig/grub2"), Has("usr/sbin/make-initrd")]),
         Line {
-            place: Place::Variable {
+            place: Location::Variable {
                 file: "etc/sysconfig/grub2",
                 name: "GRUB_CMDLINE_LINUX_DEFAULT=",
                 more: None,
@@ -857,7 +857,7 @@ pub static SYSTEMS: &[System] = &[
         "refind.md",
         Has("boot/refind_linux.conf"),
         Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "/boot/refind_linux.conf",
                 to: "the second text in quotes of the first line",
                 word: "{}",
@@ -879,7 +879,7 @@ pub static SYSTEMS: &[System] = &[
         "limine.md",
         Has("boot/limine.conf"),
         Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "/boot/limine.conf",
                 to: "the line that begins with cmdline: (where a tool writes that file, its own configuration)",
                 word: "{}",
@@ -900,7 +900,7 @@ pub static SYSTEMS: &[System] = &[
         "alpine.md",
         Has("boot/extlinux/extlinux.conf"),
         Line {
-            place: Place::Part {
+            place: Location::Part {
                 file: "/boot/extlinux/extlinux.conf",
                 to: "the line that begins with append",
                 word: "{}",
@@ -1053,18 +1053,20 @@ mod tests {
     fn every_place_can_be_written_to() {
         for system in SYSTEMS {
             match system.line.as_ref().map(|line| &line.place) {
-                Some(Place::Part { word, .. }) => assert!(word.contains("{}"), "{}", system.name),
-                Some(Place::Own { line, .. }) => {
+                Some(Location::Part { word, .. }) => {
+                    assert!(word.contains("{}"), "{}", system.name);
+                }
+                Some(Location::Own { line, .. }) => {
                     assert!(line.contains("{}") || line.contains("{list}"), "{}", system.name);
                 }
-                Some(Place::Variable { name, .. }) => {
+                Some(Location::Variable { name, .. }) => {
                     assert!(name.ends_with('='), "{}", system.name);
                 }
-                Some(Place::Command(command)) => {
+                Some(Location::Command(command)) => {
                     assert!(command.add.contains("{}"), "{}", system.name);
                 }
-                Some(Place::Whole(file)) => assert!(!file.starts_with('/'), "{}", system.name),
-                Some(Place::Addon(directory)) => {
+                Some(Location::Whole(file)) => assert!(!file.starts_with('/'), "{}", system.name),
+                Some(Location::Addon(directory)) => {
                     assert!(directory.starts_with('/'), "{}", system.name);
                 }
                 None => {}

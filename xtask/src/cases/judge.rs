@@ -2,7 +2,7 @@
 //! Whether a boot kept the promise: no selected function was ever probed by another driver.
 
 use crate::ground::table;
-use crate::guest::evidence::{Device, Entry, Evidence, Report};
+use crate::guest::evidence::{Device, Entry, Evidence, GuestReport};
 use crate::guest::probes;
 
 /// A function with all that the boot showed about it.
@@ -167,7 +167,7 @@ pub fn judge_expected(rows: &[Row], expectations: &[Expectation]) -> Vec<String>
 }
 
 /// What is wrong with what the guest tells besides the functions.
-pub fn judge_guest(report: &Report, told: &[String]) -> Vec<String> {
+pub fn judge_guest(report: &GuestReport, told: &[String]) -> Vec<String> {
     let mut complaints: Vec<String> =
         report.failed_modules.iter().map(|line| format!("modprobe: {line}")).collect();
     if report.told != told {
@@ -295,7 +295,10 @@ mod tests {
 
     fn evidence(driver: Option<&str>, wanted: Option<&str>, log: &[&str]) -> Evidence {
         Evidence {
-            report: Report { devices: vec![device(GPU, driver, wanted)], ..Report::default() },
+            report: GuestReport {
+                devices: vec![device(GPU, driver, wanted)],
+                ..GuestReport::default()
+            },
             log: log.concat(),
         }
     }
@@ -403,13 +406,13 @@ mod tests {
 
     #[test]
     fn an_absent_function_is_told() {
-        let empty = Evidence { report: Report::default(), log: String::new() };
+        let empty = Evidence { report: GuestReport::default(), log: String::new() };
         assert_eq!(judged(&empty, taken()), ["0000:01:00.0: not in the guest"]);
     }
 
     #[test]
     fn a_scene_must_tell_what_was_expected() {
-        let mut report = Report { told: vec!["one".to_owned()], ..Report::default() };
+        let mut report = GuestReport { told: vec!["one".to_owned()], ..GuestReport::default() };
         assert!(judge_guest(&report, &["one".to_owned()]).is_empty());
         report.failed_modules.push("failed nvme".to_owned());
         assert_eq!(

@@ -118,11 +118,11 @@ pub struct Boots<'a> {
 pub struct Boot<'a> {
     pub cell: Cell<'a>,
     took: Duration,
-    pub outcome: Outcome,
+    pub outcome: Judgement,
 }
 
 /// What came of a boot; what is wrong is told with where the artefacts are.
-pub enum Outcome {
+pub enum Judgement {
     Passed(Tally),
     /// What is tested is wrong.
     Failed(String),
@@ -189,9 +189,9 @@ pub fn show(Boots { boots, took }: &Boots) -> String {
         boots.iter().find(is_here).map_or_else(
             || "-".to_owned(),
             |boot| match boot.outcome {
-                Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
-                Outcome::Failed(_) => "FAILED".to_owned(),
-                Outcome::NotTested(_) => "NOT TESTED".to_owned(),
+                Judgement::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
+                Judgement::Failed(_) => "FAILED".to_owned(),
+                Judgement::NotTested(_) => "NOT TESTED".to_owned(),
             },
         )
     };
@@ -235,7 +235,7 @@ fn limits(cases: &[&Case]) -> Option<String> {
 fn figures(boots: &[Boot]) -> Option<String> {
     let mut lines = Vec::new();
     for boot in boots {
-        if let Outcome::Passed(Tally { figures, .. }) = &boot.outcome {
+        if let Judgement::Passed(Tally { figures, .. }) = &boot.outcome {
             lines.extend(figures.iter().map(|figure| format!("{}: {figure}", boot.cell.name())));
         }
     }
@@ -246,7 +246,7 @@ fn figures(boots: &[Boot]) -> Option<String> {
 pub fn total(boots: &[Boot], took: Duration) -> String {
     let mut sum = Tally::default();
     for boot in boots {
-        if let Outcome::Passed(tally) = &boot.outcome {
+        if let Judgement::Passed(tally) = &boot.outcome {
             sum.functions += tally.functions;
             sum.probes += tally.probes;
         }
@@ -273,37 +273,37 @@ fn timed<'a>(
 ) -> Boot<'a> {
     let start = Instant::now();
     let outcome = boot(workspace, cell, kernels, binaries, programs)
-        .unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}")));
+        .unwrap_or_else(|error| Judgement::NotTested(format!("{error:#}")));
     let outcome = match &cell.case.fault {
         None => outcome,
         Some(fault) => invert(fault, &outcome),
     };
     let boot = Boot { cell, took: start.elapsed(), outcome };
     let result = match boot.outcome {
-        Outcome::Passed(_) => "",
-        Outcome::Failed(_) => "  FAILED",
-        Outcome::NotTested(_) => "  NOT TESTED",
+        Judgement::Passed(_) => "",
+        Judgement::Failed(_) => "  FAILED",
+        Judgement::NotTested(_) => "  NOT TESTED",
     };
     eprintln!("  boot {:<53} {:>6.1} s{result}", cell.name(), boot.took.as_secs_f64());
     boot
 }
 
 /// What came of a boot with which something had to be found wrong.
-fn invert(fault: &Fault, outcome: &Outcome) -> Outcome {
+fn invert(fault: &Fault, outcome: &Judgement) -> Judgement {
     let (kind, said) = match outcome {
-        Outcome::Passed(_) => {
-            return Outcome::Failed(format!(
+        Judgement::Passed(_) => {
+            return Judgement::Failed(format!(
                 "nothing was found wrong, expected \"{}\"",
                 fault.text
             ));
         }
-        Outcome::Failed(said) => (FaultKind::Test, said),
-        Outcome::NotTested(said) => (FaultKind::Infrastructure, said),
+        Judgement::Failed(said) => (FaultKind::Test, said),
+        Judgement::NotTested(said) => (FaultKind::Infrastructure, said),
     };
     if kind == fault.kind && said.contains(&fault.text) {
-        Outcome::Passed(Tally::default())
+        Judgement::Passed(Tally::default())
     } else {
-        Outcome::Failed(format!(
+        Judgement::Failed(format!(
             "expected a fault of kind {:?} that tells \"{}\", found one of kind {kind:?}:\n{said}",
             fault.kind, fault.text
         ))
@@ -316,14 +316,14 @@ fn boot(
     kernels: &Kernels,
     binaries: &[Binary],
     programs: &Programs,
-) -> Result<Outcome> {
+) -> Result<Judgement> {
     let (kernel, ingredients) = kernels.get(case.arch, name)?;
     let drivers = case.drivers();
     let is_absent = |module: &&str| kernel.modules.presence(module) == Presence::Absent;
     if kernels::named(name).is_some_and(|source| !source.few_drivers)
         && let Some(module) = drivers.all().into_iter().find(is_absent)
     {
-        return Ok(Outcome::Failed(format!("kernel {name} has no module {module}")));
+        return Ok(Judgement::Failed(format!("kernel {name} has no module {module}")));
     }
     let binary = binaries
         .iter()
@@ -336,7 +336,7 @@ fn boot(
         match &programs[&(case.arch.name, *program)] {
             Ok(built) if *program == Program::EfiDisplay => machine.efi_rom = Some(built.clone()),
             Ok(built) => image.program_from(&format!("bin/{}", program.name()), built)?,
-            Err(error) => return Ok(Outcome::Failed(error.clone())),
+            Err(error) => return Ok(Judgement::Failed(error.clone())),
         }
     }
     if case.has_second_kernel {
@@ -363,7 +363,7 @@ pub fn observe(
     session: &Session,
     case: &Case,
     judge: impl Fn(&Evidence) -> Vec<String>,
-) -> Result<Outcome> {
+) -> Result<Judgement> {
     let artefacts = Artefacts::create(workspace, session.name)?;
     let judged = session.run(&artefacts).and_then(|running| {
         let tally = tally(&running.evidence);
@@ -371,15 +371,15 @@ pub fn observe(
         Ok((running.finish(Interaction::Silent, complaints)?, tally))
     });
     Ok(match judged {
-        Ok((complaints, tally)) if complaints.is_empty() => Outcome::Passed(tally),
+        Ok((complaints, tally)) if complaints.is_empty() => Judgement::Passed(tally),
         Ok((complaints, _)) => {
-            Outcome::Failed(evidence_of(&complaints.join("\n"), case, artefacts))
+            Judgement::Failed(evidence_of(&complaints.join("\n"), case, artefacts))
         }
         Err(stop @ Stop::Guest(_)) => {
-            Outcome::Failed(evidence_of(&stop.to_string(), case, artefacts))
+            Judgement::Failed(evidence_of(&stop.to_string(), case, artefacts))
         }
         Err(stop @ Stop::Infrastructure(_)) => {
-            Outcome::NotTested(evidence_of(&stop.to_string(), case, artefacts))
+            Judgement::NotTested(evidence_of(&stop.to_string(), case, artefacts))
         }
     })
 }
@@ -393,7 +393,7 @@ pub fn check_artefacts(workspace: &Workspace, binaries: &[Binary]) -> Result<()>
     let cases = [case];
     let cells: Vec<Cell> = Cell::all(&cases).collect();
     let kernels = Kernels::prepare(workspace, &cells);
-    let Outcome::Failed(told) = boot(workspace, cells[0], &kernels, binaries, &Programs::new())?
+    let Judgement::Failed(told) = boot(workspace, cells[0], &kernels, binaries, &Programs::new())?
     else {
         bail!("the boot did not fail");
     };
@@ -479,7 +479,7 @@ mod tests {
         Case::new(name, Machine::new())
     }
 
-    fn boot_of<'a>(case: &'a Case, kernel: &'static str, outcome: Outcome) -> Boot<'a> {
+    fn boot_of<'a>(case: &'a Case, kernel: &'static str, outcome: Judgement) -> Boot<'a> {
         Boot { cell: Cell { case, kernel }, took: Duration::from_millis(1500), outcome }
     }
 
@@ -490,10 +490,10 @@ mod tests {
             ["two", "three"].map(|name| case(name).only_on(&["6.12"], "6.1 is too old"));
         let tally = Tally { functions: 7, probes: 5, figures: vec!["3 rounds".to_owned()] };
         let boots = vec![
-            boot_of(&one, "6.1", Outcome::Passed(tally.clone())),
-            boot_of(&one, "6.12", Outcome::NotTested("no kernel".to_owned())),
-            boot_of(&two, "6.12", Outcome::Failed("probed".to_owned())),
-            boot_of(&three, "6.12", Outcome::Passed(tally)),
+            boot_of(&one, "6.1", Judgement::Passed(tally.clone())),
+            boot_of(&one, "6.12", Judgement::NotTested("no kernel".to_owned())),
+            boot_of(&two, "6.12", Judgement::Failed("probed".to_owned())),
+            boot_of(&three, "6.12", Judgement::Passed(tally)),
         ];
         assert_eq!(
             show(&Boots { boots, took: Duration::from_secs(90) }),
@@ -522,10 +522,10 @@ mod tests {
     #[test]
     fn a_boot_that_must_go_wrong_passes_only_with_that_fault() {
         let fault = Fault { kind: FaultKind::Test, text: "hangs".to_owned() };
-        let found = |outcome| matches!(invert(&fault, &outcome), Outcome::Passed(_));
-        assert!(found(Outcome::Failed("it hangs: waited 3 s".to_owned())));
-        assert!(!found(Outcome::Failed("it panicked".to_owned())));
-        assert!(!found(Outcome::NotTested("it hangs: waited 3 s".to_owned())));
-        assert!(!found(Outcome::Passed(Tally::default())));
+        let found = |outcome| matches!(invert(&fault, &outcome), Judgement::Passed(_));
+        assert!(found(Judgement::Failed("it hangs: waited 3 s".to_owned())));
+        assert!(!found(Judgement::Failed("it panicked".to_owned())));
+        assert!(!found(Judgement::NotTested("it hangs: waited 3 s".to_owned())));
+        assert!(!found(Judgement::Passed(Tally::default())));
     }
 }

@@ -31,7 +31,7 @@ const TOOL: &str = "vfio-override";
 #[derive(Args)]
 pub struct InstallOptions {
     #[command(flatten)]
-    place: Place,
+    place: Destination,
 
     #[command(flatten)]
     musl: MuslOptions,
@@ -41,11 +41,11 @@ pub struct InstallOptions {
 #[derive(Args)]
 pub struct UninstallOptions {
     #[command(flatten)]
-    place: Place,
+    place: Destination,
 }
 
 #[derive(Args)]
-struct Place {
+struct Destination {
     /// Where the root directory is, for a package
     #[arg(long, value_name = "DIR", default_value = "/", value_parser = absolute)]
     destdir: PathBuf,
@@ -100,7 +100,7 @@ pub fn gather(
     Ok(built)
 }
 
-impl Place {
+impl Destination {
     fn make(&self, workspace: &Workspace, target: &str, built: Option<&Path>) -> Result<Verdict> {
         let usr = self.destdir.join(self.prefix.strip_prefix("/").unwrap_or(&self.prefix));
         let program = if is_writable(&usr) {

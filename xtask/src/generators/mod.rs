@@ -22,7 +22,7 @@ use crate::build::Binary;
 use crate::cases;
 use crate::cases::case::{Case, Mode};
 use crate::cases::suite;
-use crate::cases::suite::Outcome;
+use crate::cases::suite::Judgement;
 use crate::deliver::install;
 use crate::ground::arch::{AARCH64, Arch, Libc, X86_64};
 use crate::ground::pool;
@@ -271,7 +271,7 @@ impl Cell {
         kernel: &Kernel,
         disk: &Path,
         image: Vec<u8>,
-    ) -> Result<Outcome> {
+    ) -> Result<Judgement> {
         let case = self.case(disk);
         let session = Session {
             name: &slug(name),
@@ -366,19 +366,19 @@ pub struct Boot {
     /// What the table says of it: the root, what made the image, how the early binary was started, and the versions.
     about: [String; 4],
     took: Duration,
-    pub outcome: Outcome,
+    pub outcome: Judgement,
 }
 
 impl Boot {
     /// Boots, and tells when that is done.
-    fn new(name: String, about: [String; 4], boot: impl FnOnce() -> Result<Outcome>) -> Self {
+    fn new(name: String, about: [String; 4], boot: impl FnOnce() -> Result<Judgement>) -> Self {
         let start = Instant::now();
-        let outcome = boot().unwrap_or_else(|error| Outcome::NotTested(format!("{error:#}")));
+        let outcome = boot().unwrap_or_else(|error| Judgement::NotTested(format!("{error:#}")));
         let took = start.elapsed();
         let result = match outcome {
-            Outcome::Passed(_) => "",
-            Outcome::Failed(_) => "  FAILED",
-            Outcome::NotTested(_) => "  NOT TESTED",
+            Judgement::Passed(_) => "",
+            Judgement::Failed(_) => "  FAILED",
+            Judgement::NotTested(_) => "  NOT TESTED",
         };
         eprintln!("  boot {name:<53} {:>6.1} s{result}", took.as_secs_f64());
         Self { name, about, took, outcome }
@@ -439,8 +439,8 @@ impl Workshop {
             let about = [root.name.to_owned(), generator.to_string(), how.to_string(), versions];
             Boot::new(cell.name(), about, || match made {
                 Some(Ok(image)) => self.boot_one(workspace, cell, image),
-                Some(Err(error)) => Ok(Outcome::Failed(format!("no image: {error}"))),
-                None => Ok(Outcome::NotTested("no image was made".to_owned())),
+                Some(Err(error)) => Ok(Judgement::Failed(format!("no image: {error}"))),
+                None => Ok(Judgement::NotTested("no image was made".to_owned())),
             })
         })
     }
@@ -608,7 +608,7 @@ impl Workshop {
         Ok(debian.path(&name))
     }
 
-    fn boot_one(&self, workspace: &Workspace, cell: &Cell, made: &Path) -> Result<Outcome> {
+    fn boot_one(&self, workspace: &Workspace, cell: &Cell, made: &Path) -> Result<Judgement> {
         let Supply { early, kernel, disk, .. } = self.supply(cell.root.name)?;
         let mut image = fs::read(made).with_context(|| format!("no {}", made.display()))?;
         image.extend(cell.addition(early)?);
@@ -629,7 +629,7 @@ pub fn boot_installed(
     kernel: &Kernel,
     disk: &Path,
     image: Vec<u8>,
-) -> Result<Outcome> {
+) -> Result<Judgement> {
     let generator = if is_systemd { Generator::DracutSystemd } else { Generator::InitramfsTools };
     let cell = Cell { generator, how: How::Hook, root: COMMON };
     cell.boot(workspace, name, kernel, disk, image)
@@ -677,9 +677,9 @@ fn expect_clean(said: &str) -> Result<()> {
 pub fn show(boots: &[Boot]) -> String {
     let rows = boots.iter().map(|boot| {
         let result = match boot.outcome {
-            Outcome::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
-            Outcome::Failed(_) => "FAILED".to_owned(),
-            Outcome::NotTested(_) => "NOT TESTED".to_owned(),
+            Judgement::Passed(_) => format!("{:.1} s", boot.took.as_secs_f64()),
+            Judgement::Failed(_) => "FAILED".to_owned(),
+            Judgement::NotTested(_) => "NOT TESTED".to_owned(),
         };
         boot.about.iter().cloned().chain([result]).collect::<Vec<_>>()
     });

@@ -11,7 +11,7 @@ use super::debian::Debian;
 use super::{Boot, IMAGE_MEMORY, RULES, TAKEN, slug};
 use crate::cases::case::{Case, Mode};
 use crate::cases::suite;
-use crate::cases::suite::Outcome;
+use crate::cases::suite::Judgement;
 use crate::ground::arch::X86_64;
 use crate::ground::pool;
 use crate::ground::progress;
@@ -188,7 +188,7 @@ impl SignedImages {
         Ok(())
     }
 
-    fn boot_one(&self, workspace: &Workspace, addon: Addon) -> Result<Outcome> {
+    fn boot_one(&self, workspace: &Workspace, addon: Addon) -> Result<Judgement> {
         let disk = self.make_disk(addon)?;
         let firmware = |name: &str| self.debian.path("usr/share/OVMF").join(name);
         let efi = Efi {

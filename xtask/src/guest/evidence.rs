@@ -35,7 +35,7 @@ pub fn sort(console: &str) -> Result<(&str, &str)> {
 
 /// All that is known about a boot that went through.
 pub struct Evidence {
-    pub report: Report,
+    pub report: GuestReport,
     /// The kernel log, from its first record on.
     pub log: String,
 }
@@ -43,7 +43,7 @@ pub struct Evidence {
 impl Evidence {
     /// Reads both serial ports' files; an incomplete one proves nothing and is an error.
     pub fn read(report: &str, log: &str) -> Result<Self> {
-        let report = Report::parse(report)?;
+        let report = GuestReport::parse(report)?;
         let Some((log, _)) = log.split_once(END) else {
             bail!("the kernel log is cut short");
         };
@@ -112,7 +112,7 @@ impl<'log> Decision<'log> {
 
 /// The guest's own report.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct GuestReport {
     pub entry: Entry,
     /// The early binary's exit status, where /init ran it.
     pub early_status: Option<i32>,
@@ -157,7 +157,7 @@ pub struct Device {
     pub driver_override: Option<String>,
 }
 
-impl Report {
+impl GuestReport {
     fn parse(text: &str) -> Result<Self> {
         let mut report = Self::default();
         for line in text.lines() {
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_report_is_read() -> Result<()> {
-        let report = Report::parse(REPORT)?;
+        let report = GuestReport::parse(REPORT)?;
         assert_eq!(report.entry.pid, Some(1));
         assert_eq!(report.entry.arguments, ["two words"]);
         assert_eq!(report.entry.environment, ["TERM=linux"]);
@@ -305,7 +305,7 @@ mod tests {
     fn half_a_report_proves_nothing() {
         let half = REPORT.replace("@guest end", "");
         let log = "[ 0.0] Linux version 6.1\n@guest end\n";
-        assert!(Report::parse(&half).is_err());
+        assert!(GuestReport::parse(&half).is_err());
         assert!(Evidence::read(REPORT, log).is_ok());
         assert!(Evidence::read(REPORT, "[ 0.0] Linux version 6.1\n").is_err());
         assert!(Evidence::read(REPORT, "[ 9.0] later\n@guest end\n").is_err());

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 
 use super::Site;
-use crate::cases::suite::Outcome;
+use crate::cases::suite::Judgement;
 use crate::deliver::install;
 use crate::ground::apt::Lists;
 use crate::ground::arch::X86_64;
@@ -290,9 +290,9 @@ impl Peer {
             Vec::new()
         })?;
         match (outcome, seen.into_inner().ok().flatten()) {
-            (Outcome::Passed(_), Some([kept, twin])) => Ok(Row { peer: self, kept, twin }),
-            (Outcome::Failed(reason) | Outcome::NotTested(reason), _) => bail!(reason),
-            (Outcome::Passed(_), None) => bail!("nothing was seen"),
+            (Judgement::Passed(_), Some([kept, twin])) => Ok(Row { peer: self, kept, twin }),
+            (Judgement::Failed(reason) | Judgement::NotTested(reason), _) => bail!(reason),
+            (Judgement::Passed(_), None) => bail!("nothing was seen"),
         }
     }
 }

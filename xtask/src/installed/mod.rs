@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cases::case::{Case, Mode};
-use crate::cases::suite::{self, Outcome};
+use crate::cases::suite::{self, Judgement};
 use crate::ground::workspace::Workspace;
 use crate::guest::evidence::Evidence;
 use crate::guest::image::{Drivers, guest_init};
@@ -109,7 +109,7 @@ impl<'a> Site<'a> {
         case: &Case,
         image: Vec<u8>,
         judge: impl Fn(&Evidence) -> Vec<String>,
-    ) -> Result<Outcome> {
+    ) -> Result<Judgement> {
         let session = Session {
             name,
             kernel: self.kernel,

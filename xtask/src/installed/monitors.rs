@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Site;
-use crate::cases::suite::{self, Outcome};
+use crate::cases::suite::{self, Judgement};
 use crate::deliver::install;
 use crate::ground::pool;
 use crate::ground::progress;
@@ -139,7 +139,7 @@ pub fn run<'a>(
     workspace: &Workspace,
     early: &Path,
     monitors: &'a [&Monitor],
-) -> Result<Vec<(&'a Monitor, Result<Outcome>)>> {
+) -> Result<Vec<(&'a Monitor, Result<Judgement>)>> {
     setup::ensure(&[&setup::MMDEBSTRAP])?;
     let kernel = SYSTEM.kernel(workspace)?;
     let built = install::gather_for_tests(workspace, early)?;
@@ -150,7 +150,7 @@ pub fn run<'a>(
 }
 
 impl Monitor {
-    fn boot(&self, workspace: &Workspace, kernel: &Kernel, built: &Path) -> Result<Outcome> {
+    fn boot(&self, workspace: &Workspace, kernel: &Kernel, built: &Path) -> Result<Judgement> {
         let machine = Machine::new().with_image(MEMORY).with(TWIN, E1000E).with(KEPT, E1000E);
         let site = Site::prepare(&SYSTEM, kernel, workspace, &Drivers::of(&machine))?;
         install::install_to(&site.layer.changes(), &workspace.root, built)?;

@@ -25,7 +25,7 @@ use vfio_override::pci::Address;
 
 use crate::build::{self, MuslOptions, Target};
 use crate::cases::case::{Case, Mode};
-use crate::cases::suite::{self, Boots, Cell, Kernels, Outcome};
+use crate::cases::suite::{self, Boots, Cell, Judgement, Kernels};
 use crate::ground::progress;
 use crate::ground::setup;
 use crate::ground::verdict::Verdict;
@@ -107,15 +107,15 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let (mut agreed, mut failed) = (0, 0);
     for boot in &boots {
         let (word, reason) = match &boot.outcome {
-            Outcome::Passed(_) => {
+            Judgement::Passed(_) => {
                 agreed += 1;
                 continue;
             }
-            Outcome::Failed(reason) => {
+            Judgement::Failed(reason) => {
                 failed += 1;
                 ("FAILED", reason)
             }
-            Outcome::NotTested(reason) => ("NOT TESTED", reason),
+            Judgement::NotTested(reason) => ("NOT TESTED", reason),
         };
         println!("\n{word} {}:\n{reason}", boot.cell.name());
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::root::{Generator, Layer};
 use super::{Packages, Trial, bring, expect_plan, expect_same};
-use crate::cases::suite::Outcome;
+use crate::cases::suite::Judgement;
 use crate::deliver::first;
 use crate::generators;
 use crate::ground::verdict::NotTestable;
@@ -50,7 +50,7 @@ pub fn run(
     layer: &Layer,
     workspace: &Workspace,
     packages: &Packages,
-) -> Result<Outcome> {
+) -> Result<Judgement> {
     layer.run(&setting(trial.system.generator))?;
     let before = layer.listing()?;
     let deb = bring(layer, &packages.deb())?;
@@ -177,7 +177,7 @@ fn expect_clean(said: &str) -> Result<()> {
 }
 
 /// Boots from the image that the trigger made, with the kernel of that system.
-fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace) -> Result<Outcome> {
+fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace) -> Result<Judgement> {
     let kernel = trial.system.kernel(workspace)?;
     let release = &kernel.release;
     let image = fs::read(layer.changed(&format!("boot/initrd.img-{release}")))

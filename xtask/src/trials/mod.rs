@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use self::root::{Besides, Generator, Layer, System};
-use crate::cases::suite::{Outcome, Tally};
+use crate::cases::suite::{Judgement, Tally};
 use crate::deliver::changelog::Release;
 use crate::deliver::dist::{self, Built};
 use crate::ground::arch::Arch;
@@ -75,10 +75,10 @@ impl Trial {
     }
 
     /// Installs, uses, boots, upgrades and removes it.
-    pub fn run(&self, workspace: &Workspace, packages: &Packages) -> Result<Outcome> {
+    pub fn run(&self, workspace: &Workspace, packages: &Packages) -> Result<Judgement> {
         let lower = self.system.prepare(workspace)?;
         let layer = Layer::above(&lower, workspace)?;
-        let passed = Outcome::Passed(Tally::default());
+        let passed = Judgement::Passed(Tally::default());
         match self.package {
             Package::Deb => debian::run(self, &layer, workspace, packages),
             Package::Rpm => foreign::rpm(&layer, packages).map(|()| passed),
@@ -234,7 +234,7 @@ pub fn run<'a>(
     workspace: &Workspace,
     trials: &'a [Trial],
     packages: &Packages,
-) -> Vec<(&'a Trial, Result<Outcome>)> {
+) -> Vec<(&'a Trial, Result<Judgement>)> {
     let mut systems: Vec<&System> = trials.iter().map(|trial| trial.system).collect();
     systems.dedup_by_key(|system| system.name());
     // What fails fails again, in the trial.
