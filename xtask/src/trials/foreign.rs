@@ -9,9 +9,9 @@ use super::{Packages, bring, expect_plan, expect_same};
 /// The image of a distribution that names it so.
 const LOOK: &str = "ls /boot/initr* | while read -r image; do lsinitrd \"$image\"; done | grep -c vfio-override-early || :";
 
-/// What rpm's database knows of the system, the shells, which Debian's packages brought; and a directory that every
-/// distribution with rpm has.
-const SYSTEM: &str = r#"mkdir -p /tmp/rpm /usr/share/licenses && cd /tmp/rpm && cat >system.spec <<'END'
+/// What rpm's database knows of the system, the shells, which Debian's packages brought; and directories that every
+/// distribution with rpm or zypper has.
+const SYSTEM: &str = r#"mkdir -p /tmp/rpm /usr/share/licenses /var/adm/update-scripts && cd /tmp/rpm && cat >system.spec <<'END'
 Name: system
 Version: 1
 Release: 1
