@@ -19,7 +19,7 @@ use crate::deliver::dist::Built;
 use crate::foreign::{self, MIRI, NOT_EMULATED};
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
-use crate::generators::{Addon, Cell, SignedImages, Workshop};
+use crate::generators::{Addon, Cell, Checkouts, Project, SignedImages, Workshop};
 use crate::ground::arch::{AARCH64, Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
@@ -43,6 +43,8 @@ use crate::trials::{self, Packages, Trial};
 /// generators make; with --all virtual machine monitors that use in a guest what was kept there. A dash in the table of boots stands where a case was not booted on a kernel; below the
 /// table stands why some cases never are.
 ///
+/// Generators that no Debian has are told as NOT RUN, and are neither passed nor failed, unless a checkout is given.
+///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
 /// boot that could not be tested (no kernel, no QEMU, in hook mode a guest that does not reach /init)
 /// is told apart from one that failed, and is no success either: status 3 if nothing else is wrong.
@@ -58,6 +60,9 @@ pub struct Options {
 
     #[command(flatten)]
     musl: MuslOptions,
+
+    #[command(flatten)]
+    checkouts: Checkouts,
 }
 
 pub fn run(options: &Options) -> Result<Verdict> {
@@ -81,7 +86,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_copy(&workspace, options.musl, &binaries, &mut ledger);
     check_fuzzing(&workspace, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
-    check_generators(&workspace, &binaries, &mut ledger);
+    check_generators(&workspace, &binaries, &options.checkouts, &mut ledger);
     check_packages(&workspace, options.musl, &mut ledger);
     check_monitors(&workspace, &binaries, &mut ledger);
     Ok(ledger.close())
@@ -342,7 +347,12 @@ fn wanted_images(ledger: &Ledger) -> Vec<Cell> {
     Cell::every(ledger.all).filter(|cell| ledger.wants(&image_name(&cell.name()))).collect()
 }
 
-fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+fn check_generators(
+    workspace: &Workspace,
+    binaries: &[Binary],
+    checkouts: &Checkouts,
+    ledger: &mut Ledger,
+) {
     type Check = fn(&Workshop, &Workspace) -> Result<()>;
     const CHECKS: [(&str, Check); 6] = [
         ("generators: what systemd says of the units", Workshop::check_units),
@@ -356,10 +366,26 @@ fn check_generators(workspace: &Workspace, binaries: &[Binary], ledger: &mut Led
         return ledger.fail("generators", "no binary did build");
     };
     let mut boots = Vec::new();
-    let cells = wanted_images(ledger);
+    let mut cells = wanted_images(ledger);
+    for project in Project::ALL {
+        let mut own: Vec<Cell> = Cell::foreign()
+            .filter_map(|(of, cell)| (of == project).then_some(cell))
+            .filter(|cell| ledger.wants(&image_name(&cell.name())))
+            .collect();
+        if checkouts.of(project).is_some() {
+            cells.append(&mut own);
+        } else if !own.is_empty() {
+            let project = project.name();
+            ledger.is_known = true;
+            ledger.figures.push(format!(
+                "generator {project}: NOT RUN, for no Debian has it: give a checkout, --{project} DIR"
+            ));
+        }
+    }
     if !cells.is_empty() || CHECKS.iter().any(|(name, _)| ledger.wants(name)) {
-        let workshop =
-            ledger.always("generators: prepare", || Workshop::prepare(workspace, binaries, &cells));
+        let workshop = ledger.always("generators: prepare", || {
+            Workshop::prepare(workspace, binaries, &cells, checkouts)
+        });
         if let Some(workshop) = workshop {
             for (name, check) in CHECKS {
                 ledger.check(name, || check(&workshop, workspace));

@@ -2,6 +2,7 @@
 //! The images of real generators: made in a Debian of their own, booted, and judged like any other
 //! guest, but for the root file system that they hand over to.
 
+mod checkouts;
 mod debian;
 mod dracut;
 mod initramfs_tools;
@@ -13,8 +14,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use self::checkouts::Tool;
+pub use self::checkouts::{Checkouts, Project};
 use self::debian::Debian;
 use self::dracut::Scope;
 pub use self::uki::{Addon, SignedImages};
@@ -46,15 +49,31 @@ pub struct Root {
     arch: &'static Arch,
     /// Its kernel, by its name in `tests/kernels.toml`.
     kernel: &'static str,
+    packages: &'static [&'static str],
 }
 
 /// A further one is one more entry.
 const ROOTS: [Root; 4] = [
-    Root { name: "Debian 12", suite: "bookworm", arch: X86_64, kernel: "6.1" },
-    Root { name: "Debian 13", suite: "trixie", arch: X86_64, kernel: "6.12" },
-    Root { name: "Debian sid", suite: "sid", arch: X86_64, kernel: "newest" },
-    Root { name: "Debian 13, aarch64", suite: "trixie", arch: AARCH64, kernel: "6.12" },
+    Root { name: "Debian 12", suite: "bookworm", arch: X86_64, kernel: "6.1", packages: &PACKAGES },
+    Root { name: "Debian 13", suite: "trixie", arch: X86_64, kernel: "6.12", packages: &PACKAGES },
+    Root { name: "Debian sid", suite: "sid", arch: X86_64, kernel: "newest", packages: &PACKAGES },
+    Root {
+        name: "Debian 13, aarch64",
+        suite: "trixie",
+        arch: AARCH64,
+        kernel: "6.12",
+        packages: &PACKAGES,
+    },
 ];
+
+/// Where generators are built and tried that no Debian has.
+static WORKBENCH: Root = Root {
+    name: "Debian sid, from sources",
+    suite: "sid",
+    arch: X86_64,
+    kernel: "newest",
+    packages: &checkouts::PACKAGES,
+};
 
 /// What a root has, besides what these depend on. Neither generator's own package is here: those exclude each other,
 /// and only say which one a kernel's installation calls.
@@ -106,9 +125,13 @@ pub enum Generator {
     InitramfsTools,
     /// An image made by hand, without any hook.
     Busybox,
+    MkinitcpioUdev,
+    MkinitcpioSystemd,
+    Ugrd,
 }
 
 impl Generator {
+    /// Those that every Debian has.
     const ALL: [Self; 6] = [
         Self::DracutSystemd,
         Self::DracutSystemdHostonly,
@@ -118,8 +141,25 @@ impl Generator {
         Self::Busybox,
     ];
 
+    /// Those that no Debian has.
+    const FOREIGN: [Self; 3] = [Self::MkinitcpioUdev, Self::MkinitcpioSystemd, Self::Ugrd];
+
     fn is_systemd(self) -> bool {
-        matches!(self, Self::DracutSystemd | Self::DracutSystemdHostonly)
+        matches!(self, Self::DracutSystemd | Self::DracutSystemdHostonly | Self::MkinitcpioSystemd)
+    }
+
+    /// Whose images it makes, where that is built from a checkout.
+    fn project(self) -> Option<Project> {
+        match self {
+            Self::MkinitcpioUdev | Self::MkinitcpioSystemd => Some(Project::Mkinitcpio),
+            Self::Ugrd => Some(Project::Ugrd),
+            _ => None,
+        }
+    }
+
+    /// Whether this project has a hook for it.
+    fn has_hook(self) -> bool {
+        !matches!(self, Self::Busybox | Self::Ugrd)
     }
 
     /// What is tried with its image on a root. How the hook is started and what goes wrong differs between generators,
@@ -140,6 +180,8 @@ impl Generator {
             Self::DracutSystemdHostonly | Self::DracutHostonly if is_common => {
                 vec![How::Hook, How::Strict]
             }
+            Self::MkinitcpioUdev | Self::MkinitcpioSystemd => vec![How::Hook, How::Strict],
+            Self::Ugrd => vec![How::Strict],
             Self::Busybox if is_common => vec![How::Strict, How::BadRules, How::CrashingBinary],
             Self::DracutSystemdHostonly | Self::DracutHostonly | Self::Busybox => Vec::new(),
         }
@@ -152,6 +194,8 @@ impl Generator {
             Self::Dracut | Self::DracutHostonly => &["dracut-core"],
             Self::InitramfsTools => &["initramfs-tools-core"],
             Self::Busybox => &["busybox-static"],
+            Self::MkinitcpioUdev | Self::Ugrd => &[],
+            Self::MkinitcpioSystemd => &["systemd"],
         }
     }
 }
@@ -165,6 +209,9 @@ impl fmt::Display for Generator {
             Self::DracutHostonly => "dracut, no systemd, hostonly",
             Self::InitramfsTools => "initramfs-tools",
             Self::Busybox => "busybox, by hand",
+            Self::MkinitcpioUdev => "mkinitcpio, udev",
+            Self::MkinitcpioSystemd => "mkinitcpio, systemd",
+            Self::Ugrd => "ugrd",
         })
     }
 }
@@ -220,13 +267,23 @@ impl Cell {
         self.root.arch
     }
 
+    /// Those with generators that are built from a checkout, whether there is one or not.
+    pub fn foreign() -> impl Iterator<Item = (Project, Self)> {
+        Generator::FOREIGN.into_iter().flat_map(|generator| {
+            let modes = generator.modes(&WORKBENCH, true).into_iter();
+            modes.filter_map(move |how| {
+                Some((generator.project()?, Self { generator, how, root: &WORKBENCH }))
+            })
+        })
+    }
+
     pub fn name(&self) -> String {
         format!("{}, {}, {}", self.root.name, self.generator, self.how)
     }
 
     /// Whether the early binary is PID 1: without a hook there is no other way.
     fn is_strict(&self) -> bool {
-        self.how == How::Strict || self.generator == Generator::Busybox
+        self.how == How::Strict || !self.generator.has_hook()
     }
 
     /// What is booted and what must come of it.
@@ -239,6 +296,10 @@ impl Cell {
         // systemd waits for that disk, and lets much of the boot wait, before it mounts anything.
         let case =
             if self.generator.is_systemd() { case.parameter("resume=/dev/vda") } else { case };
+        let case = match self.generator {
+            Generator::Ugrd => case.parameter("rootfstype=ext4 rootflags=rw"),
+            _ => case,
+        };
         let case =
             if self.is_strict() { case.parameter("rdinit=/vfio-override-early") } else { case };
         let taken = |case: Case| {
@@ -307,9 +368,8 @@ impl Cell {
     fn judge(&self, case: &Case, kernel: &Kernel, evidence: &Evidence) -> Vec<String> {
         let mut complaints = suite::judge_case(case, &kernel.modules, evidence);
         let runs = evidence.early_records().filter(|record| record.starts_with("rules: ")).count();
-        let has_hook = self.generator != Generator::Busybox;
         match self.how {
-            How::Strict if runs != 1 + usize::from(has_hook) => {
+            How::Strict if runs != 1 + usize::from(self.generator.has_hook()) => {
                 complaints.push(format!(
                     "the early binary ran {runs} times; expected it as PID 1, and as a hook if \
                      there is one"
@@ -347,6 +407,7 @@ fn machine(disk: &Path) -> Machine {
 /// Everything that the boots are made of.
 pub struct Workshop {
     supplies: Vec<Supply>,
+    tools: Vec<Tool>,
 }
 
 /// What there is of one root.
@@ -387,7 +448,12 @@ impl Boot {
 
 impl Workshop {
     /// The Debians of these cells with their early binary and all hooks installed, each with a root disk for its kernel.
-    pub fn prepare(workspace: &Workspace, binaries: &[Binary], cells: &[Cell]) -> Result<Self> {
+    pub fn prepare(
+        workspace: &Workspace,
+        binaries: &[Binary],
+        cells: &[Cell],
+        checkouts: &Checkouts,
+    ) -> Result<Self> {
         let supply = |root: &'static Root| {
             let is_its = |binary: &&Binary| {
                 binary.target.arch == root.arch && binary.target.libc() == Libc::Musl
@@ -396,8 +462,13 @@ impl Workshop {
             let early = binary.path.clone();
             // The host tool is this machine's: no generator runs it.
             let built = install::gather_for_tests(workspace, &early)?;
-            let debian =
-                Debian::prepare(workspace, root.suite, root.arch, "for the generators", &PACKAGES)?;
+            let debian = Debian::prepare(
+                workspace,
+                root.suite,
+                root.arch,
+                "for the generators",
+                root.packages,
+            )?;
             install::install_to(debian.root(), &workspace.root, &built)?;
             let kernel = kernel::named(root.kernel, root.arch, workspace)?;
             debian.add_kernel(&kernel)?;
@@ -411,8 +482,11 @@ impl Workshop {
         let is_needed = |root: &&Root| {
             root.name == ROOTS[0].name || cells.iter().any(|cell| cell.root.name == root.name)
         };
-        let supplies = ROOTS.iter().filter(is_needed).map(supply).collect::<Result<_>>()?;
-        Ok(Self { supplies })
+        let roots = ROOTS.iter().chain([&WORKBENCH]).filter(is_needed);
+        let supplies = roots.map(supply).collect::<Result<Vec<_>>>()?;
+        let workbench = supplies.iter().find(|supply| supply.root.name == WORKBENCH.name);
+        let tools = workbench.map(|supply| checkouts.set_up(&supply.debian)).unwrap_or_default();
+        Ok(Self { supplies, tools })
     }
 
     /// Boots the cells two at a time, each generator's image made once for each root.
@@ -565,6 +639,13 @@ impl Workshop {
         self.supply(ROOTS[0].name)
     }
 
+    /// The version of what was built from a checkout.
+    fn tool(&self, project: Project) -> Result<&str> {
+        let tool = self.tools.iter().find(|tool| tool.project == project);
+        let tool = tool.with_context(|| format!("no checkout of {}", project.name()))?;
+        tool.version.as_deref().map_err(|error| anyhow!("{error}"))
+    }
+
     /// The generator's packages of a root, with their versions.
     fn versions(&self, cell: &Cell) -> Result<String> {
         let Supply { debian, kernel, .. } = self.supply(cell.root.name)?;
@@ -572,8 +653,10 @@ impl Workshop {
             let name = package.trim_end_matches("-core").trim_end_matches("-static");
             Ok(format!("{name} {}", debian.version(package)?))
         };
+        let tool = cell.generator.project().map(|project| self.tool(project)).transpose()?;
         let packages = cell.generator.packages().iter().map(named).collect::<Result<Vec<_>>>()?;
-        Ok(format!("{}, Linux {}", packages.join(", "), kernel.release))
+        let all: Vec<String> = tool.into_iter().map(str::to_owned).chain(packages).collect();
+        Ok(format!("{}, Linux {}", all.join(", "), kernel.release))
     }
 
     /// Makes an image; an error if the generator complains about what is ours.
@@ -603,9 +686,30 @@ impl Workshop {
                 fs::write(debian.path(&name), archive.to_bytes()?)?;
                 Ok(String::new())
             }
+            Generator::MkinitcpioUdev => {
+                self.make_foreign(debian, kernel, generator, "base vfio-override udev", &image)
+            }
+            Generator::MkinitcpioSystemd => {
+                self.make_foreign(debian, kernel, generator, "base systemd vfio-override", &image)
+            }
+            Generator::Ugrd => self.make_foreign(debian, kernel, generator, "", &image),
         }?;
         expect_clean(&said)?;
         Ok(debian.path(&name))
+    }
+
+    /// Makes one by what was built from a checkout; `more` is what that takes besides.
+    fn make_foreign(
+        &self,
+        debian: &Debian,
+        kernel: &Kernel,
+        generator: Generator,
+        more: &str,
+        image: &str,
+    ) -> Result<String> {
+        let project = generator.project().context("it is no checkout's")?;
+        self.tool(project)?;
+        checkouts::make(debian, kernel, project, more, image)
     }
 
     fn boot_one(&self, workspace: &Workspace, cell: &Cell, made: &Path) -> Result<Judgement> {
@@ -662,7 +766,11 @@ pub fn make_disk(
 /// An error if a generator says anything about this project, or the modules that it asks for, but
 /// that it is being included.
 fn expect_clean(said: &str) -> Result<()> {
-    const EXPECTED: [&str; 2] = ["*** Including module: vfio-override ***", "dracut: Executing: "];
+    const EXPECTED: [&str; 3] = [
+        "*** Including module: vfio-override ***",
+        "dracut: Executing: ",
+        "Running build hook: [vfio-override]",
+    ];
     let is_complaint = |line: &&str| {
         let concerns_us = line.contains("vfio") || line.contains("pci-stub");
         concerns_us && !EXPECTED.iter().any(|expected| line.contains(expected))

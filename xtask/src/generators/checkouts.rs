@@ -1,0 +1,155 @@
+//! Generators that no Debian has, each from a checkout of its sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::debian::Debian;
+use super::{FORCED, ROOT_DRIVERS};
+use crate::ground::command;
+use crate::ground::progress;
+use crate::guest::kernel::Kernel;
+
+/// What their builds take, and what they put into images. The static busybox would run its own programs in place of kmod's
+/// and util-linux'.
+pub const PACKAGES: [&str; 26] = [
+    "?essential",
+    "bc",
+    "busybox",
+    "cpio",
+    "e2fsprogs",
+    "file",
+    "gcc",
+    "git",
+    "initramfs-tools-core",
+    "kmod",
+    "libarchive-tools",
+    "libblkid-dev",
+    "libc6-dev",
+    "libcryptsetup-dev",
+    "libkmod-dev",
+    "make",
+    "meson",
+    "mount",
+    "pax-utils",
+    "pkgconf",
+    "python3",
+    "systemd",
+    "systemd-dev",
+    "udev",
+    "util-linux-extra",
+    "zstd",
+];
+
+/// A generator of which there is a checkout, or not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Project {
+    Mkinitcpio,
+    Ugrd,
+}
+
+impl Project {
+    pub const ALL: [Self; 2] = [Self::Mkinitcpio, Self::Ugrd];
+
+    /// Its name, and that of the option with its checkout.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mkinitcpio => "mkinitcpio",
+            Self::Ugrd => "ugrd",
+        }
+    }
+
+    /// Checkouts that have to be beside its own.
+    fn beside(self) -> &'static [&'static str] {
+        match self {
+            Self::Mkinitcpio => &[],
+            Self::Ugrd => &["zenlib", "pycpio"],
+        }
+    }
+
+    /// A shell script: `setup`, once, and `make RELEASE IMAGE MODULES MORE`, all in the checkout.
+    fn script(self) -> &'static str {
+        match self {
+            Self::Mkinitcpio => include_str!("checkouts/mkinitcpio.sh"),
+            Self::Ugrd => include_str!("checkouts/ugrd.sh"),
+        }
+    }
+}
+
+/// Where the checkouts are.
+#[derive(Args, Clone, Default)]
+pub struct Checkouts {
+    /// A checkout of mkinitcpio, which no Debian has: its images are made and booted, too
+    #[arg(long, value_name = "DIR")]
+    mkinitcpio: Option<PathBuf>,
+
+    /// The same of ugrd, with checkouts of zenlib and pycpio, which it imports, beside it
+    #[arg(long, value_name = "DIR")]
+    ugrd: Option<PathBuf>,
+}
+
+impl Checkouts {
+    pub fn of(&self, project: Project) -> Option<&Path> {
+        match project {
+            Project::Mkinitcpio => self.mkinitcpio.as_deref(),
+            Project::Ugrd => self.ugrd.as_deref(),
+        }
+    }
+
+    /// Builds and installs in this Debian what there is a checkout of.
+    pub fn set_up(&self, debian: &Debian) -> Vec<Tool> {
+        let given =
+            Project::ALL.into_iter().filter_map(|project| Some((project, self.of(project)?)));
+        given
+            .map(|(project, checkout)| {
+                let title = format!("set up {} from its checkout", project.name());
+                let version = progress::phase(title, || set_up(debian, project, checkout));
+                Tool { project, version: version.map_err(|error| format!("{error:#}")) }
+            })
+            .collect()
+    }
+}
+
+/// One that was set up, or why it was not.
+pub struct Tool {
+    pub project: Project,
+    pub version: Result<String, String>,
+}
+
+fn set_up(debian: &Debian, project: Project, checkout: &Path) -> Result<String> {
+    let name = project.name();
+    let others = project.beside().iter().map(|other| (*other, checkout.join("..").join(other)));
+    for (name, from) in [(name, checkout.to_owned())].into_iter().chain(others) {
+        let place = debian.path("tmp").join(name);
+        if place.is_dir() {
+            fs::remove_dir_all(&place)?;
+        }
+        command::check(Command::new("cp").arg("-rT").arg(from).arg(&place))?;
+    }
+    run(debian, project, &["setup"])?;
+    let mut git = Command::new("git");
+    git.arg("-C").arg(checkout).args(["describe", "--tags", "--always"]);
+    let version = command::stdout(&mut git)?;
+    Ok(format!("{name} {}", version.trim().trim_start_matches('v')))
+}
+
+/// Makes an image that loads the host's drivers by name.
+pub fn make(
+    debian: &Debian,
+    kernel: &Kernel,
+    project: Project,
+    more: &str,
+    image: &str,
+) -> Result<String> {
+    let modules = [&ROOT_DRIVERS[..], &FORCED].concat().join(" ");
+    run(debian, project, &["make", &kernel.release, image, &modules, more])
+}
+
+fn run(debian: &Debian, project: Project, arguments: &[&str]) -> Result<String> {
+    const ENTER: &str = r#"cd "/tmp/$1" && shift && exec sh -c "$@""#;
+    let start = ["-c", ENTER, "sh", project.name(), project.script(), "sh"];
+    debian.run("sh", [&start[..], arguments].concat())
+}
