@@ -30,7 +30,8 @@ impl Run<'_> {
             return true;
         }
 
-        if self.is_cut_short && rules.off().is_none() {
+        let has_summary = !is_for_one || plan.taken().any(Step::is_held);
+        if self.is_cut_short && has_summary && rules.off().is_none() {
             say(&Message::Summary(rules, plan));
         }
         let mut is_complete = true;
@@ -58,10 +59,7 @@ impl Run<'_> {
         for step in plan.taken() {
             say(&Message::Function(step));
         }
-        if rules.count() > 0
-            && !self.is_cut_short
-            && (!is_for_one || plan.taken().any(Step::is_held))
-        {
+        if rules.count() > 0 && !self.is_cut_short && has_summary {
             say(&Message::Summary(rules, plan));
         }
         is_applied && is_complete

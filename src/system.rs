@@ -127,11 +127,11 @@ impl<'s, S: System> View<'s, S> {
         listed.map_err(Problem::fault(Operation::List, path))
     }
 
-    /// Whether a directory has any entry; `false` where it is not there.
-    pub(crate) fn has_entries(&mut self, path: Path) -> bool {
-        let mut has_entries = false;
-        let listed = self.0.list(path, &mut |_, _| has_entries = true);
-        has_entries || !matches!(listed, Ok(()) | Err(Errno::ENOENT))
+    /// Whether an entry of a directory is so; `false` where the directory is not there.
+    pub(crate) fn has_entry(&mut self, path: Path, is_so: fn(&[u8]) -> bool) -> bool {
+        let mut has_entry = false;
+        let listed = self.0.list(path, &mut |_, name| has_entry |= is_so(name));
+        has_entry || !matches!(listed, Ok(()) | Err(Errno::ENOENT))
     }
 
     /// Whether a driver of this name is registered with the PCI bus. Where that cannot be told it is taken

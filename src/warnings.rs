@@ -62,7 +62,7 @@ pub fn surroundings(
 
 /// Looks at the group of a taken function, and at who else is in it.
 fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Address) {
-    if matches!(plan.groups, Groups::Unasked | Groups::Some) {
+    if plan.groups != Groups::None {
         let listed = list_group(view, address, |view, group, member| {
             if let Some(step) = plan.get_mut(member) {
                 step.function.group = Some(group);
@@ -75,9 +75,11 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
         }
     }
     if plan.groups == Groups::Unasked {
-        plan.groups = if view.has_entries(Path::Groups) {
+        plan.groups = if view.has_entry(Path::Iommus, makes_groups_late) {
+            Groups::Later
+        } else if view.has_entry(Path::Groups, |_| true) {
             Groups::Some
-        } else if view.has_entries(Path::Iommus) {
+        } else if view.has_entry(Path::Iommus, |_| true) {
             Groups::Later
         } else {
             Groups::None
@@ -94,6 +96,13 @@ pub(crate) fn framebuffer(view: &mut View<'_, impl System>) -> Option<Address> {
     // A copy of a machine need not hold the file.
     let _ = view.lines(Text::IoMemory, &mut |line| found = found.or(nesting.framebuffer(line)));
     found
+}
+
+/// Whether an IOMMU of this name may get its functions only when drivers take them, as before Linux 6.15 those do
+/// that firmware describes by ACPI's IORT and VIOT or by a device tree. Intel's and AMD's have theirs from the
+/// start (`alloc_iommu` in `drivers/iommu/intel/dmar.c`, `iommu_init_pci` in `drivers/iommu/amd/init.c`).
+fn makes_groups_late(iommu: &[u8]) -> bool {
+    !iommu.starts_with(b"dmar") && !iommu.starts_with(b"ivhd")
 }
 
 /// Hands over what an operator should know of the functions that are taken.

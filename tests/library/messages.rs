@@ -6,7 +6,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::support::capture::{Told, apply, apply_line, apply_to};
+use crate::support::capture::{Capture, Told, apply, apply_line, apply_to};
 use crate::support::machine::{
     Asked, Function, Machine, address, audio, bridge, function, network, nvme, vga,
 };
@@ -14,7 +14,9 @@ use nix::errno::Errno;
 use vfio_override::apply::DriverName;
 use vfio_override::message::{Answer, Loading, Message, WorkerEnd};
 use vfio_override::path::Attribute;
+use vfio_override::run::Run;
 use vfio_override::survey::{MAX_FUNCTIONS, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_PROBLEMS};
+use vfio_override::system::View;
 
 /// Scenes, one after the other.
 #[derive(Default)]
@@ -231,6 +233,23 @@ fn each_failure() {
     insta::assert_snapshot!(scenes.0);
 }
 
+/// What is told of a run for one function that came to no end.
+fn looked_back_on(only: &str) -> Told {
+    let mut machine = board();
+    let mut run = Box::<Run>::default();
+    run.rules.add_line(b"vfio.override=02:00.0+slot");
+    run.look_back(&mut View::of(&mut machine), Some(address(only)), true);
+    let log = Capture::default();
+    let is_applied = run.report(&log);
+    Told { is_applied, lines: log.into_lines() }
+}
+
+#[test]
+fn a_run_for_one_function_that_came_to_no_end_tells_of_that_function_only() {
+    assert!(looked_back_on("0000:02:00.0").says("1 taken"));
+    assert!(looked_back_on("0000:04:00.0").lines.is_empty());
+}
+
 #[test]
 fn each_warning() {
     let mut scenes = Scenes::default();
@@ -253,6 +272,11 @@ fn each_warning() {
     scenes.run(
         "one function without an IOMMU",
         board().with(card("0000:05:00.0")),
+        "05:00.0,02:00.0+group",
+    );
+    scenes.run(
+        "one function whose group comes later than the others'",
+        board().with(card("0000:05:00.0")).with_late_groups(),
         "05:00.0,02:00.0+group",
     );
     scenes.run("a function of the group stays", board(), "02:00.0");

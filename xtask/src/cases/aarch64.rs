@@ -38,7 +38,11 @@ pub fn all() -> Vec<Case> {
     };
     vec![
         on_demo("control").mode(Mode::Control).mostly_on(&["6.12"]),
-        taken("hook").logged("rules: 2 applied; functions: 4 taken").mostly_on(&["6.1", "16k"]),
+        taken("hook")
+            .logged("rules: 2 applied; functions: 4 taken")
+            // A driver that is built in has made a group already; those of the rules come later.
+            .also(|evidence| says_nothing_of(evidence, "no IOMMU serves"))
+            .mostly_on(&["6.1", "16k"]),
         taken("rdinit")
             .mode(Mode::Rdinit)
             .logged("rules: 2 applied; functions: 4 taken")
