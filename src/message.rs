@@ -170,12 +170,17 @@ impl Message<'_> {
                 | Outcome::Refused(_)
                 | Outcome::Invalid(_)
                 | Outcome::Failed(_) => Level::Warn,
-                _ => Level::Debug,
+                Outcome::NotInForce
+                | Outcome::Setting
+                | Outcome::Applied
+                | Outcome::Excluded
+                | Outcome::Overruled
+                | Outcome::Elsewhere => Level::Debug,
             },
             Self::Function(step) => match step.state {
                 State::Failed(_) => Level::Error,
                 State::Offered => Level::Warn,
-                _ => Level::Info,
+                State::Planned | State::Held | State::Waiting | State::Bound => Level::Info,
             },
             Self::Loading(Loading { kept_and_bound: (kept, bound), .. }) if kept == bound => {
                 Level::Info
@@ -185,7 +190,19 @@ impl Message<'_> {
             }
             Self::Worker(..) | Self::Init(..) | Self::Shell | Self::NoInit => Level::Error,
             // What an operator should know of what is done.
-            _ => Level::Warn,
+            Self::Doubtful(..)
+            | Self::Problem(_)
+            | Self::Unseen(_)
+            | Self::NoIommu
+            | Self::NoGroup(_)
+            | Self::NotViable(..)
+            | Self::BootDisplay(_)
+            | Self::Storage(_)
+            | Self::Network(_)
+            | Self::Framebuffer(_)
+            | Self::Stray(_)
+            | Self::Summary(..)
+            | Self::Loading(_) => Level::Warn,
         }
     }
 
