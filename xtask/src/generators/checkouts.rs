@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Generators that no Debian has, each from a checkout of its sources.
 
 use std::fs;

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # mkinitcpio, in its checkout and in a Debian:
 #   mkinitcpio.sh setup
 #   mkinitcpio.sh make RELEASE IMAGE MODULES HOOKS

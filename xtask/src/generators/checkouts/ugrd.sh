@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ugrd, in its checkout and in a Debian, with what it imports beside it:
 #   ugrd.sh setup
 #   ugrd.sh make RELEASE IMAGE MODULES
