@@ -406,8 +406,8 @@ pub static SYSTEMS: &[System] = &[
             way: Way::ReadyMade {
                 hook: DRACUT,
                 install: line(
-                    "In the Containerfile of the image, install vfio-override's package",
-                    "RUN dnf -y install ./vfio-override-*.rpm",
+                    "In the Containerfile of the image, install vfio-override's package, which lies beside it",
+                    "RUN --mount=type=bind,target=/beside dnf -y install /beside/vfio-override-*.rpm",
                 ),
                 build: line(
                     "Behind that, make the initramfs anew, so that it holds the hook",

@@ -255,7 +255,12 @@ impl Takers {
             };
             self.advice.push(advice);
             self.steps
-                .push(Step::run(format!("Take back what driverctl has saved for {address}"), undo));
+                .push(Step::run(
+                    format!(
+                        "With no guest that uses it running, since this acts at once, take back what driverctl has saved for {address}"
+                    ),
+                    undo,
+                ));
         }
     }
 
