@@ -14,7 +14,7 @@ use crate::problem::{Operation, Problem};
 use crate::rule::{MAX_DRIVER, NOBODY};
 use crate::system::{Access, File, System, View, first_line};
 
-/// The name of a driver as sysfs has it. Its bytes are the kernel's, not checked.
+/// The name of a driver as sysfs has it. Its bytes come from the kernel or from a rule; nothing here checks them.
 pub type DriverName = Vec<u8, MAX_DRIVER, u8>;
 
 /// Makes the `driver_override` of the step's function hold its driver.
@@ -28,14 +28,14 @@ pub(crate) fn hold(system: &mut impl System, step: &mut Step) {
     }
 }
 
-/// Makes the function's `driver_override` hold `driver`. Returns whether it did already.
+/// Makes the function's `driver_override` hold `driver`. Returns [`Held::Already`] if it did before.
 fn set_override(
     system: &mut impl System,
     address: Address,
     driver: &[u8],
 ) -> Result<Held, Problem> {
     let path = Path::Attribute(address, Attribute::DriverOverride);
-    // With its newline, and a byte by which a longer name shows.
+    // Room for the newline and for one byte more, by which a longer name differs.
     let mut buffer = [0; MAX_DRIVER + 2];
     let opened = system.open(path, Access::ReadWrite);
     let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
@@ -46,8 +46,8 @@ fn set_override(
     if holds(&mut file)? {
         return Ok(Held::Already);
     }
-    // The kernel drops what follows the newline; a plain file, in a copy of sysfs, may keep the end
-    // of a longer old value there.
+    // The newline ends the value. The kernel ignores what follows it; in a plain file, in a copy of sysfs, the end of
+    // a longer old value may follow it.
     let mut value = Vec::<u8, { MAX_DRIVER + 1 }>::new();
     let whole = value.extend_from_slice(driver).is_ok() && value.push(b'\n').is_ok();
     debug_assert!(whole);
@@ -55,7 +55,7 @@ fn set_override(
     if holds(&mut file)? { Ok(Held::Written) } else { Err(Problem::NotHeld(address)) }
 }
 
-/// Takes each function whose override is held away from any other driver, and offers it to its own.
+/// Unbinds each function whose override is held from any other driver, and offers it to its own.
 ///
 /// A driver that is not registered yet takes its functions by itself when it loads.
 pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
@@ -90,7 +90,7 @@ fn free(system: &mut impl System, step: &mut Step) -> Result<bool, Problem> {
     Ok(false)
 }
 
-/// Sees which driver each function has now that was not bound before.
+/// Reads which driver has each taken function now, except those that are bound already or have failed.
 pub(crate) fn verify(view: &mut View<'_, impl System>, plan: &mut Plan) {
     for step in plan.taken_mut() {
         let before = step.state;
@@ -107,7 +107,7 @@ pub(crate) fn verify(view: &mut View<'_, impl System>, plan: &mut Plan) {
     }
 }
 
-/// Whether drivers are registered, remembered from one function to the next.
+/// Whether a driver is registered: the last answer, for the next function, which mostly has the same driver.
 #[derive(Default)]
 struct Registered {
     last: DriverName,
@@ -124,7 +124,7 @@ impl Registered {
     }
 }
 
-/// Keeps a driver's name, or as much of it as there is room for: more than any driver has.
+/// Stores a driver's name, cut at [`MAX_DRIVER`] bytes, which are more than a module's name has.
 #[inline(never)]
 pub fn keep_name(kept: &mut DriverName, name: &[u8]) {
     kept.clear();

@@ -6,7 +6,7 @@
 /// (`COMMAND_LINE_SIZE`).
 pub const MAX_LENGTH: usize = 64 * 1024;
 
-/// The name of our parameter. It holds neither `-` nor `_`, which the kernel takes for the same.
+/// The name of our parameter. It holds neither `-` nor `_`, between which the kernel makes no difference.
 pub(crate) const PARAMETER: &[u8] = b"vfio.override";
 
 /// White space as `isspace` of `lib/ctype.c` has it: also vertical tab and the Latin-1 no-break
@@ -38,8 +38,8 @@ pub fn parameters(line: &[u8]) -> impl Iterator<Item = Parameter<'_>> {
     .take_while(|parameter| !(parameter.name == b"--" && parameter.value.is_none()))
 }
 
-/// The names and values of all parameters that have one. Of a line that is longer than [`MAX_LENGTH`], the
-/// parameters that end within it count.
+/// The names and values of all parameters that have one. Of a line that is longer than [`MAX_LENGTH`], only the
+/// parameters that end within that length count.
 pub(crate) fn values(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let is_cut = line.len() > MAX_LENGTH;
     parameters(line.get(..MAX_LENGTH).unwrap_or(line))
@@ -47,7 +47,7 @@ pub(crate) fn values(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         .filter_map(|parameter| Some((parameter.name, parameter.value?)))
 }
 
-/// The values of every `vfio.override=` of the line, in order. A `vfio.override` without `=` says nothing.
+/// The values of every `vfio.override=` of the line, in order. A `vfio.override` without `=` is ignored.
 pub fn overrides(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     values(line).filter(|(name, _)| *name == PARAMETER).map(|(_, value)| value)
 }
@@ -67,7 +67,7 @@ fn next_parameter(line: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
     let mut end = line.len();
     for (at, &byte) in line.iter().enumerate() {
         match byte {
-            // Nearly all.
+            // Nearly all bytes.
             b'#'..=b'<' | b'>'..=b'~' => {}
             b'=' if equals == 0 => equals = at,
             b'"' => in_quotes = !in_quotes,

@@ -16,8 +16,8 @@
 //! DRIVER    = "none" | "auto" | the name of a driver, of letters, digits, "_", "-", "." and "+", at most 64
 //! ```
 //!
-//! A selector with a `.` is an address or a path, one without is a list of IDs. `BUS:DEV` and `DOMAIN:BUS:DEV`, written
-//! as lspci does, are neither: they are meant for a slot, and no function is named.
+//! A selector with a `.` is an address or a path, one without is a list of IDs. `BUS:DEV` and `DOMAIN:BUS:DEV`, with
+//! as many digits as lspci prints, are errors: they name a slot, not a function.
 
 use core::fmt;
 
@@ -36,7 +36,7 @@ pub struct SyntaxError {
     pub expected: Expected,
 }
 
-/// Makes the enum and its texts of one list.
+/// Defines the enum and its texts in one list.
 macro_rules! expected {
     ($($name:ident: $text:literal,)*) => {
         /// What the grammar expects at some point.
@@ -113,7 +113,8 @@ pub fn parse_address(text: &[u8]) -> Result<Address, SyntaxError> {
     })
 }
 
-/// What is left of a text, and where it could not be read, what was expected next.
+/// The rest of a text that is being read. After an error, `rest` begins where the text is wrong, and `expected` is
+/// what was expected there.
 struct Cursor<'a> {
     rest: &'a [u8],
     expected: Expected,
@@ -136,12 +137,13 @@ impl<'a> Cursor<'a> {
         self.rest.first().copied()
     }
 
-    /// Goes on by this many bytes, of which there must be as many.
+    /// Skips this many bytes. There must be at least as many.
     #[inline(never)]
     fn skip(&mut self, count: usize) {
         self.rest = self.rest.get(count..).unwrap_or_default();
     }
 
+    /// Skips `text` if it comes next. Returns whether it did.
     #[inline(never)]
     fn eat(&mut self, text: &[u8]) -> bool {
         let rest = self.rest.strip_prefix(text);
@@ -149,14 +151,14 @@ impl<'a> Cursor<'a> {
         rest.is_some()
     }
 
-    /// The same for one byte.
+    /// [`Cursor::eat`] for one byte.
     fn eat_byte(&mut self, byte: u8) -> bool {
         let is_next = self.peek() == Some(byte);
         self.skip(is_next.into());
         is_next
     }
 
-    /// Where the cursor is, this was expected.
+    /// Stores what was expected at the cursor. Returns `None`, so that the caller can return it.
     fn fail<T>(&mut self, expected: Expected) -> Option<T> {
         self.expected = expected;
         None
@@ -166,7 +168,7 @@ impl<'a> Cursor<'a> {
         if self.eat_byte(byte) { Some(()) } else { self.fail(expected) }
     }
 
-    /// As many hexadecimal digits as there are, 1 to `max` (at most 8).
+    /// Reads all hexadecimal digits that come next. There must be 1 to `max` (at most 8).
     #[inline(never)]
     fn number(&mut self, max: usize, expected: Expected) -> Option<u32> {
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
@@ -237,7 +239,8 @@ impl<'a> Cursor<'a> {
         if selector.starts_with(b"pci_") {
             return self.fail(Expected::NameOfLspci);
         }
-        // A word is not a number gone wrong, even one that begins with a digit, as `boot` does.
+        // A word is no selector, rather than a bad number, even where its first letter is a hexadecimal digit, as in
+        // `boot`.
         let mut first_field = selector.iter().take_while(|byte| **byte != b':');
         let is_word = first_field.any(|byte| matches!(byte | 0x20, b'g'..=b'w' | b'y' | b'z'));
         if is_word || !matches!(selector, [b'*' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) {
@@ -262,7 +265,7 @@ impl<'a> Cursor<'a> {
         }
         let Some(start) = place.function.and_then(|f| Address::new(domain, bus, place.device, f))
         else {
-            // The function is the last byte.
+            // The error is at the `*`, which stands for any function.
             self.rest = before_place;
             self.skip(before_place.iter().take_while(|byte| **byte != b'*').count());
             return self.fail(Expected::OneFunction);
@@ -348,7 +351,7 @@ impl<'a> Cursor<'a> {
         if !is_pci_dev && self.eat_byte(b':') {
             self.number_or_any(6, Expected::ClassOrAny, &mut class)?;
             if self.eat_byte(b':') {
-                // `ffffffff` is a mask like any other to the kernel, which compares 24 bits all the same.
+                // To the kernel, `ffffffff` is a mask like any other, and it compares only 24 bits.
                 let is_number = self.peek() != Some(b'*');
                 mask = if is_number && self.eat_any() {
                     0x00ff_ffff
@@ -362,7 +365,7 @@ impl<'a> Cursor<'a> {
         Some(Selector::Ids(Ids { vendor, device, subvendor, subdevice, class, mask }))
     }
 
-    /// `*`, and `ffffffff` as the kernel's `PCI_ANY_ID` is written.
+    /// Skips `*`, or `ffffffff`, which is the kernel's `PCI_ANY_ID`. Returns whether it did.
     fn eat_any(&mut self) -> bool {
         if self.eat_byte(b'*') {
             return true;
@@ -382,7 +385,7 @@ impl<'a> Cursor<'a> {
         self.number(max, expected)
     }
 
-    /// Leaves the number as it is where it may be any.
+    /// Reads a number into `number`. Where the text means any number, leaves `number` as it is.
     fn number_or_any(
         &mut self,
         max: usize,
@@ -405,7 +408,7 @@ impl<'a> Cursor<'a> {
             name.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"_-.+".contains(byte));
         let valid = valid.count();
         match name {
-            // A driver has a directory in sysfs, and these name none of its own.
+            // A driver has a directory in sysfs, and none has one of these names.
             b"." | b".." | b"" => return self.fail(Expected::Driver),
             _ if valid < name.len() => {
                 self.skip(valid);
@@ -425,8 +428,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Whether this is a bus and a device, after a domain or not, each with as many digits as lspci gives it. Taken for IDs,
-/// such an exclusion would protect nothing.
+/// Whether the text is `BUS:DEV` or `DOMAIN:BUS:DEV`, with as many digits as lspci prints. If it were read as IDs, an
+/// exclusion like this would protect nothing.
 fn is_slot(text: &[u8]) -> bool {
     let &[ref domain @ .., b1, b0, b':', d1, d0] = text else { return false };
     let has_domain = domain

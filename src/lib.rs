@@ -2,10 +2,10 @@
 //! Keeps host drivers away from the PCI functions named by `vfio.override=` on the kernel command
 //! line.
 //!
-//! The way of a rule: [`cmdline`] finds it, [`grammar`] reads it into a [`rule::Rule`],
-//! [`ruleset::RuleSet`] numbers it, [`survey`] looks at the functions it concerns,
-//! [`plan::Plan`] decides what becomes of each, [`apply`] does it through [`system::System`], and
-//! [`report`] tells it in the words of [`message`]. [`run::Run`] is all of this in order.
+//! The way of a rule: [`cmdline`] finds it, [`grammar`] reads it into a [`rule::Rule`], [`ruleset::RuleSet`] numbers
+//! it, [`survey`] looks at the functions it concerns, [`plan::Plan`] decides what becomes of each, [`apply`] does it
+//! through [`system::System`], and [`report`] logs it in the words of [`message`]. [`run::Run`] is all of this in
+//! order.
 //!
 //! Nothing here allocates, and nothing can panic: the early binary is checked for both when it is
 //! linked.
@@ -32,6 +32,6 @@ pub mod system;
 pub mod text;
 pub mod warnings;
 
-// The host tool's; here are the types that it is the text of.
+// A file of the host tool. It must be part of this crate, since it implements `Display` for types of this crate.
 #[path = "host/rules/canonical.rs"]
 mod canonical;

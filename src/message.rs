@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every message of the log.
 //!
-//! One line each, with what, where and what to do. Texts that are not ours are escaped and cut, so
+//! Each is one line, with what, where and what to do. Texts that this program did not write are escaped and cut, so
 //! that a record stays one line of bounded length.
 
 use core::fmt::{self, Display as _};
@@ -31,7 +31,7 @@ pub fn log(log: &dyn Log, level: Level, text: &dyn fmt::Display) {
 pub enum Message<'a> {
     /// A boot without rules: it shows that the hook ran.
     NoRules,
-    /// The rule of this number says `off`.
+    /// The rule of this number is `off`.
     Off(RuleNumber),
     /// What came of a rule.
     Rule(RuleNumber, &'a Entry<'a>),
@@ -39,14 +39,15 @@ pub enum Message<'a> {
     Doubtful(RuleNumber, &'a Entry<'a>, Doubt),
     /// Something was not done, or not as well as it could be.
     Problem(Problem),
-    /// A function that rules with IDs, a class or `boot_vga` may have meant was not looked at.
+    /// Something could not be looked at, and no rule has that as its outcome: a rule that selects by attributes may
+    /// have missed a function.
     Unseen(Problem),
 
-    /// Nothing is in an IOMMU group.
+    /// There are no IOMMU groups.
     NoIommu,
-    /// The function is in none, though others are.
+    /// The function is in no IOMMU group, though others are in one.
     NoGroup(Address),
-    /// A group of which functions stay with the host.
+    /// An IOMMU group of which some functions are taken and others stay with the host.
     NotViable(u32, &'a Plan),
     /// The display that the firmware booted on is taken.
     BootDisplay(Address),
@@ -59,11 +60,11 @@ pub enum Message<'a> {
     /// `vfio-pci.ids=` takes a function that no rule takes.
     Stray(Address),
 
-    /// With `debug`: who decides about a function that is not taken.
+    /// With `debug`: a function that is not taken, with the rule that leaves it alone, if there is one.
     LeftAlone(&'a Step),
-    /// What is true of a function that is taken.
+    /// What became of a function that is taken.
     Function(&'a Step),
-    /// The last line of a run.
+    /// The counts of a run: the last line of a report, or its first where the log may be cut short.
     Summary(&'a RuleSet<'a>, &'a Plan),
     /// What came of loading a driver.
     Loading(&'a Loading),
@@ -76,11 +77,12 @@ pub enum Message<'a> {
     Mount(&'a [u8], Errno),
     /// The child that does the work cannot be started.
     NoWorker(Errno),
-    /// It ended like this, and then another one did or did not hold every override, or nobody knows.
+    /// The child that does the work ended like this. Then: whether another child set every override; `None` if that
+    /// is unknown.
     Worker(WorkerEnd, Option<bool>),
-    /// An init is there and cannot be started, perhaps because it needs something.
+    /// An init is there and cannot be started. Then: the missing file that it needs, if that is known.
     Init(&'a [u8], Errno, Option<&'a [u8]>),
-    /// A shell is what is left.
+    /// No init can be started, so the shell is tried.
     Shell,
     /// No init can be started.
     NoInit,
@@ -156,7 +158,7 @@ impl Doubt {
 }
 
 impl Message<'_> {
-    /// How loud the message is: a warning where the operator has something to mend.
+    /// How severe the message is: a warning where the operator has something to mend.
     #[must_use]
     pub fn level(&self) -> Level {
         match self {
@@ -189,7 +191,7 @@ impl Message<'_> {
                 Level::Error
             }
             Self::Worker(..) | Self::Init(..) | Self::Shell | Self::NoInit => Level::Error,
-            // What an operator should know of what is done.
+            // What an operator should know about what was done.
             Self::Doubtful(..)
             | Self::Problem(_)
             | Self::Unseen(_)
@@ -206,8 +208,8 @@ impl Message<'_> {
         }
     }
 
-    /// Whether it concerns no function in particular: such a message was logged at boot, when all functions
-    /// were done.
+    /// Whether it concerns no single function. A run for one function logs such a message at the level of `debug`,
+    /// since the run at boot, for all functions, has logged it.
     #[must_use]
     pub fn is_general(&self) -> bool {
         match self {
@@ -270,7 +272,7 @@ impl fmt::Display for Message<'_> {
             Self::Unseen(problem) => write!(f, "{problem}; no rule is applied to it"),
 
             Self::LeftAlone(step) => {
-                // Its group was mostly not looked at.
+                // Without its group, which a run mostly does not look at where the function is not taken.
                 write_identity(f, &step.function)?;
                 match step.rule {
                     Some(rule) => write!(f, ", rule {}: left alone", Decimal(rule.into())),
@@ -491,7 +493,7 @@ fn write_function(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
     f.write_str(end)
 }
 
-/// Part by part: `write!` takes a fifth of a run's instructions here.
+/// Written part by part: `write!` took a fifth of a run's instructions here.
 fn write_identity(f: &mut fmt::Formatter<'_>, function: &Function) -> fmt::Result {
     function.address.fmt(f)?;
     f.write_str(" [")?;

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `modalias`, the one attribute that tells all IDs of a function and its class, and the aliases that VFIO
-//! variant drivers have for it.
+//! Reads `modalias`, the one attribute that holds all IDs of a function and its class, and the aliases by which VFIO
+//! variant drivers match it.
 
 use crate::pci::{Address, Class, Function, Id};
 use crate::rule::{MAX_DRIVER, VFIO_PCI};
 use crate::text::hex;
 
-/// The fields of both, each with how many digits its number has (`do_pci_entry` in
-/// `scripts/mod/file2alias.c`). IDs have 16 bits, and are written as if they had 32.
+/// The fields of a `modalias` and of an alias, each with the number of its digits (`do_pci_entry` in
+/// `scripts/mod/file2alias.c`). An ID has 16 bits, and is written as if it had 32.
 const FIELDS: [(&[u8], usize); 7] =
     [(b"v", 8), (b"d", 8), (b"sv", 8), (b"sd", 8), (b"bc", 2), (b"sc", 2), (b"i", 2)];
 
-/// The number of each field, `None` for `*`, which is any; `None` for a line that has not these fields.
+/// The number of each field; a field is `None` if it is `*`, which means any. The result is `None` if the text does
+/// not have these fields.
 fn fields(mut text: &[u8]) -> Option<[Option<u32>; 7]> {
     let mut numbers = [None; 7];
     for (number, (name, digits)) in numbers.iter_mut().zip(FIELDS) {
@@ -30,8 +31,9 @@ fn fields(mut text: &[u8]) -> Option<[Option<u32>; 7]> {
     matches!(text, [] | [b'\n', ..]).then_some(numbers)
 }
 
-/// The function at this address that says `pci:v000010DEd00002204sv00001043sd000087B8bc03sc00i00`; `None`
-/// for any other line (`modalias_show` in `drivers/pci/pci-sysfs.c`).
+/// Reads the function at this address from its `modalias`, such as
+/// `pci:v000010DEd00002204sv00001043sd000087B8bc03sc00i00`; `None` for any other text (`modalias_show` in
+/// `drivers/pci/pci-sysfs.c`).
 pub(crate) fn function(address: Address, text: &[u8]) -> Option<Function> {
     let [vendor, device, subvendor, subdevice, base, sub, interface] =
         fields(text.strip_prefix(b"pci:")?)?;
@@ -70,8 +72,8 @@ impl<'a> Alias<'a> {
             .then_some(Self { pattern, module })
     }
 
-    /// The name of the driver in this module, as far as it is known before the module is loaded: nearly all
-    /// variant drivers are called as their module is (`KBUILD_MODNAME`).
+    /// The name of the driver in this module, as far as it is known before the module is loaded: nearly all variant
+    /// drivers have the name of their module (`KBUILD_MODNAME`).
     #[must_use]
     pub fn driver(&self) -> &'a [u8] {
         match self.module {
@@ -82,13 +84,13 @@ impl<'a> Alias<'a> {
         }
     }
 
-    /// How many fields may be anything: the alias with the fewest is the most specific.
+    /// How many fields match anything: the alias with the fewest is the most specific.
     #[must_use]
     pub fn wildcards(&self) -> usize {
         self.pattern.iter().filter(|&&byte| byte == b'*').count()
     }
 
-    /// Whether the alias is meant for the function.
+    /// Whether the alias matches the function.
     #[must_use]
     pub fn match_function(&self, function: &Function) -> bool {
         let class = function.class.code();

@@ -10,7 +10,7 @@ use crate::pci::Address;
 use crate::rule::MAX_DRIVER;
 use crate::text::{Decimal, Escaped};
 
-/// A path, kept as what it is made of: small enough to remember with every failure.
+/// A path, stored as its parts: small enough to be stored with every problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their texts say it")]
 pub enum Path {
@@ -19,12 +19,12 @@ pub enum Path {
     Attribute(Address, Attribute),
     DriversProbe,
     Groups,
-    /// All IOMMUs that are in use.
+    /// The directory with an entry for each IOMMU that the kernel uses.
     Iommus,
     GroupDevices(u32),
 }
 
-/// The attributes of a function that are used, its links among them.
+/// The attributes of a function that are used, including its links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in sysfs")]
 pub enum Attribute {
@@ -38,7 +38,7 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    /// What stands behind the function's directory.
+    /// What follows the function's directory in the path.
     const fn name(self) -> &'static [u8] {
         match self {
             Self::Modalias => b"/modalias",
@@ -58,12 +58,12 @@ impl fmt::Display for Path {
     }
 }
 
-/// What stands before a function's name.
+/// What comes before a function's name.
 const DEVICES: &[u8] = b"bus/pci/devices/";
-/// What stands before a driver's.
+/// What comes before a driver's name.
 const DRIVERS: &[u8] = b"bus/pci/drivers/";
 
-/// The most bytes of a path, its final NUL among them: that of a driver.
+/// The most bytes of a path, including its final NUL. A driver's path is the longest.
 const MAX_PATH: usize = DRIVERS.len() + MAX_DRIVER + 1;
 
 impl Path {
@@ -90,8 +90,8 @@ impl Path {
         text.end(end)
     }
 
-    /// The path of a function's attribute, relative to the directory in which its bus has all functions.
-    /// Other paths have no such end.
+    /// The path of a function's attribute, relative to the directory that holds all functions of its bus. Empty for
+    /// any other path.
     #[must_use]
     pub fn below_bus(self) -> PathText {
         match self {
@@ -115,7 +115,7 @@ impl PathText {
         text.end(name)
     }
 
-    /// The directory in which that of the function is, past all links.
+    /// The directory that holds the function's own, all links followed.
     #[must_use]
     pub fn around(address: Address) -> Self {
         Self::of_function(DEVICES, address, b"/..")
@@ -138,7 +138,7 @@ impl PathText {
         debug_assert!(added.is_ok());
     }
 
-    /// Without a NUL, where it does not fit, it is the path of nothing.
+    /// Adds the end of the path and the NUL. Every path fits, as a test shows.
     fn end(mut self, end: &[u8]) -> Self {
         self.add(end);
         let added = self.0.push(0);

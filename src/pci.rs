@@ -31,7 +31,7 @@ impl Address {
     #[must_use]
     pub fn from_sysfs(name: &[u8]) -> Option<Self> {
         let &[ref domain @ .., b':', b1, b0, b':', d1, d0, b'.', f0] = name else { return None };
-        // Four digits, or as many as it takes.
+        // Four digits, or more where four are too few.
         if domain.len() < 4 || (domain.len() > 4 && domain.starts_with(b"0")) {
             return None;
         }
@@ -96,16 +96,17 @@ impl Address {
     #[inline(never)]
     pub fn name(self) -> Name {
         let numbers = u32::from_be_bytes([self.bus(), self.device(), self.function(), 0]);
-        // Two digits each; those of the bus, of the device and the last of the function go between the others.
+        // Two digits each. The two of the bus, the two of the device and the last of the function fill the gaps of
+        // `between`.
         let digits = u64::from_be_bytes(hex::digits(numbers));
         let between = u64::from_be_bytes(*b":\0\0:\0\0.\0");
         let place = digits >> 8 & 0x00ff_ff00_0000_0000 | digits >> 16 & 0xffff_00ff | between;
         let domain = match self.domain() {
-            // Nearly always.
+            // Nearly every domain is 0.
             0 => *b"00000000",
             domain => hex::digits(domain),
         };
-        // Four digits of it at least.
+        // The domain has at least four digits.
         let zeros = (self.domain().leading_zeros() / 4).min(4);
         let text =
             (u128::from(u64::from_be_bytes(domain)) << 64 | u128::from(place)) << (zeros * 8);
@@ -120,7 +121,8 @@ pub struct Name {
 }
 
 impl Name {
-    /// Adds it to a path. Two moves, where a copy of as many bytes as it has takes fifty.
+    /// Adds it to a path: all 16 bytes, then cut. That is two move instructions; to copy a variable number of bytes
+    /// takes fifty.
     pub(crate) fn add_to<const N: usize>(&self, path: &mut Vec<u8, N>) -> Result<(), ()> {
         let end = path.len() + self.length;
         path.extend_from_slice(&self.text).map_err(drop)?;
@@ -183,8 +185,8 @@ impl Class {
         self.0 >> 8
     }
 
-    /// A host, PCI, `CardBus` or PCI-to-PCI (semi-transparent) bridge: the classes that no driver for
-    /// passthrough can take, and whose loss takes the devices behind it along.
+    /// A host, PCI, `CardBus` or PCI-to-PCI (semi-transparent) bridge: no driver for passthrough can take these, and
+    /// the devices behind a bridge are lost with it.
     #[must_use]
     pub const fn is_bridge(self) -> bool {
         matches!(self.subclass(), 0x0600 | 0x0604 | 0x0607 | 0x0609)
@@ -221,7 +223,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// What is known of one function, as its attributes in sysfs tell it.
+/// What is known of one function from its attributes in sysfs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Function {
     /// Where it is.
@@ -232,7 +234,7 @@ pub struct Function {
     pub subsystem: Id,
     /// Class code.
     pub class: Class,
-    /// Number of its IOMMU group; `None` without an IOMMU, or where nobody needed to know.
+    /// Number of its IOMMU group; `None` without an IOMMU, or where the group was not looked up.
     pub group: Option<u32>,
     /// The display of the console: the one that the firmware booted on (`drivers/pci/vgaarb.c`).
     pub boot_vga: bool,

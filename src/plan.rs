@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The plan: for each function that the rules concern one step, from the first look to the log.
+//! The plan: one step for each function that the rules concern, from the first look to the log.
 //!
 //! [`survey`](crate::survey::survey) adds the steps, [`Plan::decide`] gives each its rule and its driver,
-//! [`apply`](crate::apply) moves its state, and [`report`](crate::report) tells it. Deciding is pure: all
-//! that it depends on is in the rules and the plan.
+//! [`apply`](crate::apply) moves its state, and [`report`](crate::report) logs it. Deciding is pure: all that it
+//! depends on is in the rules and the plan.
 
 use core::mem;
 
@@ -21,13 +21,13 @@ use crate::survey::{
 /// What becomes of every function that the rules concern.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// As they come, and from the end of the survey on by address.
+    /// In the order in which the survey finds them; sorted by address once the survey is done.
     pub(crate) steps: Vec<Step, MAX_FUNCTIONS>,
-    /// The places of the steps, by address: a step is too large to make room for another.
+    /// Indexes of `steps`, sorted by address. To insert a step moves these, since steps are too large to be moved.
     order: Vec<u16, MAX_FUNCTIONS>,
     /// Functions that share an IOMMU group with a taken one and have no step, in no order.
     pub(crate) neighbours: Vec<Function, MAX_NEIGHBOURS>,
-    /// Functions that no rule takes and `vfio-pci.ids=` does, in no order.
+    /// Functions that `vfio-pci.ids=` takes and no rule does, in no order.
     pub(crate) strays: Vec<Address, MAX_STRAYS>,
     /// Which functions the paths of rules lead to, in the order of the rules.
     pub(crate) path_ends: Vec<(RuleNumber, Address), MAX_PATH_ENDS>,
@@ -35,7 +35,8 @@ pub struct Plan {
     pub(crate) problems: Vec<(Scope, Problem), MAX_PROBLEMS>,
     pub(crate) groups: Groups,
     pub(crate) console: Console,
-    /// The function of whose memory the driver of the firmware's framebuffer holds some, where that was looked for.
+    /// The function that has the firmware's framebuffer: the framebuffer's driver holds memory of it. `None` also
+    /// where this was not looked for.
     pub framebuffer: Option<Address>,
 }
 
@@ -44,7 +45,7 @@ pub struct Plan {
 pub struct Step {
     /// The function.
     pub function: Function,
-    /// The number of the rule that decides on it; `None` where none does.
+    /// The number of the rule that decides on the function; `None` where none does.
     pub rule: Option<RuleNumber>,
     /// The driver that it is kept for; empty where it is left alone.
     pub driver: DriverName,
@@ -56,17 +57,18 @@ pub struct Step {
     pub freed_from: DriverName,
     /// It was seen to be in no IOMMU group.
     pub is_groupless: bool,
-    /// It is behind a bridge, which was looked at because it is in no IOMMU group.
+    /// It is in no IOMMU group and behind a bridge: `+group` then takes its slot along.
     pub(crate) is_of_card: bool,
-    /// What its rules take along was looked at.
+    /// The survey has added what its rules take along.
     pub(crate) is_expanded: bool,
     /// The number of wildcards in the alias that its driver comes from.
     pub(crate) wildcards: usize,
-    /// The places of the first function of its slot and of its IOMMU group, whose steps stand for all.
+    /// The heads: indexes of the first step of its slot and of the first step of its IOMMU group. What these two hold
+    /// in `takes_slot` and `takes_group` counts for the whole slot and the whole group.
     heads: [usize; 2],
-    /// In such a step, the last rule that takes the slot along; 0 for none.
+    /// In the head of a slot, the last rule that takes the slot along; 0 for none.
     takes_slot: RuleNumber,
-    /// The same for the group.
+    /// In the head of an IOMMU group, the last rule that takes the group along; 0 for none.
     takes_group: RuleNumber,
 }
 
@@ -80,7 +82,7 @@ pub enum Held {
     Written,
 }
 
-/// How far a function came.
+/// How far a function has come on its way through a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Nothing was done yet, or nothing is to be done.
@@ -90,8 +92,7 @@ pub enum State {
     Held,
     /// No driver has it, and its own is not registered.
     Waiting,
-    /// It was offered to its driver, which is registered. If that is so in the end, the driver did not take
-    /// it.
+    /// It was offered to its driver, which is registered. If this is the last state, the driver did not take it.
     Offered,
     /// Its driver has it.
     Bound,
@@ -122,7 +123,8 @@ impl Step {
         matches!(self.state, State::Bound)
     }
 
-    /// Whether its driver is taken to work on whole IOMMU groups, as every VFIO driver does: any but pci-stub.
+    /// Whether its driver needs a whole IOMMU group, as every VFIO driver does. This is assumed of any driver but
+    /// pci-stub.
     #[must_use]
     pub fn needs_iommu(&self) -> bool {
         self.is_taken() && self.driver != NOBODY && self.driver != b"pci-stub"
@@ -183,10 +185,10 @@ impl Plan {
         self.problems.iter().map(|(_, problem)| *problem)
     }
 
-    /// Where the function's step is, or else where in the order it belongs.
+    /// The index of the function's step; as an error, the position in `order` at which it belongs.
     pub(crate) fn index(&self, address: Address) -> Result<usize, usize> {
         let at = |&place: &u16| self.steps.get(usize::from(place)).map(|it| it.function.address);
-        // Mostly one comes after the other.
+        // Mostly the functions come in rising order.
         if self.order.last().is_none_or(|last| at(last) < Some(address)) {
             return Err(self.order.len());
         }
@@ -216,7 +218,8 @@ impl Plan {
     pub(crate) fn sort(&mut self) {
         for at in 0..self.order.len() {
             let mut from = at;
-            // What was before this place has gone to where the one that belongs there was.
+            // Before `at` all steps are in order. A step that stood there was swapped to the index that `order` has
+            // there.
             while let Some(&place) = self.order.get(from) {
                 from = place.into();
                 if from >= at {
@@ -232,7 +235,7 @@ impl Plan {
         }
     }
 
-    /// What went wrong, and what it keeps the survey from.
+    /// Stores what went wrong, and what it keeps the survey from: the first problem of each scope.
     #[inline(never)]
     pub(crate) fn remember(&mut self, scope: Scope, problem: Problem) {
         let problems = &mut self.problems;
@@ -265,7 +268,7 @@ impl Plan {
         }
     }
 
-    /// Whether the rule of this number names the address, or leads to it.
+    /// Whether the rule of this number names the address, or its path leads to it.
     fn names(&self, number: RuleNumber, selector: &Selector, address: Address) -> bool {
         match selector {
             Selector::Address { domain, bus, place } => {
@@ -281,7 +284,7 @@ impl Plan {
         }
     }
 
-    /// Whether what could not be looked at keeps the rule of this number from a function that it may select.
+    /// Whether a problem of this scope may keep the rule of this number from a function that it selects.
     #[must_use]
     pub(crate) fn hampers(&self, scope: Scope, number: RuleNumber, rule: &Rule<'_>) -> bool {
         match scope {
@@ -321,7 +324,7 @@ impl Plan {
                 outcome = Outcome::Failed(Problem::NoConsole);
             }
             if matches!(outcome, Outcome::Failed(_)) && excludes {
-                // It may have protected any function.
+                // The exclusion may have protected any function.
                 self.steps.iter_mut().for_each(|step| step.rule = None);
                 rules.refuse_before(number);
             }
@@ -335,7 +338,7 @@ impl Plan {
             let name = match step.rule.and_then(|rule| rules.driver(rule)) {
                 Some(Driver::Named(name)) => name,
                 Some(Driver::Nobody) => NOBODY,
-                // As long as no better one is found.
+                // Until `survey::variants` finds a better one.
                 Some(Driver::Auto) => VFIO_PCI,
                 None => continue,
             };
@@ -366,7 +369,7 @@ impl Plan {
         }
     }
 
-    /// Whether some display would be taken as it is decided so far.
+    /// Whether the rules so far take some display.
     fn takes_display(&self, rules: &RuleSet<'_>) -> bool {
         self.steps.iter().any(|step| {
             step.function.class.is_display()
@@ -374,14 +377,15 @@ impl Plan {
         })
     }
 
-    /// Done once, so that no rule has to look for companions with each function that it matches.
+    /// Sets the `heads` of each step. This is done once, so that a rule need not search for the slot and the group of
+    /// each function that it matches.
     #[inline(never)]
     fn find_heads(&mut self) {
         for index in 0..self.steps.len() {
             let (before, after) = self.steps.split_at_mut_checked(index).unwrap_or_default();
             let Some(Step { function, heads, .. }) = after.first_mut() else { break };
             *heads = [index; 2];
-            // A slot's functions stand together.
+            // The steps of a slot are adjacent.
             if let Some(last) = before.last()
                 && last.function.address.same_slot(function.address)
             {
@@ -396,7 +400,7 @@ impl Plan {
         }
     }
 
-    /// Has the rule decide on all that it matches.
+    /// Has the rule decide on all functions that it matches.
     fn try_rule(&mut self, number: RuleNumber, rule: &Rule<'_>) -> Outcome {
         let excludes = rule.action == Action::Exclude;
         let may_take = |function: &Function| excludes || !function.class.is_bridge();
@@ -442,7 +446,7 @@ impl Plan {
                 step.rule = Some(number);
             }
             let takes_group = rule.expansion == Some(Expansion::Group) && has_group;
-            // Without groups, a slot behind a bridge is taken for one card.
+            // Without a group, a slot behind a bridge counts as one card.
             let takes_slot = rule.expansion == Some(Expansion::Slot) || !has_group && is_of_card;
             if let Some(head) = self.steps.get_mut(slot).filter(|_| takes_slot) {
                 head.takes_slot = number;
@@ -472,13 +476,13 @@ impl Plan {
         failure.unwrap_or(outcome)
     }
 
-    /// Where the functions stand that the selector may match.
+    /// The indexes of the steps that the selector may match.
     fn range(&self, selector: &Selector) -> core::ops::Range<usize> {
         match selector {
             Selector::Address { domain, bus, place } => {
                 let first = place.addresses(*domain, *bus).next();
                 let start = first.map_or(0, |first| self.index(first).unwrap_or_else(|at| at));
-                // The functions of one slot stand together.
+                // The steps of a slot are adjacent.
                 start..self.steps.len().min(start + 8)
             }
             Selector::Path { .. }
@@ -489,7 +493,7 @@ impl Plan {
     }
 }
 
-/// An address or a path without `*` at its end: the operator means this very function.
+/// Whether this is an address or a path without `*` at its end: then the operator means this very function.
 fn names_one_function(selector: &Selector) -> bool {
     let is_one = |place: &Place| place.function.is_some();
     match selector {

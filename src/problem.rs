@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What can go wrong, with its place and the kernel's answer: small enough to be remembered for each
-//! function.
+//! What can go wrong, with its place and the kernel's answer: small enough to be stored for each function.
 
 use core::fmt;
 
@@ -25,22 +24,22 @@ pub enum Problem {
         /// The kernel's answer.
         errno: Errno,
     },
-    /// `driver_override` was written, and holds something else.
+    /// `driver_override` was written, but holds something else.
     NotHeld(Address),
-    /// A driver that was not asked for has the function still.
+    /// A driver other than the rule's still has the function.
     StillBound(Address),
     /// No list of variant drivers can be read.
     NoAliases(Errno),
-    /// The function is in no IOMMU group, which a rule would take along.
+    /// The function is in no IOMMU group, and a rule with `+group` selects it.
     NoGroup(Address),
-    /// No display is known to be the console's, and an exclusion is about that one.
+    /// No display is known to be the console's, and an exclusion is for that display.
     NoConsole,
-    /// There was no room for what had to be remembered.
+    /// There was no room for what had to be stored.
     Limit(Limit),
 }
 
 impl Problem {
-    /// Makes a problem of the error number with which an operation on this path failed.
+    /// Turns the error number with which an operation on this path failed into a problem.
     pub const fn fault(operation: Operation, path: Path) -> impl Fn(Errno) -> Self {
         move |errno| Self::Fault { operation, path, errno }
     }
@@ -62,7 +61,7 @@ pub enum Operation {
 pub enum Limit {
     /// [`cmdline::MAX_LENGTH`].
     Line,
-    /// [`MAX_RULES`], by as many rules as this.
+    /// [`MAX_RULES`]; this many rules are beyond it.
     Rules(usize),
     /// [`MAX_FUNCTIONS`].
     Functions,
@@ -153,8 +152,8 @@ impl fmt::Display for Limit {
     }
 }
 
-/// The names of the error numbers from 1 on (`include/uapi/asm-generic/errno.h`), `-` where there is
-/// none. One text: the table of pointers that a derived `Debug` makes is larger than the names.
+/// The names of the error numbers from 1 on (`include/uapi/asm-generic/errno.h`), `-` where there is none. They are
+/// one text, since the table of pointers that a derived `Debug` makes is larger than the names.
 const ERROR_NAMES: &[u8] = b"\
     EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES \
     EFAULT ENOTBLK EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY \

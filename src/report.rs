@@ -18,13 +18,13 @@ impl Run<'_> {
         let say = &mut |message: &Message<'_>| {
             let level =
                 if is_for_one && message.is_general() { Level::Debug } else { message.level() };
-            // What becomes of the others of its group was not decided.
+            // A run for one function does not decide on the others of its group.
             let is_unknown = is_for_one && matches!(message, Message::NotViable(..));
             if (level < Level::Debug || rules.debug()) && !is_unknown {
                 crate::message::log(log, level, message);
             }
         };
-        // There may be some behind the end of what was read.
+        // A line that was cut may have rules behind the cut.
         if rules.count() == 0 && !rules.line_is_cut() {
             say(&Message::NoRules);
             return true;
@@ -39,7 +39,7 @@ impl Run<'_> {
             is_complete = false;
             say(message);
         });
-        // With `off` nothing is in force but what cannot be read.
+        // With `off`, no rule is logged but one that cannot be parsed.
         let is_said = |entry: &Entry<'_>| rules.off().is_none() || entry.parsed.is_err();
         for (number, entry) in rules.entries().filter(|(_, entry)| is_said(entry)) {
             say(&Message::Rule(number, entry));
@@ -65,8 +65,8 @@ impl Run<'_> {
         is_applied && is_complete
     }
 
-    /// Hands over what was not done, and concerns no rule that is told so by its outcome. With `off` there is
-    /// nothing to do.
+    /// Hands over a message about each thing that was not done, unless it is the outcome of a rule. With `off` there
+    /// is none.
     pub fn each_omission(&self, each: &mut dyn FnMut(&Message<'_>)) {
         let Self { rules, plan, .. } = self;
         if rules.off().is_some() {
@@ -79,14 +79,14 @@ impl Run<'_> {
             each(&Message::Problem(Problem::Limit(Limit::Rules(rules.surplus()))));
         }
         for (scope, problem) in &plan.problems {
-            // The others are told with their rules.
+            // Each other problem is the outcome of a rule.
             if !rules.rules().any(|(number, rule)| plan.hampers(*scope, number, rule)) {
                 each(&Message::Unseen(*problem));
             }
         }
     }
 
-    /// Hands over what an operator should know of the functions that are taken.
+    /// Hands over a message about each thing that an operator should know of the functions that are taken.
     pub fn each_warning<'s>(&'s self, each: &mut dyn FnMut(&Message<'s>)) {
         warnings::each(&self.plan, each);
     }

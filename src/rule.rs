@@ -7,7 +7,8 @@ use crate::pci::{Address, Class, Function, Id, MAX_FUNCTION};
 
 /// The most hops of a path after its first bridge. Six chained Thunderbolt devices make fourteen.
 pub const MAX_HOPS: usize = 16;
-/// The most bytes of a driver's name (`MODULE_NAME_LEN` in `include/linux/module.h` is less).
+/// The most bytes of a driver's name in a rule. A module's name has fewer (`MODULE_NAME_LEN` in
+/// `include/linux/module.h`).
 pub const MAX_DRIVER: usize = 64;
 
 /// One item of the parameter's list.
@@ -32,7 +33,7 @@ pub struct Rule<'a> {
     pub expansion: Option<Expansion>,
     /// What becomes of a match.
     pub action: Action<'a>,
-    /// `?`: what it selects need not be there.
+    /// `?`: it is no failure if nothing that it selects is there.
     pub may_be_absent: bool,
 }
 
@@ -50,20 +51,20 @@ pub enum Action<'a> {
 pub enum Driver<'a> {
     /// The driver of this name: letters, digits and `_-.+`, at most [`MAX_DRIVER`].
     Named(&'a [u8]),
-    /// No driver at all: `none`, the name of no driver.
+    /// No driver at all. In a rule this is `none`, which is no driver's name.
     Nobody,
     /// The VFIO variant driver for the function, `vfio-pci` where there is none.
     Auto,
 }
 
 impl Driver<'_> {
-    /// The driver of a rule that names none.
+    /// The driver of a rule that takes functions and has no `=`.
     pub const DEFAULT: Self = Self::Named(VFIO_PCI);
 }
 
 /// The driver that serves every PCI function (`drivers/vfio/pci/vfio_pci.c`).
 pub const VFIO_PCI: &[u8] = b"vfio-pci";
-/// What `driver_override` holds where no driver is wanted.
+/// What `driver_override` holds for [`Driver::Nobody`].
 pub const NOBODY: &[u8] = b"none";
 
 /// Neighbours that a rule takes along.
@@ -87,8 +88,8 @@ pub enum Selector {
         /// Device and function.
         place: Place,
     },
-    /// The function behind a chain of bridges, wherever the buses between are numbered (`pci=` in
-    /// the kernel's `kernel-parameters.txt`, `<pci_dev>`).
+    /// The function behind a chain of bridges, whatever numbers the buses between have (`pci=` in the kernel's
+    /// `kernel-parameters.txt`, `<pci_dev>`).
     Path {
         /// The first bridge.
         start: Address,
@@ -118,7 +119,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Whether the function at `address` stands here, on whichever bus.
+    /// Whether the function at `address` is at this place, on whichever bus.
     #[must_use]
     pub fn holds(self, address: Address) -> bool {
         address.device() == self.device
@@ -148,7 +149,8 @@ pub struct Ids {
     pub subdevice: Option<u16>,
     /// Class code.
     pub class: Option<Class>,
-    /// The bits of the class that count, 0 to ffffff; 0, and then none do, where it is missing.
+    /// The bits of the class that count, 0 to ffffff. It is 0 where the rule has no mask: then the class does not
+    /// count.
     pub mask: u32,
 }
 
@@ -168,8 +170,7 @@ impl Ids {
 }
 
 impl Selector {
-    /// Whether only the attributes of a function tell that it is meant, so that all have to be
-    /// looked at.
+    /// Whether the selector matches by attributes, so that all functions have to be looked at.
     #[must_use]
     pub const fn needs_scan(&self) -> bool {
         match self {

@@ -9,7 +9,7 @@ use crate::pci::{Address, Class, Function, Id};
 use crate::problem::Problem;
 use crate::rule::{Action, Driver, Rule, Selector, Statement};
 
-/// The most rules that are kept.
+/// The most rules that are stored.
 pub const MAX_RULES: usize = 512;
 
 /// The number of a rule: 1 for the first of a command line.
@@ -34,7 +34,7 @@ pub struct Entry<'a> {
 /// What came of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing was decided yet, or with `off` nothing will be.
+    /// Nothing has been decided yet; with `off`, nothing will be.
     NotInForce,
     /// `off` or `debug`, which select nothing.
     Setting,
@@ -46,7 +46,7 @@ pub enum Outcome {
     Overruled,
     /// Nothing that it selects is there.
     Unmatched,
-    /// Likewise, and the rule says that this may be.
+    /// Nothing that it selects is there, and its `?` allows that.
     Absent,
     /// Only one function was asked for, and the rule does not concern it.
     Elsewhere,
@@ -85,8 +85,8 @@ pub enum Refusal {
     Bridge(Address, Class),
     /// The function found there has another ID than its guard.
     Guard(Address, Id),
-    /// The exclusion of this number, which comes later, cannot be honoured: it is not understood, there
-    /// was no room for it, or what it matches cannot be looked at.
+    /// A later exclusion, of this number, cannot be honoured: it cannot be parsed, there was no room for it, or what
+    /// it matches cannot be looked at.
     LostExclusion(RuleNumber),
 }
 
@@ -129,7 +129,7 @@ impl<'a> RuleSet<'a> {
         }
     }
 
-    /// Adds the rules of every `vfio.override=` on a kernel command line, and what `vfio-pci.ids=` takes besides.
+    /// Adds the rules of every `vfio.override=` on a kernel command line. Stores the value of its `vfio-pci.ids=`.
     pub fn add_line(&mut self, line: &'a [u8]) {
         self.line_is_cut |= line.len() > cmdline::MAX_LENGTH;
         for (name, value) in cmdline::values(line) {
@@ -146,7 +146,7 @@ impl<'a> RuleSet<'a> {
         self.ids.is_some()
     }
 
-    /// Whether it takes this function.
+    /// Whether `vfio-pci.ids=` takes this function.
     pub(crate) fn ids_take(&self, function: &Function) -> bool {
         let ids = self.ids.unwrap_or_default();
         ids.split(|&byte| byte == b',').any(|text| match grammar::parse(text) {
@@ -179,8 +179,8 @@ impl<'a> RuleSet<'a> {
             }
             Ok(Statement::Rule(_)) => Outcome::NotInForce,
         };
-        // An exclusion that cannot be understood, or kept, may have protected any device. A `!` that does not
-        // stand first, as behind a quote, may have been meant for one.
+        // An exclusion that cannot be parsed, or stored, may have protected any function. A `!` counts wherever it
+        // stands: behind a quote, for example, an exclusion may have been meant.
         let is_full = self.entries.is_full();
         if (parsed.is_err() || is_full) && text.contains(&b'!') {
             self.lost_exclusion = Some(number);
@@ -207,7 +207,7 @@ impl<'a> RuleSet<'a> {
         self.off
     }
 
-    /// Whether a rule says `debug`.
+    /// Whether a rule is `debug`.
     #[must_use]
     pub const fn debug(&self) -> bool {
         self.debug
@@ -225,7 +225,7 @@ impl<'a> RuleSet<'a> {
         self.lost_exclusion
     }
 
-    /// Every rule that is kept, with its number.
+    /// Every rule that is stored, with its number.
     pub fn entries(&self) -> impl Iterator<Item = (RuleNumber, &Entry<'a>)> {
         (1..).zip(&self.entries)
     }
@@ -240,14 +240,15 @@ impl<'a> RuleSet<'a> {
         }
     }
 
-    /// Something went wrong with a function of this rule. Only the first problem is kept.
+    /// Makes this problem the outcome of the rule, if the rule counts as applied so far: only its first problem
+    /// counts.
     pub(crate) fn fail(&mut self, number: RuleNumber, problem: Problem) {
         if self.entry(number).is_some_and(|entry| matches!(entry.outcome, Outcome::Applied)) {
             self.conclude(number, Outcome::Failed(problem));
         }
     }
 
-    /// Refuses all rules before this exclusion, which may have protected any function.
+    /// Refuses all rules before this exclusion, since it may have protected any function.
     pub(crate) fn refuse_before(&mut self, exclusion: RuleNumber) {
         for (_, entry) in self.entries_mut().take_while(|(number, _)| *number < exclusion) {
             if entry.rule().is_some() {
@@ -263,7 +264,7 @@ impl<'a> RuleSet<'a> {
         self.entries().skip(lost.into()).filter_map(|(number, entry)| Some((number, entry.rule()?)))
     }
 
-    /// Whether any of them is like this.
+    /// Whether `is_like_this` holds for any rule of [`RuleSet::rules`].
     #[inline(never)]
     pub(crate) fn any(&self, is_like_this: fn(&Rule<'_>) -> bool) -> bool {
         self.rules().any(|(_, rule)| is_like_this(rule))

@@ -15,17 +15,17 @@ use crate::warnings;
 /// The most drivers that are loaded after a run.
 pub const MAX_DRIVERS: usize = 32;
 
-/// The rules and the plan: room for all that a run remembers, fixed, some 900 KiB, of which only what is
-/// needed is ever touched. Too much for a stack.
+/// The rules and the plan: fixed room for all that a run stores, about 1 MiB on 64-bit machines, which is too much
+/// for a stack. A run touches only as much of it as it needs.
 #[derive(Debug, Default)]
 pub struct Run<'a> {
-    /// To be added before the run begins.
+    /// The caller adds them before the run begins.
     pub rules: RuleSet<'a>,
-    /// What is known and becomes of each function.
+    /// What is known of each function, and what becomes of it.
     pub plan: Plan,
     /// The only function that the run is for.
     pub(crate) only: Option<Address>,
-    /// The log may be cut short: what is true of all comes first.
+    /// The log may be cut short, so the summary is its first line.
     pub(crate) is_cut_short: bool,
 }
 
@@ -76,13 +76,14 @@ impl Run<'_> {
         self.verify(&mut View::of(system));
     }
 
-    /// Sees which driver has each function now that was not bound before.
+    /// Reads which driver has each taken function now, except those that are bound already or have failed.
     pub fn verify(&mut self, view: &mut View<'_, impl System>) {
         apply::verify(view, &mut self.plan);
         self.conclude();
     }
 
-    /// The same once this driver was loaded, which then was offered all its functions.
+    /// [`Run::verify`] after this driver was loaded: if it is registered, the kernel has offered it all its
+    /// functions.
     pub fn verify_loaded(&mut self, view: &mut View<'_, impl System>, driver: &[u8]) {
         let is_there = view.has_driver(driver);
         for step in self.plan.taken_mut().filter(|step| is_there && step.driver == driver) {
@@ -93,7 +94,7 @@ impl Run<'_> {
         self.verify(view);
     }
 
-    /// A rule has failed once one of its functions has.
+    /// Makes a rule failed if one of its functions is.
     fn conclude(&mut self) {
         for step in self.plan.taken() {
             if let (State::Failed(problem), Some(rule)) = (step.state, step.rule) {
@@ -102,8 +103,8 @@ impl Run<'_> {
         }
     }
 
-    /// Sets the overrides and nothing else, beginning where a run that came to no end would have come last.
-    /// Returns whether every function has its own.
+    /// Sets the overrides and does nothing else. It begins with the last function: a run that came to no end has set
+    /// the first ones. Returns whether every override is set.
     pub fn protect(&mut self, system: &mut impl System, only: Option<Address>) -> bool {
         self.plan(&mut View::of(system), only);
         for step in self.plan.taken_mut().rev() {
@@ -112,8 +113,8 @@ impl Run<'_> {
         self.plan.taken().all(Step::is_held)
     }
 
-    /// Sees what became of each function in a run that came to no end, when all overrides are held, or were not
-    /// in time. No attribute is read that a driver's lock may guard.
+    /// Finds out what became of each function in a run that came to no end. `holds` is whether all overrides are
+    /// known to be set. This reads no attribute that a driver's lock may guard.
     pub fn look_back(
         &mut self,
         view: &mut View<'_, impl System>,
@@ -134,7 +135,7 @@ impl Run<'_> {
         let mut drivers = Vec::new();
         for step in self.plan.taken() {
             if step.driver != NOBODY && !drivers.contains(&step.driver) {
-                // Past the limit a driver is left for whoever loads it later.
+                // Beyond the limit, a driver is not loaded here; its functions wait for it.
                 let _ = drivers.push(step.driver.clone());
             }
         }

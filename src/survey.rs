@@ -4,9 +4,8 @@
 //! Only what a decision depends on is looked at here; what only warnings depend on, in
 //! [`warnings`](crate::warnings).
 //!
-//! Rules with an address or a path lead straight to their functions; any other rule costs one pass
-//! over all of them. What no rule concerns is forgotten at once, so that memory stays the same
-//! however many functions there are.
+//! Rules with an address or a path lead straight to their functions; any other rule costs one pass over all of them.
+//! A function that no rule concerns is not stored, so that memory stays the same however many functions there are.
 
 use heapless::Vec;
 use nix::errno::Errno;
@@ -24,19 +23,19 @@ use crate::warnings::framebuffer;
 
 /// The most functions that rules may concern: all of 16 buses.
 pub const MAX_FUNCTIONS: usize = 4096;
-/// The most neighbours in the IOMMU groups of taken functions that are remembered.
+/// The most neighbours in the IOMMU groups of taken functions that are stored.
 pub const MAX_NEIGHBOURS: usize = 1024;
-/// The most functions that are remembered of those which `vfio-pci.ids=` takes and no rule.
+/// The most functions that are stored because `vfio-pci.ids=` takes them and no rule does.
 pub const MAX_STRAYS: usize = 64;
 /// The most functions that all paths together may lead to.
 pub const MAX_PATH_ENDS: usize = 1024;
-/// The most functions that one path may lead to, or over at one of its hops.
+/// The most functions that one path may have at one of its hops, the last one included.
 pub const MAX_PATH_BREADTH: usize = 64;
-/// The most problems of a survey that are remembered.
+/// The most problems of a survey that are stored.
 pub const MAX_PROBLEMS: usize = 64;
 
-/// Whether there are IOMMU groups, which is asked once a function is in none. The first is all zeros, so
-/// that what has not begun takes no room in the file.
+/// Whether there are IOMMU groups. This is looked up once a function is found to be in none. The first variant is all
+/// zeros, so that a `Run` that has not begun takes no room in the program's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Groups {
     #[default]
@@ -48,7 +47,7 @@ pub(crate) enum Groups {
     None,
 }
 
-/// Whether it is known which display is the console's, which is asked for rules with `boot_vga`.
+/// Whether it is known which display is the console's. This is looked up only for rules with `boot_vga`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Console {
     #[default]
@@ -72,7 +71,7 @@ pub(crate) enum Scope {
     BootVga,
     /// Looking for variant drivers.
     Aliases,
-    /// Something that there was no room to remember.
+    /// Anything: there was no room to store what.
     Anything,
 }
 
@@ -88,7 +87,7 @@ pub fn survey(
     let excludes_group = rules
         .any(|rule| rule.action == Action::Exclude && rule.expansion == Some(Expansion::Group));
     let mut survey = Survey { rules, plan, needs_boot_vga, is_lit: false, may_be_another: false };
-    // Whether an exclusion like these can be honoured is a matter of all functions.
+    // Whether such an exclusion can be honoured depends on all functions.
     survey.begin(view, only.filter(|_| !needs_boot_vga && !excludes_group));
     if needs_boot_vga {
         survey.find_console(view);
@@ -107,13 +106,14 @@ struct Survey<'s, 'r> {
     needs_boot_vga: bool,
     /// Some display has a `boot_vga` of 1.
     is_lit: bool,
-    /// The firmware's framebuffer may be on another one.
+    /// The firmware's framebuffer may be on a display that has no such `boot_vga`.
     may_be_another: bool,
 }
 
 impl Survey<'_, '_> {
-    /// Whatever rules select; with `only`, this function, and whatever a rule that concerns it may start from, in its
-    /// slot and its group, or be refused for: a guard is checked on the first of all functions that its rule selects.
+    /// Adds what rules select. With `only`, it adds this function; the others of its slot and its group, from which a
+    /// rule may take it along; the ends of paths; and what rules with a guard select, since the guard is checked on
+    /// the first function of its rule.
     fn begin(&mut self, view: &mut View<'_, impl System>, only: Option<Address>) {
         let rules = self.rules;
         for (number, rule) in rules.rules() {
@@ -159,7 +159,7 @@ impl Survey<'_, '_> {
         }
     }
 
-    /// Whether some rule like this has a selector that itself matches.
+    /// Whether the selector of any rule for which `is_like_this` holds matches the function.
     #[inline(never)]
     fn has_rule(&self, function: &Function, is_like_this: fn(&Rule<'_>) -> bool) -> bool {
         self.rules.rules().any(|(number, rule)| {
@@ -167,6 +167,7 @@ impl Survey<'_, '_> {
         })
     }
 
+    /// Adds the function at this address, if there is one and it has no step yet.
     #[inline(never)]
     fn visit(&mut self, view: &mut View<'_, impl System>, address: Address) {
         if self.plan.index(address).is_err()
@@ -177,8 +178,8 @@ impl Survey<'_, '_> {
         }
     }
 
-    /// Follows a path down the tree. Each step keeps all functions that stand at the next place: with
-    /// `*`, or with SR-IOV's virtual buses, there may be several.
+    /// Follows a path down the tree, hop by hop. Each hop leads to all functions at its place: with `*`, or with
+    /// SR-IOV's virtual buses, there may be several.
     fn walk(
         &mut self,
         view: &mut View<'_, impl System>,
@@ -246,7 +247,7 @@ impl Survey<'_, '_> {
             self.plan.remember(Scope::Group(address), problem);
             None
         });
-        // Without groups, a slot behind a bridge is taken for one card.
+        // Without a group, a slot behind a bridge counts as one card.
         let above = Path::Attribute(address, Attribute::BridgeModalias);
         if has_group.is_none()
             && self.rules.any(|rule| rule.expansion == Some(Expansion::Group))
@@ -284,8 +285,8 @@ impl Survey<'_, '_> {
         }
     }
 
-    /// Marks the display of the console, and no other: the one that has the firmware's framebuffer, or where
-    /// there is none, or no need to look for it, the one with a `boot_vga` of 1.
+    /// Marks the display of the console, and no other. This is the display that has the firmware's framebuffer. If
+    /// none has it, or there is no need to look for it, it is the display with a `boot_vga` of 1.
     fn find_console(&mut self, view: &mut View<'_, impl System>) {
         if self.may_be_another || !self.is_lit {
             self.plan.framebuffer = framebuffer(view);
@@ -320,7 +321,7 @@ pub fn variants(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mu
         }
     });
     if let Err(errno) = result {
-        // A better one may have stood behind.
+        // The part that could not be read may have had a better alias.
         for step in plan.steps.iter_mut().filter(|step| is_auto(step)) {
             keep_name(&mut step.driver, VFIO_PCI);
         }
@@ -345,7 +346,7 @@ pub(crate) fn list_group<S: System>(
     Ok(group)
 }
 
-/// Whether the firmware booted on this display; `None` where the kernel does not say.
+/// Whether the firmware booted on this display; `None` where the kernel has no answer.
 #[inline(never)]
 pub(crate) fn boot_vga(
     view: &mut View<'_, impl System>,
@@ -363,9 +364,9 @@ pub(crate) fn boot_vga(
     }
 }
 
-/// Whether a display of which the kernel says this may have the firmware's framebuffer though it is not the one with a
-/// `boot_vga` of 1. On x86, and only there, a VGA controller that the firmware left on is the boot display by
-/// `boot_vga`'s definition (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
+/// Whether a display may have the firmware's framebuffer without a `boot_vga` of 1. `said` is what the kernel says of
+/// its `boot_vga`; displays that are no VGA controllers have none. On x86, and only there, the VGA controller that
+/// has the framebuffer gets a `boot_vga` of 1 (`vga_is_firmware_default` in `drivers/pci/vgaarb.c`).
 pub(crate) const fn may_be_lit(said: Option<bool>) -> bool {
     said.is_none() || !cfg!(target_arch = "x86_64")
 }

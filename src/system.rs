@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The narrow door to the machine: the few operations that everything else is built from.
+//! The only access to the machine: the few operations that everything else is built from.
 //!
-//! The early binary implements [`System`] with system calls below one sysfs root, tests with faults.
-//! Whoever has but a [`View`] of it cannot write.
+//! The early binary implements [`System`] with system calls below one sysfs root; the host tool implements it for
+//! this host, for a copy of a machine and for a directory; tests implement it with faults. Code that has only a
+//! [`View`] of it cannot write.
 
 use heapless::Vec;
 use nix::errno::Errno;
@@ -11,10 +12,11 @@ use crate::path::{Attribute, Path};
 use crate::pci::Address;
 use crate::problem::{Operation, Problem};
 
-/// A PCI bus in sysfs, with the text files that a decision may need besides.
+/// A PCI bus in sysfs, and the text files that a decision may need as well.
 ///
-/// Nothing outside of the sysfs root is reached, wherever links in it lead. What is asked of a function
-/// that is not there ends in ENODEV, as in the kernel; ENOENT tells that it has no such attribute.
+/// Apart from the text files, nothing outside of the sysfs root is reached, wherever links in it lead; for kernels on
+/// which this is not certain, see [`beneath`](crate::beneath). An operation on a function that is not there ends in
+/// ENODEV, as in the kernel. ENOENT means that the function has no such attribute.
 pub trait System {
     /// An open attribute. It borrows the system, so that the next operation may close it.
     type File<'a>: File
@@ -30,7 +32,7 @@ pub trait System {
     /// Hands over the name of each entry of a directory, in no order, `.` and `..` left out.
     fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno>;
 
-    /// Sees whether a driver of this name is registered with the PCI bus: ENOENT where it is not.
+    /// Looks for a driver of this name that is registered with the PCI bus: ENOENT if there is none.
     fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno>;
 
     /// Writes the name of a function to `drivers_probe`.
@@ -42,7 +44,7 @@ pub trait System {
 
 /// An open attribute.
 pub trait File {
-    /// Reads from the start; fewer bytes than `buffer` holds only where there are no more.
+    /// Reads from the start. It returns less than `buffer` has room for only where there is no more.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno>;
 
     /// Writes all of `text` from the start, in one call: sysfs takes each call as a value of its own.
@@ -77,7 +79,7 @@ impl<'s, S: System> View<'s, S> {
         Self(system)
     }
 
-    /// Reads the attribute whole, but for what does not fit into `buffer`.
+    /// Reads the whole attribute, except what does not fit into `buffer`.
     #[inline(never)]
     pub fn read<'b>(&mut self, path: Path, buffer: &'b mut [u8]) -> Result<&'b [u8], Problem> {
         let opened = self.0.open(path, Access::Read);
@@ -94,7 +96,7 @@ impl<'s, S: System> View<'s, S> {
         buffer: &'b mut [u8],
     ) -> Result<Option<&'b [u8]>, Problem> {
         let length = match self.0.read_link(path, buffer) {
-            // A target that was cut would be taken for another.
+            // A target that was cut would look like another one.
             Ok(length) if length == buffer.len() => Err(Errno::ENAMETOOLONG),
             Err(Errno::ENOENT) => return Ok(None),
             result => result,
@@ -127,21 +129,22 @@ impl<'s, S: System> View<'s, S> {
         listed.map_err(Problem::fault(Operation::List, path))
     }
 
-    /// Whether an entry of a directory is so; `false` where the directory is not there.
+    /// Whether `is_so` holds for an entry of a directory: `false` where there is no directory, `true` where it cannot
+    /// be listed.
     pub(crate) fn has_entry(&mut self, path: Path, is_so: fn(&[u8]) -> bool) -> bool {
         let mut has_entry = false;
         let listed = self.0.list(path, &mut |_, name| has_entry |= is_so(name));
         has_entry || !matches!(listed, Ok(()) | Err(Errno::ENOENT))
     }
 
-    /// Whether a driver of this name is registered with the PCI bus. Where that cannot be told it is taken
-    /// to be: what is then tried with it tells more.
+    /// Whether a driver of this name is registered with the PCI bus. If this cannot be found out, the answer is yes:
+    /// the operation that follows then has a more precise error.
     pub(crate) fn has_driver(&mut self, name: &[u8]) -> bool {
         self.0.find_driver(name) != Err(Errno::ENOENT)
     }
 
-    /// Hands over each line of a text file, without its newline. A line of more than [`MAX_LINE`] bytes is
-    /// dropped, and an empty one.
+    /// Hands over each line of a text file, without its newline. Empty lines, and lines of more than [`MAX_LINE`]
+    /// bytes, are dropped.
     pub(crate) fn lines(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
         let mut lines = Lines::default();
         let result = self.0.stream(text, &mut |piece| lines.add(piece, each));
@@ -170,7 +173,7 @@ struct Lines {
 impl Lines {
     /// Takes the next piece, and hands over each line that it completes, without its newline.
     fn add(&mut self, piece: &[u8], each: &mut dyn FnMut(&[u8])) {
-        // Between two parts, and only there, stood a newline.
+        // There was a newline between two parts, and nowhere else.
         let mut is_first = true;
         for part in piece.split(|&byte| byte == b'\n') {
             if !is_first {

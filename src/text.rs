@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Texts that are not ours: what an operator, the kernel or a device wrote.
+//! Digits, and texts that this program did not write: an operator, the kernel or a device did.
 
 use core::fmt::{self, Write};
 use core::ops::Deref;
 
-/// Bytes as a log or a terminal may show them: printable ASCII as it is, the rest as `\x1b`.
+/// Bytes as a log or a terminal may show them: printable ASCII as it is, any other byte like `\x1b`.
 pub(crate) struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -40,14 +40,14 @@ impl fmt::Display for Quoted<'_> {
 
 /// A number in decimal.
 ///
-/// `core::fmt` could do it, with its padding, signs and three widths of integers: a fortieth of what
-/// the early binary may weigh.
+/// `core::fmt` could do it, but its padding, its signs and its three widths of integers are a fortieth of the size
+/// that the early binary may have.
 pub struct Decimal(
     /// The number.
     pub u32,
 );
 
-/// A number past [`u32::MAX`] is shown as that: nothing that is counted here comes near.
+/// A number above [`u32::MAX`] is shown as [`u32::MAX`]. No count here is that large.
 impl From<usize> for Decimal {
     fn from(number: usize) -> Self {
         Self(u32::try_from(number).unwrap_or(u32::MAX))
@@ -114,8 +114,8 @@ pub(crate) mod hex {
         text.iter().try_fold(0, |value, &byte| Some(value << 4 | digit(byte)?))
     }
 
-    /// The eight digits of `value`, in lower case. All at once, since a run writes little else than
-    /// addresses: they are spread over the bytes of a word first, then each becomes a letter.
+    /// The eight digits of `value`, in lower case. They are made all at once, since a run writes little else than
+    /// addresses: first they are spread over the bytes of a word, then each becomes a character.
     pub(crate) fn digits(value: u32) -> [u8; 8] {
         /// The byte eight times.
         const fn each(byte: u8) -> u64 {

@@ -9,8 +9,8 @@ use crate::ruleset::RuleSet;
 use crate::survey::{self, Console, Groups, Scope, boot_vga, list_group};
 use crate::system::{System, Text, View};
 
-/// Looks at what an operator should know of the functions that are taken. A fault here costs a warning, no
-/// more.
+/// Looks at what an operator should know of the functions that are taken. If that fails, a warning is lost and
+/// nothing else.
 pub(crate) fn look(
     view: &mut View<'_, impl System>,
     rules: &RuleSet<'_>,
@@ -60,7 +60,7 @@ pub fn surroundings(
     }
 }
 
-/// Looks at the group of a taken function, and at who else is in it.
+/// Looks at the IOMMU group of a function, and at the other functions in it.
 fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Address) {
     if plan.groups != Groups::None {
         let listed = list_group(view, address, |view, group, member| {
@@ -93,19 +93,21 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
 #[inline(never)]
 pub(crate) fn framebuffer(view: &mut View<'_, impl System>) -> Option<Address> {
     let (mut nesting, mut found) = (Nesting::default(), None);
-    // A copy of a machine need not hold the file.
+    // A copy of a machine need not have the file.
     let _ = view.lines(Text::IoMemory, &mut |line| found = found.or(nesting.framebuffer(line)));
     found
 }
 
-/// Whether an IOMMU of this name may get its functions only when drivers take them, as before Linux 6.15 those do
-/// that firmware describes by ACPI's IORT and VIOT or by a device tree. Intel's and AMD's have theirs from the
-/// start (`alloc_iommu` in `drivers/iommu/intel/dmar.c`, `iommu_init_pci` in `drivers/iommu/amd/init.c`).
+/// Whether an IOMMU of this name may get its functions only when drivers take them. Before Linux 6.15, this is so for
+/// each IOMMU that the firmware describes by ACPI's IORT or VIOT, or by a device tree. Those of Intel and AMD have
+/// their functions from the start (`alloc_iommu` in `drivers/iommu/intel/dmar.c`, `iommu_init_pci` in
+/// `drivers/iommu/amd/init.c`).
 fn makes_groups_late(iommu: &[u8]) -> bool {
     !iommu.starts_with(b"dmar") && !iommu.starts_with(b"ivhd")
 }
 
-/// Hands over what an operator should know of the functions that are taken.
+/// Hands over a message about each thing that an operator should know of the functions that are taken, by rules or by
+/// `vfio-pci.ids=`.
 pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
     let mut is_off = false;
     for step in plan.taken() {
@@ -176,7 +178,7 @@ struct Nesting {
 }
 
 impl Nesting {
-    /// The function inside whose memory this line has a framebuffer.
+    /// The function that has a framebuffer in its memory, if this line is that framebuffer's.
     fn framebuffer(&mut self, line: &[u8]) -> Option<Address> {
         let depth = line.iter().take_while(|&&byte| byte == b' ').count();
         let name = line.splitn(2, |&byte| byte == b':').nth(1)?.trim_ascii();

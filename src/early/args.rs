@@ -18,7 +18,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// What holds on a running kernel, and as PID 1 always.
+    /// The defaults, which fit a running kernel. PID 1 always has these.
     pub const DEFAULT: Self = Self {
         sysfs: c"/sys",
         cmdline: c"/proc/cmdline",
@@ -41,7 +41,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// Wrong use.
+/// What is wrong with the arguments.
 pub enum UsageError {
     Unknown(&'static CStr),
     NoValue(&'static CStr),

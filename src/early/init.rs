@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! PID 1: what is missing is mounted, the work is done, the mounts are undone, and the real init
-//! takes over as if it had been started by the kernel.
+//! PID 1: it mounts what is missing, does the work, undoes the mounts, and becomes the real init, as if the kernel
+//! had started that.
 
 use core::ffi::{CStr, c_int};
 
@@ -24,7 +24,7 @@ const SHELL: &CStr = c"/bin/sh";
 struct FileSystem {
     at: &'static CStr,
     kind: &'static CStr,
-    /// There once it is mounted.
+    /// A path that is there once the file system is mounted.
     proof: &'static CStr,
 }
 
@@ -44,7 +44,7 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     watchdog::supervise(&kmsg, &|| crate::work(&options, process, &kmsg), &|holds| {
         crate::rescue(&options, &kmsg, holds)
     });
-    // Only now: a console may take a while to print them.
+    // These are logged only now, since a console may take a while to print them.
     for (file_system, provided) in FILE_SYSTEMS.iter().zip(&provided) {
         if let Err(errno) = provided {
             Message::Mount(file_system.at.to_bytes(), *errno).log(&kmsg);
@@ -56,8 +56,8 @@ pub fn run(process: Process, pid: Pid) -> c_int {
         mounted.undo();
     }
 
-    // Where this program is itself an init, it must not start itself for ever, under its own name or by turns
-    // under several.
+    // This program may stand at one or several of these paths. It must not start itself for ever, so it tries only
+    // the paths after the one by which it was started.
     let this = process.arguments().next();
     let next = INITS.iter().position(|init| Some(*init) == this).map_or(0, |at| at + 1);
     // The log may be gone with /dev; the console is the standard error stream of PID 1.
@@ -78,8 +78,8 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     1
 }
 
-/// What a program needs that is there, and that the kernel yet answers ENOENT for: the target of its link, or the
-/// interpreter that the first line of a script or the header of a program names.
+/// What a program lacks if it is there and the kernel still answers ENOENT: the target of its link, or the
+/// interpreter, which the first line of a script names, or the header of a binary.
 #[inline(never)]
 fn needed_by<'b>(program: &CStr, errno: Errno, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     if errno != Errno::ENOENT {
@@ -92,12 +92,12 @@ fn needed_by<'b>(program: &CStr, errno: Errno, buffer: &'b mut [u8]) -> Option<&
     let start = buffer.get(..length)?;
     let is_script = start.starts_with(b"#!");
     let words = start.split(|byte| matches!(byte, 0 | b'\t' | b'\n' | b' ' | b'!'));
-    // In a header the path is the first text.
+    // In a header, the interpreter's path is the first text that begins with `/`.
     let needed = words.skip(1).find(|word| word.len() > 4 && (is_script || word.starts_with(b"/")));
     needed.or(Some(b"its interpreter"))
 }
 
-/// What was done for a file system.
+/// What has to be undone for a file system.
 struct Undo {
     at: &'static CStr,
     made_directory: bool,
@@ -127,7 +127,7 @@ fn provide(file_system: &FileSystem) -> nix::Result<Option<Undo>> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mounted = mount(Some(kind), at, Some(kind), flags, None::<&CStr>);
     if mounted.is_err() && made_directory {
-        // Nothing of ours is mounted there, though something of another's may be.
+        // This program has mounted nothing there. If something else is mounted there, the directory stays.
         remove_directory(at);
     }
     mounted.map(|()| Some(Undo { at, made_directory }))

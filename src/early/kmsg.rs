@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel log as a [`log::Log`], in the record format of the crate kernlog, which allocates.
+//! The kernel log as a [`log::Log`], in the record format of the crate kernlog, which is not used because it
+//! allocates.
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -19,19 +20,18 @@ use crate::sys;
 /// watchdog writes to a file whose first nine records its child may have written.
 const RECORDS_PER_OPEN: u32 = 9;
 
-/// Which of them is preceded by a sign of life: late enough to cost a short log nothing.
+/// The record, counted from 0, before which a sign of life is sent: late enough that a short log sends none.
 const LIVELY: u32 = 3;
 
-/// The log: `/dev/kmsg` or what was given for it, and the standard error stream where that cannot be
-/// opened.
+/// The log: `/dev/kmsg` or the file of `--kmsg`; where that cannot be opened, the standard error stream.
 pub struct Kmsg {
     path: &'static CStr,
-    /// Atomic as a [`Log`] has to be for any thread; there is one.
+    /// Atomic because a [`Log`] must work with several threads. Here is only one.
     fd: AtomicI32,
     records: AtomicU32,
-    /// The process that was started, also for its child.
+    /// The process that was started. A child has its parent's number here.
     process: Pid,
-    /// What each line begins with behind its level.
+    /// What each line begins with, after its level.
     start: Line,
 }
 
@@ -53,10 +53,10 @@ impl Kmsg {
     }
 }
 
-/// Opens the log under a number that is no standard stream's, and sees to it that none of these has a file
-/// to which a message for it could be written.
+/// Opens the log under a number that is no standard stream's. If one of these streams was closed, it then has a file
+/// that cannot be written, so that no later file gets its number, and with it its messages.
 fn open_log(path: &CStr) -> RawFd {
-    // Not to wait: the parent writes too, and nobody watches over it.
+    // A write must not wait: the parent writes too, and nobody watches over the parent.
     let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK;
     loop {
         match sys::open(path, flags).map(IntoRawFd::into_raw_fd) {

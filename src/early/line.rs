@@ -3,9 +3,9 @@
 
 use core::fmt::{self, Write};
 
-/// Less than the kernel refuses, with its own prefix (`LOG_LINE_MAX` in `kernel/printk/printk.c`).
+/// Together with the kernel's own prefix, less than the kernel refuses (`LOG_LINE_MAX` in `kernel/printk/printk.c`).
 const MAX_LINE: usize = 960;
-/// The end of each.
+/// How each line ends.
 const NEWLINE: &[u8] = b"\n";
 
 /// One line of bounded length; what does not fit is cut off.

@@ -31,7 +31,7 @@ use vfio_override::run::Run;
 use vfio_override::system::View;
 use watchdog::{DONE, NOT_DONE, UNKNOWN};
 
-/// What is read of the command line: one byte more than counts, to see that there is more.
+/// The command line: room for one byte more than is used, so that a longer line is noticed.
 static LINE: Once<[u8; cmdline::MAX_LENGTH + 1]> = Once::new([0; cmdline::MAX_LENGTH + 1]);
 static RUN: Once<Run<'static>> = Once::new(Run::new());
 static BUSES: Once<Buses> = Once::new([Bus::UNKNOWN; 256]);
@@ -85,8 +85,9 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
     status(is_applied)
 }
 
-/// What must be done where the run came to no end, in a child of its own: the overrides, or once it is known
-/// whether they are held, the log. Returns whether it was done, as an exit status.
+/// What a new child does if the run came to no end. Where `holds` is `None`, it sets the overrides; otherwise `holds`
+/// is whether they are set, and it logs. Returns, as an exit status, whether every override is set, or every rule was
+/// applied.
 fn rescue(options: &Options, kmsg: &Kmsg, holds: Option<bool>) -> c_int {
     let Some((run, root)) = prepare(options, kmsg) else { return UNKNOWN };
     let Some(buses) = BUSES.take() else { return UNKNOWN };

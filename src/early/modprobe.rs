@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Loading the drivers that rules name.
+//! Loads the drivers that functions are kept for.
 
 use core::ffi::CStr;
 
@@ -18,7 +18,8 @@ const MODPROBES: [&CStr; 4] =
     [c"/sbin/modprobe", c"/usr/sbin/modprobe", c"/bin/modprobe", c"/usr/bin/modprobe"];
 /// What a shell answers where a program is missing.
 const MISSING: i32 = 127;
-/// Above it, the error number that a program could not be started for. No modprobe ends with one of these.
+/// A status above it is this plus the error number with which a program could not be started. modprobe itself ends
+/// with none of these.
 const NOT_STARTED: i32 = 128;
 
 /// Loads each driver that does not have all its functions yet.

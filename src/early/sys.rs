@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The system calls that nix has not, or not without allocation, and those used all over.
+//! The system calls that nix does not have, or only with allocation, and those that are used everywhere.
 
 pub mod memory;
 
@@ -22,8 +22,8 @@ use crate::line::Line;
 pub const STDOUT: RawFd = 1;
 pub const STDERR: RawFd = 2;
 
-/// How this process was started, and the next program is to be: its arguments, its environment, and what
-/// becomes of signals.
+/// How this process was started, and how it starts the next program: the arguments, the environment, which signals
+/// are blocked, and what is done on `SIGCHLD`.
 #[derive(Clone, Copy)]
 pub struct Process {
     count: c_int,
@@ -47,7 +47,7 @@ impl Process {
         Self { count, arguments, environment, blocked, on_child }
     }
 
-    /// Leaves signals as they were found.
+    /// Makes the signals what they were when the process was started.
     fn give_back_signals(self) {
         on_child(self.on_child);
         change_blocked(libc::SIG_SETMASK, self.blocked);
@@ -87,7 +87,7 @@ impl Process {
     }
 }
 
-/// Where the C library's start hands over.
+/// The C library's start calls this.
 #[unsafe(no_mangle)]
 extern "C" fn main(
     count: c_int,
@@ -115,12 +115,13 @@ pub fn exec(program: &CStr, arguments: &[&CStr], process: Process) -> Errno {
     Errno::last()
 }
 
-/// A set of signals as the kernel has it: signal 1 is the lowest bit. The C library's leaves out what it keeps
-/// to itself, and a program that is started then would not find all as it was.
+/// A set of signals as the kernel has it: signal 1 is the lowest bit. The C library's own type leaves out the signals
+/// that the library reserves. With it, the next program would not find all signals as they were.
 type Signals = u64;
 
-/// What ends or stops a process that writes: to a pipe without a reader, past `RLIMIT_FSIZE`, to a terminal in
-/// the background. Blocked, they leave an error of the write. The end of a child is waited for.
+/// Signals that end or stop a process that writes to a pipe without a reader, past `RLIMIT_FSIZE`, or to a terminal
+/// in the background. While they are blocked, the write fails instead. `SIGCHLD` is blocked because [`watch`] waits
+/// for it.
 const OURS: Signals =
     1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1) | 1 << (libc::SIGTTOU - 1) | CHILD_ENDS;
 const CHILD_ENDS: Signals = 1 << (libc::SIGCHLD - 1);
@@ -136,8 +137,9 @@ fn change_blocked(how: c_int, signals: Signals) -> Signals {
     before
 }
 
-/// Sets whether `SIGCHLD` is ignored or not; returns what was before. Where it is, the kernel keeps no status of
-/// a child, and tells nobody of its end. No program starts with a handler of its own.
+/// Sets what is done on `SIGCHLD`; returns what was done before. If the signal is ignored, the kernel stores no
+/// status of a child and reports its end to nobody. A program always starts without a handler, so this was the
+/// default or to ignore it.
 fn on_child(handler: usize) -> usize {
     let mut action = [handler, 0, 0, 0];
     // SAFETY: the kernel reads and then writes a `struct kernel_sigaction`, four words on 64-bit machines
@@ -160,13 +162,13 @@ pub fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     }
 }
 
-/// Opens a file that no other program gets.
+/// Opens a file that is closed when another program is started.
 pub fn open(path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
     // musl's `open` makes a second system call for this flag.
     retry(|| openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty()))
 }
 
-/// Reads a file whole, but for what does not fit into `buffer`. It is closed with the process.
+/// Reads a whole file, except what does not fit into `buffer`. The file stays open until the process ends.
 pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
     let file = ManuallyDrop::new(open(path, OFlag::O_RDONLY)?);
     let mut length = 0;
@@ -175,7 +177,7 @@ pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]>
             0 => break,
             count => count,
         };
-        // The kernel's command line ends so: it saves the call that would find the end.
+        // The kernel's command line ends with this newline. To stop here saves the call that would find the end.
         if buffer.get(..length).is_some_and(|text| text.ends_with(b"\n")) {
             break;
         }
@@ -192,15 +194,15 @@ pub fn read_link(directory: impl AsFd, path: &CStr, buffer: &mut [u8]) -> nix::R
     usize::try_from(length).map_err(|_| Errno::last())
 }
 
-/// Hands over the name of each entry of an open directory but `.` and `..`.
+/// Hands over the name of each entry of an open directory, except `.` and `..`.
 pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
     /// Where the fields of `struct linux_dirent64` begin (`include/linux/dirent.h`).
     const OFFSET: usize = 8;
     const LENGTH: usize = 16;
     const NAME: usize = 19;
-    /// Where a directory ends: in sysfs no entry has the first offset (`kernfs_name_hash` and
-    /// `kernfs_fop_readdir` in `fs/kernfs/dir.c`), in ext4 and btrfs none the second. It saves the call
-    /// that would find no more.
+    /// The offset at the end of a directory: the first one in sysfs (`kernfs_name_hash` and `kernfs_fop_readdir` in
+    /// `fs/kernfs/dir.c`), the second one in ext4 and btrfs. No entry is at that offset. To stop there saves the call
+    /// that would find no more entries.
     const ENDS: [i64; 2] = [i32::MAX as i64, i64::MAX];
     /// Aligned for the structure's 64-bit fields.
     #[repr(align(8))]
@@ -220,7 +222,7 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
         if filled == 0 {
             break;
         }
-        // SAFETY: these are the bytes that it wrote.
+        // SAFETY: these are the bytes that the kernel wrote.
         let mut entries = unsafe { slice::from_raw_parts(start.cast_const(), filled) };
         while let Some(&[low, high]) = entries.get(LENGTH..LENGTH + 2) {
             let length = usize::from(u16::from_ne_bytes([low, high]));
@@ -239,9 +241,8 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
     Ok(())
 }
 
-/// Opens what is closed of the standard streams on something that cannot be written to, so that no
-/// attribute ever gets the number of the stream that messages go to. The next program finds them
-/// closed as before.
+/// Opens each closed standard stream on something that cannot be written to, so that no attribute gets the number of
+/// a stream to which messages go. For the next program these streams are closed again.
 pub fn occupy_standard_streams() {
     while let Ok(file) = open(c"/", OFlag::O_PATH) {
         if file.as_raw_fd() > STDERR {
@@ -272,8 +273,8 @@ pub fn exit(status: c_int) -> ! {
 
 /// Forks; `None` in the child.
 ///
-/// The bare system call. That of a C library takes its locks and runs its handlers, for threads that
-/// are not there: five system calls and 2 KiB.
+/// This is the bare system call. A C library's `fork` takes locks and runs handlers, for threads that do not exist:
+/// that is five system calls and 2 KiB of code.
 pub fn fork() -> nix::Result<Option<Pid>> {
     // SAFETY: a child with a copy of everything and without a new stack, as fork makes it. This process
     // has one thread, and nothing here asks the C library for the thread's number, which goes stale.
@@ -287,7 +288,7 @@ pub fn wait(child: Pid) -> nix::Result<c_int> {
     wait_with(child, 0).map(Option::unwrap_or_default)
 }
 
-/// Returns the status of a child that has ended.
+/// Returns the status of a child that has ended; `None` if it has not, which only `WNOHANG` allows.
 fn wait_with(child: Pid, options: c_int) -> nix::Result<Option<c_int>> {
     let mut status = 0;
     // nix's own decodes the status with an assertion, which is a panic.
@@ -298,8 +299,8 @@ fn wait_with(child: Pid, options: c_int) -> nix::Result<Option<c_int>> {
     Ok((ended != 0).then_some(status))
 }
 
-/// Waits for the end of a child as long as there is a sign of life from it at least every so many milliseconds,
-/// and returns its status; `None` where it has not ended.
+/// Waits for the end of a child, and returns its status; `None` if `limit` milliseconds pass without a sign of life
+/// from it.
 pub fn watch(child: Pid, limit: u16) -> nix::Result<Option<c_int>> {
     let limit = libc::timespec {
         tv_sec: (limit / 1_000).into(),
@@ -324,20 +325,20 @@ pub fn watch(child: Pid, limit: u16) -> nix::Result<Option<c_int>> {
     }
 }
 
-/// A sign of life, to the process that watches over this one.
+/// Sends a sign of life to the process that watches over this one.
 pub fn sign_of_life(watcher: Pid) {
     let _ = kill(watcher, Signal::SIGCHLD);
 }
 
-/// Writes a line to one of the standard streams, as far as it is open.
+/// Writes a line to a standard stream, if that is open.
 pub fn print(stream: RawFd, sentence: &dyn fmt::Display) {
     let mut line = Line::default();
     line.add(format_args!("{sentence}"));
     write_line(stream, &mut line);
 }
 
-/// Writes to a descriptor that may not be open; to a standard stream only as long as it takes something, since
-/// a terminal that is stopped, or a full pipe, would stop the boot.
+/// Writes to a descriptor, which need not be open. Nothing is written to a standard stream that takes nothing now,
+/// since a terminal that is stopped, or a full pipe, would stop the boot.
 pub fn write_line(stream: RawFd, line: &mut Line) {
     if stream < 0 {
         return;
@@ -349,6 +350,6 @@ pub fn write_line(stream: RawFd, line: &mut Line) {
         return;
     }
     let line = line.finish();
-    // There is nobody left to tell.
+    // There is nowhere left to report an error.
     let _ = retry(|| write(file, line));
 }

@@ -18,11 +18,11 @@ use vfio_override::system::{Access, File, System, Text};
 
 use crate::sys::{self, retry};
 
-/// The aliases of VFIO variant drivers that the image's generator found.
+/// The aliases of VFIO variant drivers, which the generator has found and put into the image.
 const VARIANTS: &CStr = c"/usr/lib/vfio-override/variants";
 
-/// How many files are open before all are closed, with one call instead of one each: nearly all that a
-/// process may have by default (`INR_OPEN_CUR` in `include/uapi/linux/fs.h`).
+/// How many files are open before all are closed, with one call instead of one each: nearly as many as a process may
+/// have by default (`INR_OPEN_CUR` in `include/uapi/linux/fs.h`).
 const BATCH: usize = 960;
 
 /// How many more one operation opens at most.
@@ -30,15 +30,15 @@ const MOST_AT_ONCE: usize = 2;
 
 /// A PCI bus in sysfs.
 ///
-/// The kernel has the directories of all functions of a bus in one, that of the bridge above
-/// (`pci_setup_device` in `drivers/pci/probe.c`, `pci_iov_add_virtfn` in `drivers/pci/iov.c`). This is
-/// opened once. What is then asked of a function leads past no link, which is more than half of the way
-/// from the root.
+/// The kernel has the directories of all functions of a bus in one, that of the bridge above (`pci_setup_device` in
+/// `drivers/pci/probe.c`, `pci_iov_add_virtfn` in `drivers/pci/iov.c`). This directory is opened once. The attributes
+/// of a function are then reached without resolving the device symlink.
 pub struct Tree {
     root: OwnedFd,
     probe: Option<OwnedFd>,
     batch: Vec<OwnedFd, BATCH>,
-    /// Each at the index of its number, and of several domains' the last.
+    /// At the index of a bus number: where the functions of that bus are. Where several domains have this bus, the
+    /// last one used.
     buses: &'static mut Buses,
     cmdline: &'static CStr,
 }
@@ -60,14 +60,14 @@ impl Bus {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Unknown,
-    /// Together, in the directory at this index of the batch.
+    /// All in the directory at this index of the batch.
     Directory(u16),
-    /// Here and there, as in a tree that no kernel made.
+    /// Not all in one directory, as in a tree that no kernel made.
     Anywhere,
 }
 
 impl Tree {
-    /// The PCI bus below this root. `iomem` is expected beside the command line, where procfs has it.
+    /// The PCI bus below this root. The file `iomem` is read from the directory of `cmdline`, as both are in procfs.
     pub const fn below(root: OwnedFd, buses: &'static mut Buses, cmdline: &'static CStr) -> Self {
         Self { root, probe: None, batch: Vec::new(), buses, cmdline }
     }
@@ -78,7 +78,7 @@ impl Tree {
         self.with_room(|tree| beneath::open(&tree.root, c"bus/pci", flags)).map(drop)
     }
 
-    /// Does what opens files, with room for them: where there is none, all that are open are closed.
+    /// Runs an operation that opens files. If there is no room for them, it closes all that are open first.
     fn with_room<T>(
         &mut self,
         mut operate: impl FnMut(&mut Self) -> nix::Result<T>,
@@ -95,7 +95,7 @@ impl Tree {
         }
     }
 
-    /// In as few calls as there are runs of numbers, which is mostly one.
+    /// Closes all files. Each run of consecutive numbers takes one call; mostly there is one run.
     fn close_all(&mut self) {
         for bus in self.buses.iter_mut().filter(|bus| bus.place != Place::Anywhere) {
             bus.place = Place::Unknown;
@@ -120,7 +120,7 @@ impl Tree {
         Ok(index)
     }
 
-    /// The directory in which the function's is, or would be; `None` where its bus has none.
+    /// The directory that holds the function's own, or would; `None` where its bus has no such directory.
     fn directory(&mut self, address: Address) -> nix::Result<Option<&OwnedFd>> {
         let mut place = self.place(address);
         if place == Place::Unknown {
@@ -154,7 +154,7 @@ impl Tree {
 
     fn open_file(&mut self, path: Path, flags: OFlag) -> nix::Result<OwnedFd> {
         let address = match path {
-            // Behind a link.
+            // The link `driver` leads out of the function's directory.
             Path::Attribute(_, Attribute::DriverUnbind) => None,
             Path::Attribute(address, _) => Some(address),
             _ => None,
@@ -206,7 +206,7 @@ impl File for OpenAttribute<'_> {
                 0 => break,
                 count => count,
             };
-            // Every attribute ends so: it saves the call that would find the end.
+            // Every attribute ends with this newline. To stop here saves the call that would find the end.
             if buffer.get(..length).is_some_and(|text| text.ends_with(b"\n")) {
                 break;
             }
@@ -236,7 +236,7 @@ impl System for Tree {
             Access::Write => OFlag::O_WRONLY,
             Access::ReadWrite => OFlag::O_RDWR,
         };
-        // No attribute is a link.
+        // No attribute that is opened is a link.
         let flags = flags | OFlag::O_NOFOLLOW;
         let file = self.with_room(|tree| tree.open_file(path, flags))?;
         self.keep(file)?;
@@ -251,7 +251,7 @@ impl System for Tree {
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
             let link = beneath::open(&tree.root, path.text().as_c_str(), flags)?;
-            // Of what is no link, the kernel has nothing to read (`do_readlinkat` in `fs/stat.c`).
+            // The kernel answers ENOENT to an empty path if the file is no link (`do_readlinkat` in `fs/stat.c`).
             match sys::read_link(link, c"", buffer) {
                 Err(Errno::ENOENT) => Err(Errno::EINVAL),
                 length => length,
@@ -299,7 +299,7 @@ impl System for Tree {
     }
 }
 
-/// A path that is put together here.
+/// A path that is joined from parts.
 struct Joined(Vec<u8, 256>);
 
 impl Joined {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The work in a child, and a parent that goes on in any case.
+//! Runs the work in a child. The parent goes on in any case.
 
 use core::ffi::c_int;
 
@@ -10,14 +10,14 @@ use vfio_override::message::{Message, WorkerEnd};
 use crate::kmsg::Kmsg;
 use crate::sys;
 
-/// How long the work may take without a sign of life, in milliseconds. One is given with the log: a slow
-/// console takes its time for each line, and none of that is the work's.
+/// How long the work may take without a sign of life, in milliseconds. While it logs, the work sends signs of life: a
+/// slow console takes its time for each line, which is not the fault of the work.
 const LIMIT: u16 = 4_000;
-/// How long the rescue may take, in milliseconds, to hold the overrides.
+/// How long the rescue may take, in milliseconds, to set the overrides.
 const RESCUE_LIMIT: u16 = 1_000;
-/// How long it may take, in milliseconds, to log what is true.
+/// How long the rescue may take, in milliseconds, to log what is true.
 const REPORT_LIMIT: u16 = 500;
-/// How long a killed child may take to go, in milliseconds. One that is stuck in the kernel never does.
+/// How long a killed child may take to end, in milliseconds. A child that is stuck in the kernel does not end.
 const GRACE: u16 = 100;
 
 /// Exit statuses of a child.
@@ -25,9 +25,9 @@ pub const DONE: c_int = 0;
 pub const NOT_DONE: c_int = 1;
 pub const UNKNOWN: c_int = 2;
 
-/// Runs `work` in a child, and returns whether it ended in time as [`DONE`]. Where it did not end by itself, a
-/// child holds the overrides, and another one, told whether that was done, logs what is true: the first may wait
-/// for a lock that the work has died with.
+/// Runs `work` in a child, and returns whether it ended in time as [`DONE`]. If it did not end by itself, a second
+/// child sets the overrides, and a third one, which gets to know whether that was done, logs what is true. They are
+/// two because the second child may wait for a lock that the killed work still holds.
 pub fn supervise(
     kmsg: &Kmsg,
     work: &dyn Fn() -> c_int,
@@ -50,7 +50,7 @@ pub fn supervise(
     false
 }
 
-/// Runs this in a child, and returns its exit status, or how else it ended.
+/// Runs `work` in a child, and returns its exit status, or how else it ended.
 fn run(work: &dyn Fn() -> c_int, limit: u16) -> Result<Result<c_int, WorkerEnd>, Message<'static>> {
     let child = match sys::fork() {
         Ok(None) => sys::exit(work()),
@@ -61,7 +61,7 @@ fn run(work: &dyn Fn() -> c_int, limit: u16) -> Result<Result<c_int, WorkerEnd>,
         Ok(Some(status)) if libc::WIFEXITED(status) => return Ok(Ok(libc::WEXITSTATUS(status))),
         Ok(Some(status)) => return Ok(Err(WorkerEnd::Killed(libc::WTERMSIG(status)))),
         Ok(None) => WorkerEnd::Late(limit / 1_000),
-        // Better to end it early than to leave it to itself.
+        // It is better to end the child early than to leave it to itself.
         Err(errno) => WorkerEnd::Lost(errno),
     };
     let _ = kill(child, Signal::SIGKILL);
