@@ -33,5 +33,6 @@ pub mod text;
 pub mod warnings;
 
 // A file of the host tool. It must be part of this crate, since it implements `Display` for types of this crate.
+#[cfg(feature = "canonical")]
 #[path = "host/rules/canonical.rs"]
 mod canonical;

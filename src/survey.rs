@@ -289,7 +289,11 @@ impl Survey<'_, '_> {
     /// none has it, or there is no need to look for it, it is the display with a `boot_vga` of 1.
     fn find_console(&mut self, view: &mut View<'_, impl System>) {
         if self.may_be_another || !self.is_lit {
-            self.plan.framebuffer = framebuffer(view);
+            let read = framebuffer(view, &mut self.plan.framebuffer);
+            // A copy of a machine need not have the file.
+            if self.is_lit && read.is_err_and(|errno| errno != Errno::ENOENT) {
+                self.plan.remember(Scope::BootVga, Problem::NoConsole);
+            }
         }
         if let Some(address) = self.plan.framebuffer {
             self.visit(view, address);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What only warnings need: nothing here decides anything.
 
+use nix::errno::Errno;
+
 use crate::message::Message;
 use crate::path::Path;
 use crate::pci::{Address, Function};
@@ -56,7 +58,7 @@ pub fn surroundings(
         }
     }
     if may_be_lit && plan.framebuffer.is_none() {
-        plan.framebuffer = framebuffer(view);
+        let _ = framebuffer(view, &mut plan.framebuffer);
     }
 }
 
@@ -90,12 +92,14 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
     }
 }
 
+/// Finds the display in whose memory the firmware's framebuffer is, if any; an error where the file cannot be read.
 #[inline(never)]
-pub(crate) fn framebuffer(view: &mut View<'_, impl System>) -> Option<Address> {
-    let (mut nesting, mut found) = (Nesting::default(), None);
-    // A copy of a machine need not have the file.
-    let _ = view.lines(Text::IoMemory, &mut |line| found = found.or(nesting.framebuffer(line)));
-    found
+pub(crate) fn framebuffer(
+    view: &mut View<'_, impl System>,
+    found: &mut Option<Address>,
+) -> Result<(), Errno> {
+    let mut nesting = Nesting::default();
+    view.lines(Text::IoMemory, &mut |line| *found = found.or(nesting.framebuffer(line)))
 }
 
 /// Whether an IOMMU of this name may get its functions only when drivers take them. Before Linux 6.15, this is so for
