@@ -376,7 +376,13 @@ impl Cell {
                 ));
             }
             How::MissingBinary | How::CrashingBinary => {
-                if runs > 0 {
+                // Where its worker is what crashed, PID 1 tells so, and what was done all the same.
+                let went_wrong = if matches!(self.how, How::CrashingBinary) && self.is_strict() {
+                    evidence.early_records().any(|record| record.starts_with("killed by signal"))
+                } else {
+                    runs == 0
+                };
+                if !went_wrong {
                     complaints.push("the early binary ran, so this boot shows nothing".to_owned());
                 }
                 complaints
