@@ -288,21 +288,23 @@ impl Survey<'_, '_> {
     /// Marks the display of the console, and no other. This is the display that has the firmware's framebuffer. If
     /// none has it, or there is no need to look for it, it is the display with a `boot_vga` of 1.
     fn find_console(&mut self, view: &mut View<'_, impl System>) {
+        let mut is_known = self.is_lit;
         if self.may_be_another || !self.is_lit {
             let read = framebuffer(view, &mut self.plan.framebuffer);
+            let found = self.plan.framebuffer;
             // A copy of a machine need not have the file.
-            if self.is_lit && read.is_err_and(|errno| errno != Errno::ENOENT) {
-                self.plan.remember(Scope::BootVga, Problem::NoConsole);
+            if found.is_some() || read.is_err_and(|errno| errno != Errno::ENOENT) {
+                if let Some(address) = found {
+                    self.visit(view, address);
+                }
+                is_known = false;
+                for step in &mut self.plan.steps {
+                    step.function.boot_vga = Some(step.function.address) == found;
+                    is_known |= step.function.boot_vga;
+                }
             }
         }
-        if let Some(address) = self.plan.framebuffer {
-            self.visit(view, address);
-            self.is_lit = true;
-            for step in &mut self.plan.steps {
-                step.function.boot_vga = step.function.address == address;
-            }
-        }
-        self.plan.console = if self.is_lit { Console::Known } else { Console::Unknown };
+        self.plan.console = if is_known { Console::Known } else { Console::Unknown };
     }
 }
 
