@@ -308,6 +308,7 @@ exec /bin/mv "$@"
                 "644 usr/share/doc/vfio-override/ostree.md",
                 "644 usr/share/doc/vfio-override/others.md",
                 "644 usr/share/doc/vfio-override/overlay.md",
+                "644 usr/share/doc/vfio-override/packages.md",
                 "644 usr/share/doc/vfio-override/proxmox.md",
                 "644 usr/share/doc/vfio-override/raspberry-pi.md",
                 "644 usr/share/doc/vfio-override/refind.md",
