@@ -18,23 +18,23 @@ fn main() {
     println!("cargo::rerun-if-changed=src/early/link.ld");
     println!("cargo::rerun-if-changed=src/early/musl.ld");
     let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    let script = |name| format!("-Wl,-T,{root}/src/early/{name}");
-    let (link, musl) = (script("link.ld"), script("musl.ld"));
-    let arguments = if env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("musl") {
-        vec![
-            // The one linker that leaves out texts to which nothing refers: std's panics have a kilobyte.
-            "-fuse-ld=lld",
-            "-Wl,--defsym=rust_eh_personality=0",
-            // Of musl only the dynamic loader protects what is read-only after relocation (`reloc_all` in
-            // `ldso/dynlink.c`). In a static program the segment would be no more than a page of padding.
-            "-Wl,-z,norelro,-z,noseparate-code,--no-rosegment,--no-dynamic-linker",
-            "-Wl,--no-eh-frame-hdr",
-            &musl,
-        ]
-    } else {
-        vec!["-Wl,-z,noseparate-code", "-Wl,--no-eh-frame-hdr", &link]
+    let (script, more): (_, &[&str]) = match env::var("CARGO_CFG_TARGET_ENV").as_deref() {
+        Ok("musl") => (
+            "musl.ld",
+            &[
+                // The one linker that leaves out texts to which nothing refers: std's panics have a kilobyte.
+                "-fuse-ld=lld",
+                "-Wl,--defsym=rust_eh_personality=0",
+                // Of musl only the dynamic loader protects what is read-only after relocation (`reloc_all` in
+                // `ldso/dynlink.c`). In a static program the segment would be no more than a page of padding.
+                "-Wl,-z,norelro,--no-rosegment,--no-dynamic-linker",
+            ],
+        ),
+        _ => ("link.ld", &[]),
     };
-    for argument in arguments {
+    let script = format!("-Wl,-T,{root}/src/early/{script}");
+    let arguments = ["-Wl,-z,noseparate-code,--no-eh-frame-hdr", &script];
+    for argument in arguments.iter().chain(more) {
         println!("cargo::rustc-link-arg-bin=vfio-override-early={argument}");
     }
 }

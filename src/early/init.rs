@@ -61,8 +61,7 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     let this = process.arguments().next();
     let next = INITS.iter().position(|init| Some(*init) == this).map_or(0, |at| at + 1);
     // The log may be gone with /dev; the console is the standard error stream of PID 1.
-    let say = &mut |message: &Message<'_>| message.log(&Kmsg::open(options.kmsg, pid));
-    let say: &mut dyn FnMut(&Message<'_>) = say;
+    let say: &dyn Fn(&Message<'_>) = &|message| message.log(&Kmsg::open(options.kmsg, pid));
     let mut buffer = [0; 4096];
     for init in INITS.iter().skip(next) {
         if *init == SHELL {

@@ -11,6 +11,7 @@ use vfio_override::cmdline;
 use super::found::Found;
 use super::sign::Facts;
 use super::table::{Image, SYSTEMS, Way};
+use super::words::is_name;
 use crate::machine::Machine;
 use crate::machine::modules::is_module_file;
 use crate::machine::root::{self, Root};
@@ -335,10 +336,6 @@ pub fn listed(root: &Root) -> Hook {
 /// The values of `HOOKS` in a file, each with whether it adds to what was there.
 fn assignments(root: &Root, file: &str) -> Vec<(bool, Vec<String>)> {
     let is_open = Cell::new(false);
-    let is_name = |word: &&str| {
-        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        !word.is_empty() && word.bytes().all(is_part)
-    };
     // What stands between the parentheses may take several lines; each is kept as its names.
     let keep = |line: &str| {
         let text = line.split('#').next().unwrap_or_default().trim();
@@ -350,7 +347,8 @@ fn assignments(root: &Root, file: &str) -> Vec<(bool, Vec<String>)> {
         let end = list.find(')');
         is_open.set(end.is_none() && (is_open.get() || list.contains('(')));
         let list = list.get(..end.unwrap_or(list.len())).unwrap_or_default();
-        let names: Vec<&str> = list.split(['(', '"', '\'', ' ', '\t']).filter(is_name).collect();
+        let names: Vec<&str> =
+            list.split(['(', '"', '\'', ' ', '\t']).filter(|word| is_name(word)).collect();
         let (open, close) =
             (if start.is_some() { "(" } else { "" }, if is_open.get() { "" } else { ")" });
         Some(format!("{}{open}{}{close}", start.unwrap_or_default(), names.join(" ")))

@@ -4,6 +4,7 @@
 use vfio_override::cmdline;
 
 use super::table::SYSTEMS;
+use super::words::is_name;
 use crate::machine::root::Root;
 use crate::machine::usage::Mount;
 use crate::machine::{Machine, file};
@@ -188,14 +189,11 @@ fn given(root: &Root) -> Option<bool> {
 
 /// The names in `ID` and `ID_LIKE`.
 fn os_of(root: &Root) -> Vec<String> {
-    let is_word = |word: &&str| {
-        word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    };
     let keep = |line: &str| {
         let (name, value) =
             line.split_once('=').filter(|(name, _)| ["ID", "ID_LIKE"].contains(name))?;
         let value = value.split('#').next().unwrap_or_default().trim().trim_matches(['"', '\'']);
-        let words: Vec<&str> = value.split_whitespace().filter(is_word).collect();
+        let words: Vec<&str> = value.split_whitespace().filter(|word| is_name(word)).collect();
         Some(format!("{name}={}", words.join(" ")))
     };
     let lines = ["etc/os-release", "usr/lib/os-release"]

@@ -5,6 +5,12 @@ use std::collections::BTreeSet;
 
 use vfio_override::cmdline;
 
+/// Whether it is a name as configuration files have them, of letters, digits, ".", "_" and "-".
+pub fn is_name(word: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !word.is_empty() && word.bytes().all(is_part)
+}
+
 /// What is to be added to a command line, and what is in the way there.
 #[derive(Default)]
 pub struct Change {

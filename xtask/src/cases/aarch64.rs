@@ -2,12 +2,10 @@
 //! What may differ on aarch64: its device trees and its ACPI, its page sizes, its IOMMU, and the early binary's own
 //! machine code. What the library decides does not depend on the architecture, and is booted on x86-64.
 
-use super::{DEMO_RULES, DEMO_TAKEN, two_cards};
-use crate::cases::case::FaultKind::Test;
+use super::{DEMO_RULES, DEMO_TAKEN, harness_everywhere, passthrough, two_cards};
 use crate::cases::case::{Case, Mode};
 use crate::ground::arch::AARCH64;
 use crate::guest::evidence::Evidence;
-use crate::guest::image::EARLY;
 use crate::guest::machine::{
     self, Driver, E1000E, HDA, Machine, Model, NVME, ROOT_PORT, VGA, XHCI,
 };
@@ -36,6 +34,10 @@ pub fn all() -> Vec<Case> {
             .on(AARCH64)
             .only_on(&["6.12"], harness)
     };
+    let passes = |name: &str, first: &str, groups| {
+        passthrough(name, first, groups).on(AARCH64).mostly_on(&[])
+    };
+    let [probe, bad_binary] = harness_everywhere(one);
     vec![
         on_demo("control").mode(Mode::Control).mostly_on(&["6.12"]),
         taken("hook")
@@ -54,9 +56,9 @@ pub fn all() -> Vec<Case> {
             .only_on(&["newest"], GROUPS_IN_TIME)
             .mostly_on(&[]),
         groups_too_late("group-too-late").mostly_on(&["6.12"]),
-        passthrough("passthrough", "01:00.0+slot", [0, 1])
+        passes("passthrough", "01:00.0+slot", [0, 1])
             .only_on(&["6.1", "6.12", "cloud", "16k"], GROUPS_TOO_LATE),
-        passthrough("passthrough-group", "01:00.0+group", [4, 5])
+        passes("passthrough-group", "01:00.0+group", [4, 5])
             .only_on(&["newest"], GROUPS_IN_TIME)
             .logged("is not viable while the host keeps 0000:02:00.2"),
         groups_too_late("group-too-late-rdinit").mode(Mode::Rdinit).mostly_on(&[]),
@@ -121,13 +123,8 @@ pub fn all() -> Vec<Case> {
         .kept(["00:03.0"])
         .logged("the IOMMU is off")
         .mostly_on(&[]),
-        one("harness-sees-a-probe")
-            .mode(Mode::Control)
-            .taken(["00:03.0"])
-            .must_fail(Test, "0000:00:03.0: probed by e1000e, expected vfio-pci"),
-        one("harness-sees-a-bad-binary")
-            .image(|image| image.program(EARLY, "\x7fELF, and nothing more"))
-            .must_fail(Test, "the early binary's exit status is"),
+        probe,
+        bad_binary,
     ]
 }
 
@@ -151,34 +148,6 @@ fn groups_too_late(name: &str) -> Case {
         .logged("rules: 2 failed; functions: 4 taken")
         .status(1)
         .also(|evidence| says_nothing_of(evidence, "the IOMMU is off"))
-}
-
-/// A program uses one card through the SMMU, and has to be refused the other, of which one function stays with the
-/// host.
-fn passthrough(name: &str, first: &str, groups: [u32; 2]) -> Case {
-    let [works, refused] = groups;
-    Case::new(name, two_cards())
-        .on(AARCH64)
-        .rules(&format!("{first},02:00.0,02:00.1"))
-        .taken(["01:00.0", "01:00.1", "01:00.2", "02:00.0", "02:00.1"])
-        .passthrough(
-            &["01:00.0", "02:00.0"],
-            &format!(
-                "0000:01:00.0 group {works}\n\
-                 0000:01:00.0 viable yes\n\
-                 0000:01:00.0 container type1\n\
-                 0000:01:00.0 device open\n\
-                 0000:01:00.0 vendor 1234\n\
-                 0000:01:00.0 map 16384\n\
-                 0000:01:00.0 unmap 16384\n\
-                 0000:01:00.0 verdict works\n\
-                 0000:02:00.0 group {refused}\n\
-                 0000:02:00.0 viable no\n\
-                 0000:02:00.0 container failed VFIO_GROUP_SET_CONTAINER EPERM\n\
-                 0000:02:00.0 verdict refused"
-            ),
-        )
-        .mostly_on(&[])
 }
 
 fn says_nothing_of(evidence: &Evidence, text: &str) -> Vec<String> {

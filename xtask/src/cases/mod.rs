@@ -173,30 +173,34 @@ fn displays() -> Vec<Case> {
             .taken(["00:02.0"])
             .logged("0000:00:02.0 is the boot display: the console freezes")
             .logged("holds memory of 0000:00:02.0"),
-        passthrough(),
+        passthrough("passthrough", "01:00.0+group", [6, 5])
+            .logged("is not viable while the host keeps 0000:02:00.2"),
     ]
 }
 
-/// A program uses one card, and has to be refused the other, of which one function stays with the host.
-fn passthrough() -> Case {
-    Case::new("passthrough", two_cards())
-        .rules("01:00.0+group,02:00.0,02:00.1")
+/// A program uses one card, which the rule `first` takes, and has to be refused the other, of which one function stays
+/// with the host. `groups` are the numbers that the kernel gives theirs.
+fn passthrough(name: &str, first: &str, groups: [u32; 2]) -> Case {
+    let [works, refused] = groups;
+    Case::new(name, two_cards())
+        .rules(&format!("{first},02:00.0,02:00.1"))
         .taken(["01:00.0", "01:00.1", "01:00.2", "02:00.0", "02:00.1"])
-        .logged("is not viable while the host keeps 0000:02:00.2")
         .passthrough(
             &["01:00.0", "02:00.0"],
-            "0000:01:00.0 group 6\n\
-             0000:01:00.0 viable yes\n\
-             0000:01:00.0 container type1\n\
-             0000:01:00.0 device open\n\
-             0000:01:00.0 vendor 1234\n\
-             0000:01:00.0 map 16384\n\
-             0000:01:00.0 unmap 16384\n\
-             0000:01:00.0 verdict works\n\
-             0000:02:00.0 group 5\n\
-             0000:02:00.0 viable no\n\
-             0000:02:00.0 container failed VFIO_GROUP_SET_CONTAINER EPERM\n\
-             0000:02:00.0 verdict refused",
+            &format!(
+                "0000:01:00.0 group {works}\n\
+                 0000:01:00.0 viable yes\n\
+                 0000:01:00.0 container type1\n\
+                 0000:01:00.0 device open\n\
+                 0000:01:00.0 vendor 1234\n\
+                 0000:01:00.0 map 16384\n\
+                 0000:01:00.0 unmap 16384\n\
+                 0000:01:00.0 verdict works\n\
+                 0000:02:00.0 group {refused}\n\
+                 0000:02:00.0 viable no\n\
+                 0000:02:00.0 container failed VFIO_GROUP_SET_CONTAINER EPERM\n\
+                 0000:02:00.0 verdict refused"
+            ),
         )
 }
 
@@ -674,16 +678,25 @@ fn host_tool_meets_faults() -> Case {
     )
 }
 
-/// Faults that the harness must find, and tell those of the test from its own.
-fn harness() -> Vec<Case> {
-    vec![
-        harness_sees("harness-sees-a-probe")
+/// The faults that it must find on each architecture, by boots of a machine with one network card at 00:03.0.
+fn harness_everywhere(case: impl Fn(&str) -> Case) -> [Case; 2] {
+    [
+        case("harness-sees-a-probe")
             .mode(Mode::Control)
             .taken(["00:03.0"])
             .must_fail(Test, "0000:00:03.0: probed by e1000e, expected vfio-pci"),
-        harness_sees("harness-sees-a-bad-binary")
+        case("harness-sees-a-bad-binary")
             .image(|image| image.program(EARLY, "\x7fELF, and nothing more"))
             .must_fail(Test, "the early binary's exit status is"),
+    ]
+}
+
+/// Faults that the harness must find, and tell those of the test from its own.
+fn harness() -> Vec<Case> {
+    let [probe, bad_binary] = harness_everywhere(harness_sees);
+    vec![
+        probe,
+        bad_binary,
         harness_sees("harness-sees-a-bad-pid-1")
             .mode(Mode::Rdinit)
             .image(|image| image.program(EARLY, "\x7fELF, and nothing more"))
