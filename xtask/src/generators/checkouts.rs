@@ -16,23 +16,17 @@ use crate::guest::kernel::Kernel;
 
 /// What their builds take, and what they put into images. The static busybox would run its own programs in place of kmod's
 /// and util-linux'.
-pub const PACKAGES: [&str; 26] = [
+pub const PACKAGES: [&str; 20] = [
     "?essential",
     "bc",
     "busybox",
     "cpio",
     "e2fsprogs",
     "file",
-    "gcc",
     "git",
     "initramfs-tools-core",
     "kmod",
     "libarchive-tools",
-    "libblkid-dev",
-    "libc6-dev",
-    "libcryptsetup-dev",
-    "libkmod-dev",
-    "make",
     "meson",
     "mount",
     "pax-utils",
