@@ -4,16 +4,15 @@
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::os::fd::{IntoRawFd, RawFd};
 
 use log::{Level, Log, Metadata, Record};
 use nix::fcntl::OFlag;
-use nix::unistd::{Pid, close};
+use nix::unistd::Pid;
 use vfio_override::message::TARGET;
 use vfio_override::text::Decimal;
 
 use crate::line::Line;
-use crate::sys;
+use crate::sys::{self, Fd};
 
 /// How many records are written before the log is opened again: the kernel drops what one open file
 /// writes beyond ten records in five seconds (`devkmsg_open` in `kernel/printk/printk.c`). The
@@ -44,39 +43,30 @@ impl Kmsg {
         start.add_text("[");
         start.add_bytes(&Decimal(process.as_raw().unsigned_abs()).digits());
         start.add_text("]: ");
-        Self { path, fd: open_log(path).into(), records: 0.into(), process, start }
+        Self { path, fd: open_log(path).number().into(), records: 0.into(), process, start }
     }
 
     /// Closes the log, before the file system that it is on is unmounted.
     pub fn close(self) {
-        close_log(self.fd.into_inner());
-    }
-}
-
-/// Opens the log under a number that is no standard stream's. If one of these streams was closed, it then has a file
-/// that cannot be written, so that no later file gets its number, and with it its messages.
-fn open_log(path: &CStr) -> RawFd {
-    // A write must not wait: the parent writes too, and nobody watches over the parent.
-    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK;
-    loop {
-        match sys::open(path, flags).map(IntoRawFd::into_raw_fd) {
-            Ok(fd) if fd > sys::STDERR => return fd,
-            Ok(fd) => {
-                let _ = close(fd);
-                sys::occupy_standard_streams();
-            }
-            Err(_) => {
-                sys::occupy_standard_streams();
-                return sys::STDERR;
-            }
+        let log = Fd::numbered(self.fd.into_inner());
+        if !log.is_standard() {
+            log.close();
         }
     }
 }
 
-fn close_log(fd: RawFd) {
-    if fd != sys::STDERR {
-        let _ = close(fd);
+/// Opens the log under a number that is no standard stream's. If one of these streams was closed, it then has the log,
+/// or a file that cannot be written, so that no later file gets its number, and with it its messages.
+fn open_log(path: &CStr) -> Fd {
+    // A write must not wait: the parent writes too, and nobody watches over the parent.
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK;
+    while let Ok(log) = sys::open(path, flags) {
+        if !log.is_standard() {
+            return log;
+        }
     }
+    sys::occupy_standard_streams();
+    Fd::STDERR
 }
 
 impl Log for Kmsg {
@@ -85,20 +75,20 @@ impl Log for Kmsg {
     }
 
     fn log(&self, record: &Record) {
-        let mut fd = self.fd.load(Ordering::Relaxed);
+        let mut log = Fd::numbered(self.fd.load(Ordering::Relaxed));
         let records = self.records.fetch_add(1, Ordering::Relaxed);
         if records == LIVELY {
             sys::sign_of_life(self.process);
         }
-        if fd != sys::STDERR && records >= RECORDS_PER_OPEN {
-            close_log(fd);
-            fd = open_log(self.path);
-            self.fd.store(fd, Ordering::Relaxed);
+        if !log.is_standard() && records >= RECORDS_PER_OPEN {
+            log.close();
+            log = open_log(self.path);
+            self.fd.store(log.number(), Ordering::Relaxed);
             self.records.store(1, Ordering::Relaxed);
         }
 
         let mut line = Line::default();
-        if fd != sys::STDERR {
+        if !log.is_standard() {
             line.add_text(match record.level() {
                 Level::Error => "<3>",
                 Level::Warn => "<4>",
@@ -109,7 +99,7 @@ impl Log for Kmsg {
         }
         line.add_bytes(self.start.text());
         line.add(*record.args());
-        sys::write_line(fd, &mut line);
+        sys::write_line(log, &mut line);
     }
 
     fn flush(&self) {}

@@ -18,11 +18,10 @@ mod tree;
 mod watchdog;
 
 use core::ffi::c_int;
-use core::mem;
-use std::os::fd::OwnedFd;
 
 use args::{Options, Request};
 use kmsg::Kmsg;
+use sys::Fd;
 use sys::memory::Once;
 use tree::{Bus, Buses, Tree};
 use vfio_override::cmdline;
@@ -31,10 +30,19 @@ use vfio_override::run::Run;
 use vfio_override::system::View;
 use watchdog::{DONE, NOT_DONE, UNKNOWN};
 
-/// The command line: room for one byte more than is used, so that a longer line is noticed.
-static LINE: Once<[u8; cmdline::MAX_LENGTH + 1]> = Once::new([0; cmdline::MAX_LENGTH + 1]);
-static RUN: Once<Run<'static>> = Once::new(Run::new());
-static BUSES: Once<Buses> = Once::new([Bus::UNKNOWN; 256]);
+/// Room for a run, which is too much for a stack.
+struct Room {
+    /// The command line, with one byte more than is used, so that a longer line is noticed.
+    line: [u8; cmdline::MAX_LENGTH + 1],
+    run: Run<'static>,
+    buses: Buses,
+}
+
+static ROOM: Once<Room> = Once::new(Room {
+    line: [0; cmdline::MAX_LENGTH + 1],
+    run: Run::new(),
+    buses: [Bus::UNKNOWN; 256],
+});
 
 /// The program, once the C library has started.
 fn start(process: sys::Process) -> c_int {
@@ -45,11 +53,11 @@ fn start(process: sys::Process) -> c_int {
     let options = match args::parse(process.arguments().skip(1)) {
         Ok(Request::Run(options)) => options,
         Ok(Request::Version) => {
-            sys::print(sys::STDOUT, &args::Version);
+            sys::print(Fd::STDOUT, &args::Version);
             return 0;
         }
         Err(error) => {
-            sys::print(sys::STDERR, &error);
+            sys::print(Fd::STDERR, &error);
             return 2;
         }
     };
@@ -64,9 +72,7 @@ fn start(process: sys::Process) -> c_int {
 ///
 /// All is done before the first line is logged: a console may take a while to print it.
 fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
-    let Some((run, root)) = prepare(options, kmsg) else { return NOT_DONE };
-    let Some(buses) = BUSES.take() else { return NOT_DONE };
-    let mut tree = Tree::below(root, buses, options.cmdline);
+    let Some((run, mut tree)) = prepare(options, kmsg) else { return NOT_DONE };
     run.apply(&mut tree, options.device);
     let loadings = if options.modprobe {
         modprobe::load_drivers(run, &mut tree, process)
@@ -80,8 +86,6 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
     for loading in &loadings {
         Message::Loading(loading).log(kmsg);
     }
-    // The process ends here, and all its descriptors with it.
-    mem::forget(tree);
     status(is_applied)
 }
 
@@ -89,9 +93,7 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
 /// is whether they are set, and it logs. Returns, as an exit status, whether every override is set, or every rule was
 /// applied.
 fn rescue(options: &Options, kmsg: &Kmsg, holds: Option<bool>) -> c_int {
-    let Some((run, root)) = prepare(options, kmsg) else { return UNKNOWN };
-    let Some(buses) = BUSES.take() else { return UNKNOWN };
-    let mut tree = Tree::below(root, buses, options.cmdline);
+    let Some((run, mut tree)) = prepare(options, kmsg) else { return UNKNOWN };
     let is_done = match holds {
         None => run.protect(&mut tree, options.device),
         Some(holds) => {
@@ -99,7 +101,6 @@ fn rescue(options: &Options, kmsg: &Kmsg, holds: Option<bool>) -> c_int {
             run.report(kmsg)
         }
     };
-    mem::forget(tree);
     status(is_done)
 }
 
@@ -108,15 +109,16 @@ fn status(is_done: bool) -> c_int {
 }
 
 /// Reads the rules, and opens the sysfs root below which they are applied.
-fn prepare(options: &Options, kmsg: &Kmsg) -> Option<(&'static mut Run<'static>, OwnedFd)> {
-    let (line, run) = (LINE.take()?, RUN.take()?);
-    let problem = match (sys::read_file(options.cmdline, line), tree::open_root(options.sysfs)) {
-        (Ok(line), Ok(root)) => {
+fn prepare(options: &Options, kmsg: &Kmsg) -> Option<(&'static mut Run<'static>, Tree)> {
+    let Room { line, run, buses } = ROOM.take()?;
+    // The root is first, since all that is opened after it may be closed.
+    let problem = match (tree::open_root(options.sysfs), sys::read_file(options.cmdline, line)) {
+        (Ok(root), Ok(line)) => {
             run.rules.add_line(line);
-            return Some((run, root));
+            return Some((run, Tree::below(root, buses, options.cmdline)));
         }
-        (Err(errno), _) => Message::CommandLine(options.cmdline.to_bytes(), errno),
-        (_, Err(errno)) => Message::Sysfs(options.sysfs.to_bytes(), errno),
+        (_, Err(errno)) => Message::CommandLine(options.cmdline.to_bytes(), errno),
+        (Err(errno), _) => Message::Sysfs(options.sysfs.to_bytes(), errno),
     };
     problem.log(kmsg);
     None

@@ -5,9 +5,9 @@ pub mod memory;
 
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt;
-use core::mem::{ManuallyDrop, MaybeUninit};
+use core::mem::{self, MaybeUninit};
 use core::slice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -15,12 +15,9 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, read, write};
+use nix::unistd::{Pid, close, read, write};
 
 use crate::line::Line;
-
-pub const STDOUT: RawFd = 1;
-pub const STDERR: RawFd = 2;
 
 /// How this process was started, and how it starts the next program: the arguments, the environment, which signals
 /// are blocked, and what is done on `SIGCHLD`.
@@ -162,27 +159,97 @@ pub fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     }
 }
 
-/// Opens a file that is closed when another program is started.
-pub fn open(path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
-    // musl's `open` makes a second system call for this flag.
-    retry(|| openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty()))
+/// An open file. Only [`Fd::close`] and [`close_between`] close it.
+#[derive(Clone, Copy)]
+pub struct Fd(BorrowedFd<'static>);
+
+impl Fd {
+    // SAFETY: it is open, or the calls that get it fail.
+    pub const STDOUT: Self = Self(unsafe { BorrowedFd::borrow_raw(1) });
+    // SAFETY: as above.
+    pub const STDERR: Self = Self(unsafe { BorrowedFd::borrow_raw(2) });
+
+    pub const fn keep(file: OwnedFd) -> Self {
+        // SAFETY: both are a number (`repr(transparent)`), and nothing else closes the file.
+        Self(unsafe { mem::transmute::<OwnedFd, BorrowedFd<'static>>(file) })
+    }
+
+    /// The file of this number, and of a number that no file has the standard error stream.
+    pub fn numbered(number: RawFd) -> Self {
+        if number < 0 {
+            return Self::STDERR;
+        }
+        // SAFETY: as above.
+        Self(unsafe { BorrowedFd::borrow_raw(number) })
+    }
+
+    pub fn number(self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Whether it has the number of a standard stream.
+    pub fn is_standard(self) -> bool {
+        self.number() <= 2
+    }
+
+    pub fn close(self) {
+        let _ = close(self.number());
+    }
 }
 
-/// Reads a whole file, except what does not fit into `buffer`. The file stays open until the process ends.
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0
+    }
+}
+
+/// Closes the files that were opened after `first`, up to `last`, in one call (Linux 5.9), or one by one: no number
+/// between them is free.
+pub fn close_between(first: Fd, last: Option<Fd>) {
+    let (first, last) = (first.number() + 1, last.map_or(RawFd::MAX, |last| last.number() - 1));
+    if first > last {
+        return;
+    }
+    // SAFETY: nothing uses these files afterwards.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result != 0 {
+        let _ = (first..=last).try_for_each(close);
+    }
+}
+
+/// Opens a file that is closed when another program is started.
+pub fn open(path: &CStr, flags: OFlag) -> nix::Result<Fd> {
+    // musl's `open` makes a second system call for this flag.
+    retry(|| openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())).map(Fd::keep)
+}
+
+/// Reads a whole file, except what does not fit into `buffer`. The file stays open.
 pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
-    let file = ManuallyDrop::new(open(path, OFlag::O_RDONLY)?);
+    let file = open(path, OFlag::O_RDONLY)?;
+    let length = fill(buffer, &mut |free, _| read(file, free))?;
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+/// Fills the buffer as far as there is text, with a call that reads into what is free from an offset. Returns the
+/// length of the text.
+pub fn fill(
+    buffer: &mut [u8],
+    read: &mut dyn FnMut(&mut [u8], i64) -> nix::Result<usize>,
+) -> nix::Result<usize> {
     let mut length = 0;
     while let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) {
-        length += match retry(|| read(file.as_fd(), free))? {
+        let offset = i64::try_from(length).map_err(|_| Errno::EOVERFLOW)?;
+        length += match retry(|| read(free, offset))? {
             0 => break,
             count => count,
         };
-        // The kernel's command line ends with this newline. To stop here saves the call that would find the end.
+        // Every attribute, and the kernel's command line, ends with this newline. To stop here saves the call that
+        // would find the end.
         if buffer.get(..length).is_some_and(|text| text.ends_with(b"\n")) {
             break;
         }
     }
-    Ok(buffer.get(..length).unwrap_or_default())
+    Ok(length)
 }
 
 /// Reads a symbolic link into `buffer`.
@@ -245,18 +312,11 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
 /// a stream to which messages go. For the next program these streams are closed again.
 pub fn occupy_standard_streams() {
     while let Ok(file) = open(c"/", OFlag::O_PATH) {
-        if file.as_raw_fd() > STDERR {
+        if !file.is_standard() {
+            file.close();
             break;
         }
-        let _ = file.into_raw_fd();
     }
-}
-
-/// Closes the descriptors from `first` to `last` in one call (Linux 5.9).
-pub fn close_range(first: RawFd, last: RawFd) -> nix::Result<()> {
-    // SAFETY: the callers own every descriptor in the range, and use none of them afterwards.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    Errno::result(result).map(drop)
 }
 
 /// The number of this process, which is that of its only thread: musl need not ask the kernel for it.
@@ -331,7 +391,7 @@ pub fn sign_of_life(watcher: Pid) {
 }
 
 /// Writes a line to a standard stream, if that is open.
-pub fn print(stream: RawFd, sentence: &dyn fmt::Display) {
+pub fn print(stream: Fd, sentence: &dyn fmt::Display) {
     let mut line = Line::default();
     line.add(format_args!("{sentence}"));
     write_line(stream, &mut line);
@@ -339,17 +399,12 @@ pub fn print(stream: RawFd, sentence: &dyn fmt::Display) {
 
 /// Writes to a descriptor, which need not be open. Nothing is written to a standard stream that takes nothing now,
 /// since a terminal that is stopped, or a full pipe, would stop the boot.
-pub fn write_line(stream: RawFd, line: &mut Line) {
-    if stream < 0 {
-        return;
-    }
-    // SAFETY: it is not used beyond the calls, which fail where the descriptor is not open.
-    let file = unsafe { BorrowedFd::borrow_raw(stream) };
-    let mut room = [PollFd::new(file, PollFlags::POLLOUT)];
-    if stream <= STDERR && poll(&mut room, PollTimeout::ZERO) == Ok(0) {
+pub fn write_line(stream: Fd, line: &mut Line) {
+    let mut room = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    if stream.is_standard() && poll(&mut room, PollTimeout::ZERO) == Ok(0) {
         return;
     }
     let line = line.finish();
     // There is nowhere left to report an error.
-    let _ = retry(|| write(file, line));
+    let _ = retry(|| write(stream, line));
 }

@@ -2,41 +2,36 @@
 //! [`System`] by system calls, below one sysfs root.
 
 use core::ffi::CStr;
-use core::mem;
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 
 use heapless::Vec;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::uio::pread;
 use nix::sys::utsname::uname;
-use nix::unistd::{close, read, write};
+use nix::unistd::{read, write};
 use vfio_override::beneath;
 use vfio_override::path::{Attribute, Path, PathText};
 use vfio_override::pci::Address;
 use vfio_override::system::{Access, File, System, Text};
 
-use crate::sys::{self, retry};
+use crate::sys::{self, Fd, retry};
 
 /// The aliases of VFIO variant drivers, which the generator has found and put into the image.
 const VARIANTS: &CStr = c"/usr/lib/vfio-override/variants";
-
-/// How many files are open before all are closed, with one call instead of one each: nearly as many as a process may
-/// have by default (`INR_OPEN_CUR` in `include/uapi/linux/fs.h`).
-const BATCH: usize = 960;
-
-/// How many more one operation opens at most.
-const MOST_AT_ONCE: usize = 2;
 
 /// A PCI bus in sysfs.
 ///
 /// The kernel has the directories of all functions of a bus in one, that of the bridge above (`pci_setup_device` in
 /// `drivers/pci/probe.c`, `pci_iov_add_virtfn` in `drivers/pci/iov.c`). This directory is opened once. The attributes
 /// of a function are then reached without resolving the device symlink.
+///
+/// Every file stays open until the process may open no more. Then one call closes all that were opened after the root,
+/// which have higher numbers.
 pub struct Tree {
-    root: OwnedFd,
-    probe: Option<OwnedFd>,
-    batch: Vec<OwnedFd, BATCH>,
+    root: Fd,
+    /// The directory that is being read, and else the root: it stays open. One is read at a time.
+    directory: Fd,
+    probe: Option<Fd>,
     /// At the index of a bus number: where the functions of that bus are. Where several domains have this bus, the
     /// last one used.
     buses: &'static mut Buses,
@@ -57,25 +52,25 @@ impl Bus {
     pub const UNKNOWN: Self = Self { domain: 0, place: Place::Unknown };
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Place {
     Unknown,
-    /// All in the directory at this index of the batch.
-    Directory(u16),
+    /// All in this directory.
+    Directory(Fd),
     /// Not all in one directory, as in a tree that no kernel made.
     Anywhere,
 }
 
 impl Tree {
     /// The PCI bus below this root. The file `iomem` is read from the directory of `cmdline`, as both are in procfs.
-    pub const fn below(root: OwnedFd, buses: &'static mut Buses, cmdline: &'static CStr) -> Self {
-        Self { root, probe: None, batch: Vec::new(), buses, cmdline }
+    pub const fn below(root: Fd, buses: &'static mut Buses, cmdline: &'static CStr) -> Self {
+        Self { root, directory: root, probe: None, buses, cmdline }
     }
 
     /// Fails where there is no PCI bus at all.
     pub fn find_bus(&mut self) -> nix::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        self.with_room(|tree| beneath::open(&tree.root, c"bus/pci", flags)).map(drop)
+        self.with_room(|tree| tree.open_path(c"bus/pci", flags)).map(|_| ())
     }
 
     /// Runs an operation that opens files. If there is no room for them, it closes all that are open first.
@@ -83,9 +78,6 @@ impl Tree {
         &mut self,
         mut operate: impl FnMut(&mut Self) -> nix::Result<T>,
     ) -> nix::Result<T> {
-        if self.batch.len() + MOST_AT_ONCE > BATCH {
-            self.close_all();
-        }
         match operate(self) {
             Err(Errno::EMFILE) => {
                 self.close_all();
@@ -95,54 +87,38 @@ impl Tree {
         }
     }
 
-    /// Closes all files. Each run of consecutive numbers takes one call; mostly there is one run.
     fn close_all(&mut self) {
-        for bus in self.buses.iter_mut().filter(|bus| bus.place != Place::Anywhere) {
-            bus.place = Place::Unknown;
+        self.probe = None;
+        for bus in self.buses.iter_mut() {
+            if let Place::Directory(_) = bus.place {
+                bus.place = Place::Unknown;
+            }
         }
-        let mut run = None;
-        for fd in mem::take(&mut self.batch).into_iter().map(IntoRawFd::into_raw_fd) {
-            run = match run {
-                Some((first, last)) if fd == last + 1 => Some((first, fd)),
-                _ => {
-                    close_run(run);
-                    Some((fd, fd))
-                }
-            };
-        }
-        close_run(run);
-    }
-
-    /// Leaves a file open until all are closed.
-    fn keep(&mut self, file: OwnedFd) -> nix::Result<u16> {
-        let index = u16::try_from(self.batch.len()).map_err(|_| Errno::EMFILE)?;
-        self.batch.push(file).map_err(|_| Errno::EMFILE)?;
-        Ok(index)
+        sys::close_between(self.root, Some(self.directory));
+        sys::close_between(self.directory, None);
     }
 
     /// The directory that holds the function's own, or would; `None` where its bus has no such directory.
-    fn directory(&mut self, address: Address) -> nix::Result<Option<&OwnedFd>> {
-        let mut place = self.place(address);
-        if place == Place::Unknown {
-            let path = PathText::around(address);
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-            let directory = match beneath::open(&self.root, path.as_c_str(), flags) {
-                Err(Errno::ENOENT) => return Err(Errno::ENODEV),
-                opened => opened?,
-            };
-            place = Place::Directory(self.keep(directory)?);
-            self.remember(address, place);
-        }
-        Ok(match place {
-            Place::Directory(index) => self.batch.get(usize::from(index)),
-            Place::Anywhere | Place::Unknown => None,
-        })
-    }
-
-    fn place(&self, address: Address) -> Place {
+    fn directory(&mut self, address: Address) -> nix::Result<Option<Fd>> {
         match self.buses.get(usize::from(address.bus())) {
-            Some(bus) if bus.domain == address.domain() => bus.place,
-            _ => Place::Unknown,
+            Some(Bus { domain, place: Place::Directory(directory) })
+                if *domain == address.domain() =>
+            {
+                return Ok(Some(*directory));
+            }
+            Some(Bus { domain, place: Place::Anywhere }) if *domain == address.domain() => {
+                return Ok(None);
+            }
+            _ => {}
+        }
+        let path = PathText::around(address);
+        match self.open_path(path.as_c_str(), OFlag::O_PATH | OFlag::O_DIRECTORY) {
+            Err(Errno::ENOENT) => Err(Errno::ENODEV),
+            opened => {
+                let directory = opened?;
+                self.remember(address, Place::Directory(directory));
+                Ok(Some(directory))
+            }
         }
     }
 
@@ -152,7 +128,12 @@ impl Tree {
         }
     }
 
-    fn open_file(&mut self, path: Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    /// Opens the file at this path below the root.
+    fn open_path(&self, path: &CStr, flags: OFlag) -> nix::Result<Fd> {
+        beneath::open(self.root, path, flags).map(Fd::keep)
+    }
+
+    fn open_file(&mut self, path: Path, flags: OFlag) -> nix::Result<Fd> {
         let address = match path {
             // The link `driver` leads out of the function's directory.
             Path::Attribute(_, Attribute::DriverUnbind) => None,
@@ -163,16 +144,15 @@ impl Tree {
             if let Some(directory) = self.directory(address)? {
                 match beneath::open(directory, path.below_bus().as_c_str(), flags) {
                     Err(Errno::ENOENT | Errno::EXDEV) => {}
-                    opened => return opened,
+                    opened => return opened.map(Fd::keep),
                 }
             }
-            let function = Path::Device(address).text();
-            match beneath::open(&self.root, function.as_c_str(), OFlag::O_PATH) {
+            match self.open_path(Path::Device(address).text().as_c_str(), OFlag::O_PATH) {
                 Err(Errno::ENOENT) => return Err(Errno::ENODEV),
-                opened => drop(opened?),
+                opened => opened.map(|_| ())?,
             }
         }
-        let opened = beneath::open(&self.root, path.text().as_c_str(), flags);
+        let opened = self.open_path(path.text().as_c_str(), flags);
         if let Some(address) = address.filter(|_| opened.is_ok()) {
             self.remember(address, Place::Anywhere);
         }
@@ -181,66 +161,38 @@ impl Tree {
 }
 
 /// The root of a sysfs.
-pub fn open_root(sysfs: &CStr) -> nix::Result<OwnedFd> {
+pub fn open_root(sysfs: &CStr) -> nix::Result<Fd> {
     sys::open(sysfs, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
-fn close_run(run: Option<(RawFd, RawFd)>) {
-    let Some((first, last)) = run else { return };
-    if sys::close_range(first, last).is_err() {
-        for fd in first..=last {
-            let _ = close(fd);
-        }
-    }
-}
-
 /// An open attribute.
-pub struct OpenAttribute<'a>(&'a OwnedFd);
+pub struct OpenAttribute(Fd);
 
-impl File for OpenAttribute<'_> {
+impl File for OpenAttribute {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let mut length = 0;
-        while let Some(free) = buffer.get_mut(length..).filter(|free| !free.is_empty()) {
-            let offset = i64::try_from(length).map_err(|_| Errno::EOVERFLOW)?;
-            length += match retry(|| pread(self.0, free, offset))? {
-                0 => break,
-                count => count,
-            };
-            // Every attribute ends with this newline. To stop here saves the call that would find the end.
-            if buffer.get(..length).is_some_and(|text| text.ends_with(b"\n")) {
-                break;
-            }
-        }
-        Ok(length)
+        sys::fill(buffer, &mut |free, offset| pread(self.0, free, offset))
     }
 
+    /// Writes all of a text at once, or fails.
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
-        write_whole(self.0, text)
-    }
-}
-
-/// Writes all of a text at once, or fails.
-fn write_whole(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
-    match retry(|| write(file, text))? {
-        count if count == text.len() => Ok(()),
-        _ => Err(Errno::EIO),
+        match retry(|| write(self.0, text))? {
+            count if count == text.len() => Ok(()),
+            _ => Err(Errno::EIO),
+        }
     }
 }
 
 impl System for Tree {
-    type File<'a> = OpenAttribute<'a>;
+    type File<'a> = OpenAttribute;
 
-    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute<'_>, Errno> {
+    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute, Errno> {
         let flags = match access {
             Access::Read => OFlag::O_RDONLY,
             Access::Write => OFlag::O_WRONLY,
             Access::ReadWrite => OFlag::O_RDWR,
         };
         // No attribute that is opened is a link.
-        let flags = flags | OFlag::O_NOFOLLOW;
-        let file = self.with_room(|tree| tree.open_file(path, flags))?;
-        self.keep(file)?;
-        self.batch.last().map(OpenAttribute).ok_or(Errno::EMFILE)
+        self.with_room(|tree| tree.open_file(path, flags | OFlag::O_NOFOLLOW)).map(OpenAttribute)
     }
 
     fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -249,8 +201,7 @@ impl System for Tree {
             if let Some(directory) = tree.directory(address)? {
                 return sys::read_link(directory, path.below_bus().as_c_str(), buffer);
             }
-            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-            let link = beneath::open(&tree.root, path.text().as_c_str(), flags)?;
+            let link = tree.open_path(path.text().as_c_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
             // The kernel answers ENOENT to an empty path if the file is no link (`do_readlinkat` in `fs/stat.c`).
             match sys::read_link(link, c"", buffer) {
                 Err(Errno::ENOENT) => Err(Errno::EINVAL),
@@ -262,25 +213,24 @@ impl System for Tree {
     fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let directory = self.with_room(|tree| tree.open_file(path, flags))?;
-        let result = sys::read_directory(&directory, |name| each(self, name));
-        let _ = self.keep(directory);
+        self.directory = directory;
+        let result = sys::read_directory(directory, |name| each(self, name));
+        self.directory = self.root;
         result
     }
 
     fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno> {
         let path = PathText::of_driver(name);
-        let open = |tree: &mut Self| beneath::open(&tree.root, path.as_c_str(), OFlag::O_PATH);
-        self.with_room(open).map(drop)
+        self.with_room(|tree| tree.open_path(path.as_c_str(), OFlag::O_PATH)).map(|_| ())
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
-        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
-        let probe = match self.probe.take() {
+        let probe = match self.probe {
             Some(probe) => probe,
-            None => self.with_room(|tree| tree.open_file(Path::DriversProbe, flags))?,
+            None => self.open(Path::DriversProbe, Access::Write)?.0,
         };
-        let probe = self.probe.insert(probe);
-        write_whole(probe, name)
+        self.probe = Some(probe);
+        OpenAttribute(probe).write(name)
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
@@ -291,7 +241,7 @@ impl System for Tree {
         })?;
         let mut buffer = [0; 4096];
         loop {
-            match retry(|| read(&file, &mut buffer))? {
+            match retry(|| read(file, &mut buffer))? {
                 0 => return Ok(()),
                 count => each(buffer.get(..count).unwrap_or_default()),
             }

@@ -195,8 +195,6 @@ fn a_limit_on_processes_is_told() {
 fn few_descriptors_and_many_that_were_left_open_cost_no_function() {
     for binary in binaries() {
         for script in [
-            // What the standard streams, the log and the root leave, and a directory, and two files more.
-            "ulimit -n 9; exec \"$@\"",
             "exec 3</dev/null 5<. 7</dev/zero 9>/dev/null; exec \"$@\"",
             "exec 0<. 1</ 2</dev/null; exec \"$@\"",
             "d=$(mktemp -d); cd \"$d\"; rmdir \"$d\"; exec \"$@\"",
@@ -207,6 +205,18 @@ fn few_descriptors_and_many_that_were_left_open_cost_no_function() {
             let copy = two_cards();
             let run = Run::of(&mut by_script(script, &copy.command(&binary)), &copy.path("kmsg"));
             check(&run, &copy, &binary, script);
+        }
+        // What the standard streams, the log and the root leave, and a directory that is read, and two files more.
+        for limit in 8..16 {
+            let (copy, healthy) = (two_cards(), two_cards());
+            let script = format!("ulimit -n {limit}; exec \"$@\"");
+            let run = Run::of(&mut by_script(&script, &copy.command(&binary)), &copy.path("kmsg"));
+            assert_eq!(run.log, healthy.run(&binary).log, "{script}");
+            let ([.., wanted], [.., probed]) = (outcome(&healthy), outcome(&copy));
+            assert_eq!(wanted, format!("{CARD}{OTHER}"));
+            // A plain file that is opened again is written from its start.
+            assert!([&wanted, OTHER].contains(&probed.as_str()), "{script}: {probed}");
+            assert_eq!(outcome(&copy)[..3], outcome(&healthy)[..3], "{script}");
         }
     }
 }
