@@ -2,6 +2,8 @@
 //! What the README promises and a reader copies.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::copy;
@@ -74,5 +76,46 @@ fn the_tool_prints_what_is_shown() {
             .unwrap();
         let output = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.trim_end(), expected.trim_end(), "$ vfio-override {command}");
+    }
+}
+
+/// A page that is read where it is installed leads only to what is there, or to the web.
+#[test]
+fn what_an_installed_page_leads_to_is_installed_too() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = fs::read_to_string(root.join("packaging/files")).unwrap();
+    let installed: Vec<&str> = list
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1)?.strip_prefix("docs/"))
+        .collect();
+    let pages = installed.iter().filter(|name| name.contains(".md"));
+    assert!(pages.clone().count() > 20);
+    for name in pages {
+        let page = fs::read_to_string(root.join("docs").join(name)).unwrap();
+        for link in page.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let own =
+                file.strip_prefix("https://github.com/vfio-override/vfio-override/blob/main/");
+            let target = match own {
+                Some(path) => root.join(path),
+                None if file.is_empty() => root.join("docs").join(name),
+                None if file.starts_with("https://") => continue,
+                None => {
+                    assert!(installed.contains(&file), "{name}: {link}");
+                    root.join("docs").join(file)
+                }
+            };
+            assert!(target.exists(), "{name}: {link}");
+            let is_heading = |line: &str| {
+                let title = line.strip_prefix('#')?.trim_start_matches('#').trim().to_lowercase();
+                let is_kept = |letter: &char| letter.is_alphanumeric() || " -_".contains(*letter);
+                Some(title.chars().filter(is_kept).collect::<String>().replace(' ', "-"))
+            };
+            let is_there = |text: &str| text.lines().filter_map(is_heading).any(|it| it == part);
+            assert!(
+                part.is_empty() || is_there(&fs::read_to_string(&target).unwrap()),
+                "{name}: {link}"
+            );
+        }
     }
 }

@@ -54,6 +54,16 @@ const MACHINES: &[(&str, &[&str])] = &[
     ("unknown", &["suggest 01:00.0"]),
     ("unraid", &["suggest 01:00.0"]),
     ("vf-off", &["suggest 01:00.1"]),
+    (
+        "vfs-later",
+        &[
+            "plan",
+            "status",
+            "plan ?8086:1889",
+            "plan ?8086:1889,?03:00.4",
+            "plan ?8086:1889,!03:00.2",
+        ],
+    ),
     ("x670e", &["plan 0c:00.0", "suggest 0c:00.0"]),
 ];
 

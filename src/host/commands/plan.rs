@@ -147,12 +147,15 @@ impl Report {
             return;
         }
         let functions = if self.taken == 1 { "function" } else { "functions" };
-        let is_in_vain =
-            self.rules.iter().any(|rule| matches!(rule.outcome, "unmatched" | "absent"));
-        let verdict = match (self.applied, is_in_vain) {
-            (true, false) => "every rule is applied",
-            (true, true) => "every rule that matches a function is applied",
-            (false, _) => "not every rule is applied",
+        let with = |outcome| self.rules.iter().filter(|rule| rule.outcome == outcome).count();
+        let absent = with(preview::ABSENT);
+        // An exclusion may match nothing.
+        let rule = if with("unmatched") > 0 { "rule that matches a function" } else { "rule" };
+        let verdict = match (self.applied, preview::waiting(absent)) {
+            (true, Some(waiting)) if absent == self.rules.len() => waiting,
+            (true, Some(waiting)) => format!("{waiting}, every other {rule} is applied"),
+            (true, None) => format!("every {rule} is applied"),
+            (false, _) => "not every rule is applied".to_owned(),
         };
         screen.line(
             if self.applied { GOOD } else { BAD },

@@ -27,7 +27,7 @@ pub struct Report {
     /// The number of the rule `off`, if there is one.
     off: Option<RuleNumber>,
     pub functions: Vec<Comparison>,
-    /// Rules that are not applied.
+    /// Rules that are not applied, and those whose functions are absent, as they may be.
     rules: Vec<Unapplied>,
     /// What else is not done.
     omissions: Vec<String>,
@@ -123,7 +123,7 @@ impl Report {
             .filter(|device| (device.kept_for.is_some() || is_passed(device)) && !is_asked(device))
             .cloned()
             .collect();
-        let as_asked = rules.is_empty()
+        let as_asked = rules.iter().all(Unapplied::is_absent)
             && omissions.is_empty()
             && functions.iter().all(|comparison| comparison.state != State::Different);
         drop(run);
@@ -199,6 +199,10 @@ impl Report {
             }
         }
         for rule in &self.rules {
+            if rule.is_absent() {
+                screen.marked(WARN, "not there yet", &rule.message);
+                continue;
+            }
             screen.marked(BAD, "not applied", &rule.message);
             if let Some(hint) = &rule.hint {
                 screen.marked(PLAIN, hint.severity, &hint.message);
@@ -229,12 +233,14 @@ impl Report {
         }
         if !self.parameter.is_empty() {
             screen.blank();
-            let (colour, verdict) = if self.as_asked {
-                (GOOD, "everything is as asked")
-            } else {
-                (BAD, "not everything is as asked")
-            };
-            screen.line(colour, verdict);
+            let absent = self.rules.iter().filter(|rule| rule.is_absent()).count();
+            match (self.as_asked, preview::waiting(absent)) {
+                (true, None) => screen.line(GOOD, "everything is as asked"),
+                (true, Some(waiting)) => {
+                    screen.line(WARN, format_args!("as asked so far: {waiting}"));
+                }
+                (false, _) => screen.line(BAD, "not everything is as asked"),
+            }
         }
     }
 }
@@ -261,6 +267,13 @@ impl Report {
     }
 }
 
+impl Unapplied {
+    /// Whether it is none the worse for that.
+    fn is_absent(&self) -> bool {
+        self.outcome == preview::ABSENT
+    }
+}
+
 /// Whether a driver has the function that has it for others.
 fn is_passed(device: &Device) -> bool {
     device.driver.as_deref().is_some_and(|driver| ["vfio-pci", "pci-stub"].contains(&driver))
@@ -275,10 +288,11 @@ fn text_of(rules: &RuleSet<'_>, number: RuleNumber) -> String {
 fn unapplied(run: &Run<'_>) -> Vec<Unapplied> {
     let messages = run.rules.entries().map(|(number, entry)| {
         let message = Message::Rule(number, entry);
-        (message.level() == Level::Warn).then(|| Unapplied {
+        let outcome = entry.outcome.word();
+        (message.level() == Level::Warn || outcome == preview::ABSENT).then(|| Unapplied {
             number,
             text: entry.text.escape_ascii().to_string(),
-            outcome: entry.outcome.word(),
+            outcome,
             message: message.to_string(),
             hint: advice::about_absent(entry),
         })

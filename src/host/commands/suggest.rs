@@ -144,7 +144,7 @@ impl Report {
             steps = takers.steps;
             steps.extend(system.to_apply(change, takers.is_in_image));
             let look = "After the next boot, see what came of it";
-            steps.push(Step::run(look, "vfio-override status"));
+            steps.push(system.ours(look, "status"));
             let bridges = advice.iter().filter(|advice| advice.kind == "bridge-driver");
             let bridges = bridges.flat_map(|advice| &advice.functions);
             steps.extend(bridges.filter_map(|bridge| {
@@ -155,7 +155,7 @@ impl Report {
                     format!("sh -c 'echo {bridge} >/sys/bus/pci/drivers/{driver}/unbind'"),
                 ))
             }));
-            steps.push(system.to_undo(&words));
+            steps.extend(system.to_undo(&words));
         }
         let is_told = |advice: &Advice| {
             advice::OF_IMAGES.contains(&advice.kind)
@@ -169,7 +169,8 @@ impl Report {
 
     /// Without IOMMU groups nobody can tell all that goes along: how to turn the IOMMU on, and then this is asked again.
     fn without_iommu(machine: &Machine, off: &Off, addresses: &[Address]) -> Self {
-        let change = System::of(machine).map(|system| system.to_change(&off.change));
+        let system = System::of(machine);
+        let change = system.as_ref().map(|system| system.to_change(&off.change));
         let elsewhere = off.elsewhere.map(Step::text);
         let mut steps: Vec<Step> =
             elsewhere.into_iter().chain(change.into_iter().flatten()).collect();
@@ -177,8 +178,12 @@ impl Report {
             (Possible::No, "no", "")
         } else {
             let again: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            let command = format!("vfio-override suggest {}", again.join(" "));
-            steps.push(Step::run("After the next boot, ask again", command));
+            let (what, suggest) =
+                ("After the next boot, ask again", format!("suggest {}", again.join(" ")));
+            steps.push(match &system {
+                Some(system) => system.ours(what, &suggest),
+                None => Step::run(what, format!("vfio-override {suggest}")),
+            });
             let end = "; turn the IOMMU on, reboot, and ask again";
             (Possible::NotYet, "not yet", end)
         };

@@ -70,3 +70,15 @@ pub fn omissions(run: &Run<'_>) -> Vec<String> {
     run.each_omission(&mut |omission| omissions.push(omission.to_string()));
     omissions
 }
+
+/// What came of a rule whose functions are not there, where it says that they need not be.
+pub const ABSENT: &str = "absent";
+
+/// That so many rules are absent; `None` where none is.
+pub fn waiting(absent: usize) -> Option<String> {
+    match absent {
+        0 => None,
+        1 => Some("1 rule waits for functions that are not there yet".to_owned()),
+        _ => Some(format!("{absent} rules wait for functions that are not there yet")),
+    }
+}

@@ -18,7 +18,7 @@ use crate::rules::touched;
 use crate::screen::{PLAIN, Screen, WARN};
 use crate::systems::initramfs::{Hook, Initramfs, Listing, Maker};
 use crate::systems::iommu::Off;
-use crate::systems::table::{DOCS, Way};
+use crate::systems::table::Way;
 
 /// One piece of advice.
 #[derive(Serialize)]
@@ -312,7 +312,8 @@ fn about_maker(image: &Initramfs, maker: &Maker) -> Option<Advice> {
         (_, Hook::Missing) => warn(
             "hook-missing",
             format!(
-                "the hook for {name} is not installed: nothing applies the rules at boot; install it as {DOCS}/{} says, {again}",
+                "the hook for {name} is not installed: nothing applies the rules at boot; install vfio-override, which has it, as \
+                 {} says, {again}",
                 maker.page
             ),
         ),

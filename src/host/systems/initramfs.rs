@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use vfio_override::cmdline;
 
 use super::found::Found;
+use super::own;
 use super::sign::Facts;
 use super::table::{Image, SYSTEMS, Way};
 use super::words::is_name;
@@ -38,7 +39,8 @@ pub struct Initramfs {
 /// One that makes it.
 pub struct Maker {
     pub image: &'static Image,
-    pub page: &'static str,
+    /// The page about it, as whoever reads this finds it.
+    pub page: String,
     pub hook: Hook,
 }
 
@@ -92,7 +94,11 @@ impl Initramfs {
         let makers: Vec<Maker> = booted
             .makers(found, listing.as_deref().unwrap_or_default())
             .into_iter()
-            .map(|(page, image)| Maker { image, page, hook: hook_of(root, &image.way) })
+            .map(|(page, image)| Maker {
+                image,
+                page: own::page(root, page),
+                hook: hook_of(root, &image.way),
+            })
             .collect();
         let paths = makers.iter().filter_map(|maker| hook_path(root, &maker.image.way));
         let newest = paths

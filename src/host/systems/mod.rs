@@ -5,6 +5,7 @@ pub mod advice;
 pub mod found;
 pub mod initramfs;
 pub mod iommu;
+pub mod own;
 pub mod sign;
 pub mod steps;
 pub mod table;

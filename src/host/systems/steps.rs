@@ -3,15 +3,15 @@
 //! then the kernel's parameters.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use serde::Serialize;
 use vfio_override::cmdline;
 
 use super::found::Found;
 use super::initramfs::{self, Hook, Initramfs, Listing, Maker};
+use super::own::{Own, page};
 use super::sign::Facts;
-use super::table::{Command, DOCS, Edit, Given, KEYS, LOAD, Line, Location, More, Second, Way};
+use super::table::{Before, Command, Edit, Given, KEYS, LOAD, Line, Location, More, Second, Way};
 use super::words::{Change, split};
 use crate::machine::Machine;
 use crate::machine::root::Root;
@@ -64,6 +64,8 @@ impl From<&Given> for Step {
 struct Start {
     steps: Vec<Step>,
     words: Vec<String>,
+    /// The archive that this puts beside the image, below the root.
+    archive: Option<&'static str>,
     /// The command that has to come behind all edits.
     rebuild: Option<&'static str>,
     /// What has to be seen before the machine is booted with the words.
@@ -76,6 +78,7 @@ struct Start {
 pub struct System<'a> {
     facts: Facts<'a>,
     found: Found,
+    own: Own,
     pub image: Initramfs,
 }
 
@@ -85,20 +88,30 @@ impl<'a> System<'a> {
         let facts = Facts::of(machine)?;
         let found = Found::of(&facts);
         let image = Initramfs::found(machine, &facts, &found);
-        Some(Self { facts, found, image })
+        let own = Own::of(&facts);
+        Some(Self { facts, found, own, image })
     }
 
     /// Why nothing of ours gets into this system's image, where that is so.
     pub fn obstacle(&self) -> Option<String> {
         let maker = self.image.maker().filter(|_| !self.image.is_strict)?;
         let Way::Not(why) = maker.image.way else { return None };
-        Some(format!("{}: {why} ({DOCS}/{})", maker.image.maker, maker.page))
+        Some(format!("{}: {why} ({})", maker.image.maker, maker.page))
+    }
+
+    fn page(&self, name: &str) -> String {
+        page(self.facts.root, name)
+    }
+
+    /// The command of ours with these arguments.
+    pub fn ours(&self, what: &str, arguments: &str) -> Step {
+        Step::run(what, format!("{} {arguments}", self.own.tool))
     }
 
     /// All that makes the rules in `change` come true at the next boot. `has_changes`: what an image holds a copy of is
     /// changed besides.
     pub fn to_apply(&self, change: Change, has_changes: bool) -> Vec<Step> {
-        let Start { steps, words, mut rebuild, check, is_tried } = self.start();
+        let Start { steps, words, mut rebuild, check, is_tried, .. } = self.start();
         let known = self.image.maker().map(|maker| maker.image.rebuild);
         rebuild = rebuild.or(known.filter(|command| has_changes && !command.is_empty()));
         let add = words.into_iter().chain(change.add).collect();
@@ -106,12 +119,18 @@ impl<'a> System<'a> {
         let mut line = self.line(&change);
         line.extend(check);
         if is_tried {
-            line.splice(0..0, trial(&change));
+            line.splice(0..0, self.trial(&change));
         }
         // One that writes the command line into the image makes it anew.
         let is_twice = |step: &Step| step.command.is_some() && step.command.as_deref() == rebuild;
         let rebuild = rebuild.filter(|_| !line.iter().any(is_twice));
-        let rebuild = rebuild.map(|command| Step::run(AGAIN, command));
+        let rebuild = match rebuild {
+            Some(command) => Some(Step::run(AGAIN, command)),
+            None if has_changes && self.image.makers.is_empty() => Some(Step::text(format!(
+                "{AGAIN}: what makes it here is not known, so by whatever does"
+            ))),
+            None => None,
+        };
         let is_done_below = |step: &Step| {
             !is_tried
                 && step.command.is_some()
@@ -144,7 +163,8 @@ impl<'a> System<'a> {
         let image = &self.image;
         if self.is_brought_along() {
             let why = "No image is made anew, since an addon can bring the early binary along";
-            let steps = [Step::from(&LOAD)].into_iter().chain(self.pack(why, ARCHIVE)).collect();
+            let steps = self.own.install.iter().cloned().chain([Step::from(&LOAD)]);
+            let steps = steps.chain(self.pack(why, ARCHIVE)).collect();
             return Start { steps, words: vec![STRICT.to_owned()], ..nothing };
         }
         if self.has_early() {
@@ -157,7 +177,7 @@ impl<'a> System<'a> {
             return Start { words, ..nothing };
         }
         if image.file.is_none() && self.facts.has_initramfs() == Some(false) {
-            return without_image(&self.facts.line);
+            return self.without_image();
         }
         if image.is_strict && image.has_early() != Some(false) {
             // It has started that way, so that it is in the image.
@@ -181,7 +201,7 @@ impl<'a> System<'a> {
                     if !own.words.is_empty() {
                         let name = maker.image.maker;
                         let what = format!(
-                            "If it is {name}, do not go on here: {DOCS}/{} has the steps",
+                            "If it is {name}, do not go on here: {} has the steps",
                             maker.page
                         );
                         steps.push(Step::text(what));
@@ -209,7 +229,7 @@ impl<'a> System<'a> {
     }
 
     fn start_by(&self, maker: &Maker) -> Start {
-        let (name, page, image) = (maker.image.maker, maker.page, maker.image);
+        let (name, image) = (maker.image.maker, maker.image);
         let hook = |steps| Start { steps, rebuild: Some(image.rebuild), ..Start::default() };
         let list = |listing: &Listing, why: &str| {
             let Listing { file, right } = listing;
@@ -227,7 +247,13 @@ impl<'a> System<'a> {
             (Way::Not(_), _) => Start::default(),
             (Way::Archive(load), _) => self.archive(&format!("There is no hook for {name}"), load),
             (Way::Steps { steps, start, check }, _) => Start {
-                steps: steps.iter().map(Step::from).map(|step| self.with_place(step)).collect(),
+                steps: self
+                    .own
+                    .install
+                    .iter()
+                    .cloned()
+                    .chain(steps.iter().map(|step| self.with_place(Step::from(step))))
+                    .collect(),
                 words: vec![(*start).to_owned()],
                 check: check.as_ref().map(Step::from),
                 ..Start::default()
@@ -240,8 +266,7 @@ impl<'a> System<'a> {
                 }
             }
             (Way::Listed(_), Hook::Missing) => {
-                let install = format!("Install the hook for {name}, as {DOCS}/{page} says");
-                let mut steps = vec![Step::text(install)];
+                let mut steps = vec![self.install_hook(maker)];
                 if let Hook::NotListed(listing) | Hook::BehindUdev(listing) =
                     initramfs::listed(self.facts.root)
                 {
@@ -256,9 +281,7 @@ impl<'a> System<'a> {
             (Way::Listed(_), Hook::BehindUdev(listing)) => {
                 list(listing, "The hook stands behind udev, where drivers are loaded by then")
             }
-            (Way::Hook(_), Hook::Missing) => hook(vec![Step::text(format!(
-                "Install the hook for {name}, as {DOCS}/{page} says"
-            ))]),
+            (Way::Hook(_), Hook::Missing) => hook(vec![self.install_hook(maker)]),
             (Way::Hook(_) | Way::Listed(_), Hook::LeftOut(file)) => {
                 let what =
                     format!("The hook for {name} is installed and left out: in {file}, take out");
@@ -279,7 +302,8 @@ impl<'a> System<'a> {
     fn archive(&self, why: &str, load: &Given) -> Start {
         let second = self.found.loader.and_then(|(_, _, line)| line.second.as_ref());
         let archive = second.map_or(ARCHIVE, |second| second.archive);
-        let mut steps = vec![Step::from(load)];
+        let mut steps: Vec<Step> = self.own.install.iter().cloned().collect();
+        steps.push(Step::from(load));
         steps.extend(self.pack(why, archive));
         match second {
             Some(Second { edit: Some(Edit { file, what, line }), .. }) => {
@@ -288,7 +312,8 @@ impl<'a> System<'a> {
             Some(Second { edit: None, .. }) => {}
             None => steps.push(Step::text(format!(
                 "Have the boot loader load /{archive} as one more initrd, behind the image: its manual says how (where it \
-                 takes only one, {DOCS}/overlay.md makes one of both)"
+                 takes only one, {} makes one of both)",
+                self.page("overlay.md")
             ))),
         }
         // Without an image there is no /init for the early binary to become.
@@ -298,7 +323,8 @@ impl<'a> System<'a> {
             // The boot that tries it has to have the archive.
             steps.extend(self.command_then(line));
         }
-        Start { steps, words: vec![STRICT.to_owned()], is_tried, ..Start::default() }
+        let archive = Some(archive);
+        Start { steps, words: vec![STRICT.to_owned()], archive, is_tried, ..Start::default() }
     }
 
     /// An archive with the early binary, and a look into it.
@@ -307,8 +333,10 @@ impl<'a> System<'a> {
         let make = format!(
             "sh -c 'cd {{early}} && echo vfio-override-early | cpio -o -H newc{pack} >/{archive}'"
         );
-        let what =
-            format!("{why}: make an archive that holds the early binary ({DOCS}/overlay.md)");
+        let what = format!(
+            "{why}: make an archive that holds the early binary ({})",
+            self.page("overlay.md")
+        );
         let look = "See that it does: the name of the early binary must come. Without it the next steps stop the boot";
         [
             self.with_place(Step::run(what, make)),
@@ -318,24 +346,62 @@ impl<'a> System<'a> {
 
     /// A step with the directory that the early binary is in.
     fn with_place(&self, step: Step) -> Step {
-        const INSTALLED: &str = "usr/lib/vfio-override";
-        let is_there = |directory: &Path| directory.join("vfio-override-early").is_file();
-        let own = || {
-            let program = std::env::current_exe().ok()?;
-            let place = program.parent()?.parent()?.join("lib/vfio-override");
-            is_there(&place).then_some(place)
-        };
-        let root = self.facts.root;
-        let beside = (root.is_live() && !is_there(&root.path(INSTALLED))).then(own).flatten();
-        let place = beside.map_or_else(|| format!("/{INSTALLED}"), |it| it.display().to_string());
-        Step { command: step.command.map(|command| command.replace("{early}", &place)), ..step }
+        let command = step.command.map(|command| command.replace("{early}", &self.own.early));
+        Step { command, ..step }
+    }
+
+    /// The hooks for all makers come together.
+    fn install_hook(&self, maker: &Maker) -> Step {
+        let (name, page) = (maker.image.maker, &maker.page);
+        Step::text(format!("Install vfio-override, which has the hook for {name}, as {page} says"))
+    }
+
+    /// The words for a single boot, which changes nothing.
+    fn trial(&self, change: &Change) -> [Step; 2] {
+        let what = "For one boot, at the boot loader's prompt (GRUB, systemd-boot, Limine: the key e), add to the kernel's \
+                    line. Where that boot stops, switch the machine off and on: nothing is changed";
+        [
+            Step { line: Some(change.added()), ..Step::text(what) },
+            self.ours("Go on only if that boot is as asked", "status"),
+        ]
+    }
+
+    /// Where the kernel mounts the root file system itself, the early binary is started from there.
+    fn without_image(&self) -> Start {
+        const EARLY: &str = "/usr/lib/vfio-override/vfio-override-early";
+        let what = "This kernel boots without an initramfs: the early binary starts from the root file system, after drivers \
+                    that are built into the kernel. See that it is there: without it the next steps stop the boot";
+        let mut steps: Vec<Step> = self.own.install.iter().cloned().collect();
+        steps.extend([Step::from(&LOAD), Step::run(what, format!("ls -l {EARLY}"))]);
+        if cmdline::parameters(&self.facts.line).any(|parameter| parameter.name == b"init") {
+            // It starts what the kernel would without that word.
+            let what = "The kernel command line names an init of its own, and what would start both is not known here";
+            return Start { steps: vec![Step::text(what)], ..Start::default() };
+        }
+        Start { steps, words: vec![format!("init={EARLY}")], is_tried: true, ..Start::default() }
+    }
+
+    /// How to take back all that makes the rules come true.
+    pub fn to_undo(&self, words: &[String]) -> Vec<Step> {
+        let start = self.start();
+        let mut steps = vec![self.line_undone(&[start.words.as_slice(), words].concat())];
+        if let Some(archive) = start.archive {
+            let what = format!(
+                "Only when a boot without these words went well, take away /{archive} and what names it"
+            );
+            steps.push(Step::text(what));
+        }
+        let undo = self.image.maker().and_then(|maker| match &maker.image.way {
+            Way::ReadyMade { undo, .. } => undo.as_ref(),
+            _ => None,
+        });
+        steps.extend(undo.map(Step::from));
+        steps
     }
 
     /// How to take the words off again.
-    pub fn to_undo(&self, words: &[String]) -> Step {
+    fn line_undone(&self, words: &[String]) -> Step {
         let what = "To undo it later";
-        let words: Vec<String> =
-            self.start().words.into_iter().chain(words.iter().cloned()).collect();
         let all = words.join(" and ");
         let Some((_, _, line)) = self.found.loader else {
             return Step::text(format!("{what}: take {all} off the kernel command line again"));
@@ -361,8 +427,24 @@ impl<'a> System<'a> {
             Location::Whole(file) => format!("/{file}"),
             Location::Part { file, .. } | Location::Own { file, .. } => (*file).to_owned(),
         };
-        let then = self.then(line).map_or_else(String::new, |command| format!(", then {command}"));
+        let then = self.then(line).map(|command| format!(", then {command}"));
+        let make = match (&line.before, self.found.loader) {
+            (Some(Before::Make(what)), Some((_, page, _))) => {
+                Some(format!(". {}", what.replace("{page}", &self.page(page))))
+            }
+            _ => None,
+        };
+        let then: String = make.into_iter().chain(then).collect();
         Step::text(format!("{what}: take {all} out of {file} again{then}"))
+    }
+
+    /// What comes before the command that makes a change of the command line count.
+    fn before(&self, before: &Before, page: &str) -> Step {
+        let step = match before {
+            Before::Keep(given) => Step::from(given),
+            Before::Make(what) => Step::text(*what),
+        };
+        Step { what: step.what.replace("{page}", &self.page(page)), ..step }
     }
 
     /// What makes a change of the command line count.
@@ -465,9 +547,12 @@ impl<'a> System<'a> {
                 let line = line.replace("{list}", &list.join(", ")).replace("{}", &change.added());
                 vec![Step::write(what, *file, line)]
             }
-            Location::Command(command) => vec![command.step(name, page, change, &dropped)],
+            Location::Command(command) => {
+                vec![command.step(name, &self.page(page), change, &dropped)]
+            }
             Location::Addon(directory) => self.addon(name, directory, change, &dropped),
         };
+        steps.extend(line.before.as_ref().map(|before| self.before(before, page)));
         steps.extend(self.command_then(line));
         steps
     }
@@ -494,30 +579,6 @@ const STRICT: &str = "rdinit=/vfio-override-early";
 /// A word of a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
-}
-
-/// The words for a single boot, which changes nothing.
-fn trial(change: &Change) -> [Step; 2] {
-    let what = "For one boot, at the boot loader's prompt (GRUB, systemd-boot, Limine: the key e), add to the kernel's line. \
-                Where that boot stops, switch the machine off and on: nothing is changed";
-    [
-        Step { line: Some(change.added()), ..Step::text(what) },
-        Step::run("Go on only if that boot is as asked", "vfio-override status"),
-    ]
-}
-
-/// Where the kernel mounts the root file system itself, the early binary is started from there.
-fn without_image(line: &[u8]) -> Start {
-    const EARLY: &str = "/usr/lib/vfio-override/vfio-override-early";
-    let what = "This kernel boots without an initramfs: the early binary starts from the root file system, after drivers that \
-                are built into the kernel. See that it is there: without it the next steps stop the boot";
-    let steps = vec![Step::from(&LOAD), Step::run(what, format!("ls -l {EARLY}"))];
-    if cmdline::parameters(line).any(|parameter| parameter.name == b"init") {
-        // It starts what the kernel would without that word.
-        let what = "The kernel command line names an init of its own, and what would start both is not known here";
-        return Start { steps: vec![Step::text(what)], ..Start::default() };
-    }
-    Start { steps, words: vec![format!("init={EARLY}")], is_tried: true, ..Start::default() }
 }
 
 /// Adds what is to be taken out.
@@ -568,7 +629,7 @@ impl Command {
         let mut all = vec![self.start.to_owned()];
         if self.drop.is_empty() {
             what = format!(
-                "{name}: this replaces what is set there, so put that in front ({DOCS}/{page} shows how to see it)"
+                "{name}: this replaces what is set there, so put that in front ({page} shows how to see it)"
             );
             push_dropped(&mut what, dropped, ", but for");
         } else {

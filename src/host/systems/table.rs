@@ -9,13 +9,10 @@ use super::sign::Sign::{
     self, All, Any, Has, Loader, Not, Os, ReadOnly, RootOn, Says, SomeSays, Stub, Word,
 };
 
-/// Where the pages are installed.
-pub const DOCS: &str = "/usr/share/doc/vfio-override";
-
 /// A system, or the part of one that boots it or makes its image.
 pub struct System {
     pub name: &'static str,
-    /// Its page in `docs`, and below [`DOCS`].
+    /// Its page in `docs`.
     pub page: &'static str,
     pub sign: Sign,
     /// Whether nothing else that is found beside it counts.
@@ -27,10 +24,20 @@ pub struct System {
 /// Where the kernel command line is.
 pub struct Line {
     pub place: Location,
+    /// What comes between a change there and what makes it count.
+    pub before: Option<Before>,
     /// What makes a change there count: the first whose program is there, else the last.
     pub then: &'static [(&'static str, &'static str)],
     /// How this boot loader is told of one more archive beside the image.
     pub second: Option<Second>,
+}
+
+/// What has to be done before a change of the command line is made to count; `{page}` is the page of this loader.
+pub enum Before {
+    /// Once, so that there is a way back.
+    Keep(Given),
+    /// With each change.
+    Make(&'static str),
 }
 
 pub enum Location {
@@ -101,7 +108,8 @@ pub enum Way {
     /// mkinitcpio's, which has to be in `HOOKS` too.
     Listed(&'static str),
     /// A hook like the first; but images come ready made, so that it has to be installed and built in as said here.
-    ReadyMade { hook: &'static str, install: Given, build: Given },
+    /// `undo` takes that back, where the system's own image can be had again.
+    ReadyMade { hook: &'static str, install: Given, build: Given, undo: Option<Given> },
     /// Steps of the system's own. With them, and never without, the kernel is told to start the early binary; `check`
     /// tells whether it can, once all is made.
     Steps { steps: &'static [Given], start: &'static str, check: Option<Given> },
@@ -138,6 +146,11 @@ const fn loader(name: &'static str, page: &'static str, sign: Sign, line: Line) 
     System { name, page, sign, is_alone: false, line: Some(line), image: None }
 }
 
+/// Which has no `/usr` to install anything in.
+pub const NIXOS: Sign = Any(&[Has("etc/NIXOS"), Os("nixos"), Word("init", "/nix/store/")]);
+/// Where such a system's page unpacks vfio-override, below the home directory.
+pub const HOMES: &str = "vfio-override";
+
 const GRUB: Location = Location::Variable {
     file: "etc/default/grub",
     // The one that the recovery entries do not use, so that they stay a way out.
@@ -170,6 +183,19 @@ const MKINITCPIO_UKI: Sign = All(&[
     Not(&Word("initrd", "")),
     Not(&Loader("GRUB")),
 ]);
+/// systemd-boot sorts what has a `~` below its like (`strverscmp_improved`, by which it compares names), so that the
+/// new image stays the one that boots by itself.
+const KEEP_MKINITCPIO_UKI: Before = Before::Keep(command(
+    "Keep the image that boots, as the way back, if the partition has room; systemd-boot lists it below the new one",
+    "bash -c '. /etc/mkinitcpio.d/$(cat /usr/lib/modules/$(uname -r)/pkgbase).preset; cp -n \"$default_uki\" \
+     \"${default_uki%.efi}~before.efi\"'",
+));
+const KEEP_UKI: Before = Before::Keep(Given {
+    what: "Keep the image that boots, as the way back, if the partition has room: {page} says how",
+    file: None,
+    line: None,
+    command: None,
+});
 /// systemd, `OpenRC` and the scripts of Void look there.
 pub const LOAD: Given = Given {
     what: "In /etc/modules-load.d/vfio-pci.conf, add the line, since vfio-pci does not load by itself",
@@ -233,6 +259,7 @@ const OF_A_SNAPSHOT: Image = Image {
             "Have the image of that snapshot made anew, so that it holds the hook",
             "transactional-update --continue initrd",
         ),
+        undo: None,
     },
     rebuild: "transactional-update --continue initrd",
     list: Some("lsinitrd"),
@@ -253,7 +280,7 @@ const INTO_UKI: Second = Second {
 const ADDONS: u32 = 257;
 
 const fn addon(sign: Sign, directory: &'static str) -> System {
-    let line = Line { place: Location::Addon(directory), then: &[], second: None };
+    let line = Line { place: Location::Addon(directory), before: None, then: &[], second: None };
     loader("UKI", "uki.md", sign, line)
 }
 
@@ -267,7 +294,7 @@ const fn entries(sign: &'static str, file: &'static str, archive: &'static str) 
     let edit = Edit { file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
     let second = Second { archive, edit: Some(edit) };
     let place = Location::Part { file, to: "the line that begins with options", word: "{}" };
-    let line = Line { place, then: &[], second: Some(second) };
+    let line = Line { place, before: None, then: &[], second: Some(second) };
     loader("systemd-boot", "systemd-boot.md", Has(sign), line)
 }
 
@@ -293,7 +320,7 @@ pub static SYSTEMS: &[System] = &[
     System {
         name: "NixOS",
         page: "nixos.md",
-        sign: Any(&[Has("etc/NIXOS"), Os("nixos"), Word("init", "/nix/store/")]),
+        sign: NIXOS,
         is_alone: true,
         line: Some(Line {
             place: Location::Part {
@@ -301,6 +328,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the list boot.kernelParams (make one if there is none; a second one is an error)",
                 word: "\"{}\"",
             },
+            before: None,
             then: &[("", "nixos-rebuild boot")],
             second: None,
         }),
@@ -316,8 +344,8 @@ pub static SYSTEMS: &[System] = &[
                         file: Some("/etc/nixos/vfio-override.cpio"),
                         line: None,
                         command: Some(
-                            "sh -c 'cd {early} && echo vfio-override-early | cpio -o -H newc \
-                             >/etc/nixos/vfio-override.cpio'",
+                            "sh -c \"cd {early} && echo vfio-override-early | cpio -o -H newc \
+                             >/etc/nixos/vfio-override.cpio\"",
                         ),
                     },
                     Given {
@@ -363,6 +391,7 @@ pub static SYSTEMS: &[System] = &[
                 drop: "--delete-if-present={}",
                 each: true,
             }),
+            before: None,
             then: &[],
             second: None,
         }),
@@ -381,6 +410,11 @@ pub static SYSTEMS: &[System] = &[
                      system do not",
                     "rpm-ostree initramfs --enable",
                 ),
+                undo: Some(command(
+                    "That is enough. To have the image that comes with the system again, too, unless it was made on this \
+                     machine before",
+                    "sh -c 'rpm-ostree initramfs --disable && rpm-ostree uninstall vfio-override'",
+                )),
             },
             rebuild: "rpm-ostree initramfs --enable",
             list: Some("lsinitrd"),
@@ -396,6 +430,9 @@ pub static SYSTEMS: &[System] = &[
                 file: "/usr/lib/bootc/kargs.d/50-vfio-override.toml of the container image",
                 line: "kargs = [{list}]",
             },
+            before: Some(Before::Make(
+                "Build that image, and push it to where this machine has its image from, which sudo bootc status shows ({page})",
+            )),
             then: &[("", "bootc upgrade")],
             second: None,
         }),
@@ -414,6 +451,7 @@ pub static SYSTEMS: &[System] = &[
                     "RUN kver=$(ls /usr/lib/modules) && dracut --force --no-hostonly --reproducible --add ostree \
                      /usr/lib/modules/$kver/initramfs.img $kver",
                 ),
+                undo: None,
             },
             rebuild: "bootc upgrade",
             list: Some("lsinitrd"),
@@ -500,6 +538,7 @@ pub static SYSTEMS: &[System] = &[
                 drop: "",
                 each: false,
             }),
+            before: None,
             then: &[],
             second: None,
         }),
@@ -515,6 +554,7 @@ pub static SYSTEMS: &[System] = &[
                     "System > Advanced Settings > Isolated GPU Device(s)",
                 ),
                 build: command("Have the image made anew", "update-initramfs -u -k all"),
+                undo: None,
             },
             rebuild: "update-initramfs -u -k all",
             list: Some("lsinitramfs"),
@@ -531,6 +571,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the line that begins with cmdline:",
                 word: "{}",
             },
+            before: None,
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
@@ -554,6 +595,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the first line that begins with append",
                 word: "{}",
             },
+            before: None,
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
@@ -571,13 +613,13 @@ pub static SYSTEMS: &[System] = &[
         "proxmox.md",
         // It serves either, and both files are there.
         All(&[PROXMOX, Any(&[SYSTEMD_BOOT, Not(&Has("etc/default/grub"))])]),
-        Line { place: KERNEL_INSTALL, then: PROXMOX_REFRESH, second: None },
+        Line { place: KERNEL_INSTALL, before: None, then: PROXMOX_REFRESH, second: None },
     ),
     loader(
         "Proxmox, GRUB",
         "proxmox.md",
         PROXMOX,
-        Line { place: GRUB, then: PROXMOX_REFRESH, second: None },
+        Line { place: GRUB, before: None, then: PROXMOX_REFRESH, second: None },
     ),
     System {
         name: "openSUSE MicroOS, sdbootutil",
@@ -586,6 +628,7 @@ pub static SYSTEMS: &[System] = &[
         is_alone: true,
         line: Some(Line {
             place: KERNEL_INSTALL,
+            before: None,
             then: &[("", "sdbootutil update-all-entries")],
             second: None,
         }),
@@ -598,6 +641,7 @@ pub static SYSTEMS: &[System] = &[
         is_alone: true,
         line: Some(Line {
             place: GRUB,
+            before: None,
             then: &[("", "transactional-update --continue grub.cfg")],
             second: None,
         }),
@@ -610,6 +654,7 @@ pub static SYSTEMS: &[System] = &[
         is_alone: true,
         line: Some(Line {
             place: KERNEL_INSTALL,
+            before: None,
             then: &[("", "sdbootutil update-all-entries")],
             second: None,
         }),
@@ -629,6 +674,7 @@ pub static SYSTEMS: &[System] = &[
         is_alone: true,
         line: Some(Line {
             place: Location::Own { file: "/etc/kernel/cmdline.d/vfio-override.conf", line: "{}" },
+            before: None,
             then: &[("", "clr-boot-manager update")],
             // It hands over whatever is there.
             second: Some(Second {
@@ -660,6 +706,7 @@ pub static SYSTEMS: &[System] = &[
                 file: "/etc/default/limine",
                 line: "KERNEL_CMDLINE[default]+=\" {}\"",
             },
+            before: None,
             then: &[
                 ("usr/bin/limine-mkinitcpio", "limine-mkinitcpio"),
                 ("usr/bin/limine-update", "limine-update"),
@@ -685,6 +732,7 @@ pub static SYSTEMS: &[System] = &[
         All(&[MKINITCPIO_UKI, SomeSays("etc/cmdline.d", ".conf", "")]),
         Line {
             place: Location::Own { file: "/etc/cmdline.d/vfio-override.conf", line: "{}" },
+            before: Some(KEEP_MKINITCPIO_UKI),
             then: &[("", "mkinitcpio -P")],
             second: None,
         },
@@ -693,13 +741,23 @@ pub static SYSTEMS: &[System] = &[
         "UKI by mkinitcpio",
         "uki.md",
         MKINITCPIO_UKI,
-        Line { place: KERNEL_INSTALL, then: &[("", "mkinitcpio -P")], second: None },
+        Line {
+            place: KERNEL_INSTALL,
+            before: Some(KEEP_MKINITCPIO_UKI),
+            then: &[("", "mkinitcpio -P")],
+            second: None,
+        },
     ),
     loader(
         "UKI by kernel-install",
         "uki.md",
         All(&[Stub(0), Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]),
-        Line { place: KERNEL_INSTALL, then: REINSTALL, second: Some(INTO_UKI) },
+        Line {
+            place: KERNEL_INSTALL,
+            before: Some(KEEP_UKI),
+            then: REINSTALL,
+            second: Some(INTO_UKI),
+        },
     ),
     addon(All(&[Stub(ADDONS), Has("efi/EFI")]), "/efi/loader/addons"),
     addon(All(&[Stub(ADDONS), Has("boot/EFI")]), "/boot/loader/addons"),
@@ -715,6 +773,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the command line, then make and sign that image anew",
                 word: "{}",
             },
+            before: None,
             then: &[],
             second: Some(INTO_UKI),
         },
@@ -730,6 +789,7 @@ pub static SYSTEMS: &[System] = &[
                 drop: "--delete-options={}",
                 each: false,
             }),
+            before: None,
             then: &[],
             second: None,
         },
@@ -745,6 +805,7 @@ pub static SYSTEMS: &[System] = &[
                 drop: "--remove-args={}",
                 each: false,
             }),
+            before: None,
             then: &[],
             second: None,
         },
@@ -759,6 +820,7 @@ pub static SYSTEMS: &[System] = &[
                 name: "default_kernel_opts=",
                 more: None,
             },
+            before: None,
             then: &[("", "update-extlinux")],
             second: None,
         },
@@ -773,6 +835,7 @@ pub static SYSTEMS: &[System] = &[
                 name: "U_BOOT_PARAMETERS=",
                 more: None,
             },
+            before: None,
             then: &[("", "u-boot-update")],
             second: None,
         },
@@ -787,6 +850,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the line that begins with extraargs= (make one if there is none)",
                 word: "{}",
             },
+            before: None,
             then: &[],
             second: None,
         },
@@ -795,13 +859,18 @@ pub static SYSTEMS: &[System] = &[
         "Raspberry Pi",
         "raspberry-pi.md",
         Has("boot/firmware/cmdline.txt"),
-        Line { place: Location::Whole("boot/firmware/cmdline.txt"), then: &[], second: None },
+        Line {
+            place: Location::Whole("boot/firmware/cmdline.txt"),
+            before: None,
+            then: &[],
+            second: None,
+        },
     ),
     loader(
         "Raspberry Pi",
         "raspberry-pi.md",
         All(&[Has("boot/cmdline.txt"), Has("boot/config.txt")]),
-        Line { place: Location::Whole("boot/cmdline.txt"), then: &[], second: None },
+        Line { place: Location::Whole("boot/cmdline.txt"), before: None, then: &[], second: None },
     ),
     loader(
         "GRUB",
@@ -810,6 +879,7 @@ pub static SYSTEMS: &[System] = &[
         All(&[Has("etc/default/grub"), Not(&SYSTEMD_BOOT), Not(&Loader("Limine"))]),
         Line {
             place: GRUB,
+            before: None,
             then: &[
                 ("usr/sbin/update-grub", "update-grub"),
                 ("usr/sbin/grub2-mkconfig", "grub2-mkconfig -o /boot/grub2/grub.cfg"),
@@ -835,6 +905,7 @@ pub static SYSTEMS: &[System] = &[
                 name: "GRUB_CMDLINE_LINUX_DEFAULT=",
                 more: None,
             },
+            before: None,
             then: &[("", "update-grub")],
             second: None,
         },
@@ -843,7 +914,7 @@ pub static SYSTEMS: &[System] = &[
         "systemd-boot",
         "kernel-install.md",
         Has("etc/kernel/cmdline"),
-        Line { place: KERNEL_INSTALL, then: REINSTALL, second: None },
+        Line { place: KERNEL_INSTALL, before: None, then: REINSTALL, second: None },
     ),
     entries("boot/loader/entries", "/boot/loader/entries/*.conf", "boot/vfio-override.cpio.gz"),
     entries("efi/loader/entries", "/efi/loader/entries/*.conf", "efi/vfio-override.cpio.gz"),
@@ -862,6 +933,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the second text in quotes of the first line",
                 word: "{}",
             },
+            before: None,
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
@@ -884,6 +956,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the line that begins with cmdline: (where a tool writes that file, its own configuration)",
                 word: "{}",
             },
+            before: None,
             then: &[],
             second: Some(Second {
                 archive: "boot/vfio-override.cpio.gz",
@@ -905,6 +978,7 @@ pub static SYSTEMS: &[System] = &[
                 to: "the line that begins with append",
                 word: "{}",
             },
+            before: None,
             then: &[],
             second: None,
         },
