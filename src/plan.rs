@@ -12,19 +12,17 @@ use heapless::Vec;
 use crate::apply::{DriverName, keep_name};
 use crate::pci::{Address, Function};
 use crate::problem::{Limit, Problem};
-use crate::rule::{Action, Driver, Expansion, NOBODY, Place, Rule, Selector, Statement, VFIO_PCI};
+use crate::rule::{Action, Driver, Expansion, NOBODY, Rule, Selector, Statement, VFIO_PCI};
 use crate::ruleset::{Outcome, Refusal, RuleNumber, RuleSet};
 use crate::survey::{
-    Console, Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, MAX_STRAYS, Scope,
+    Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, MAX_STRAYS, Scope,
 };
 
 /// What becomes of every function that the rules concern.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// In the order in which the survey finds them; sorted by address once the survey is done.
-    pub(crate) steps: Vec<Step, MAX_FUNCTIONS>,
-    /// Indexes of `steps`, sorted by address. To insert a step moves these, since steps are too large to be moved.
-    order: Vec<u16, MAX_FUNCTIONS>,
+    /// One for every function that a rule may decide on; by address, once the survey is done.
+    pub steps: Vec<Step, MAX_FUNCTIONS>,
     /// Functions that share an IOMMU group with a taken one and have no step, in no order.
     pub(crate) neighbours: Vec<Function, MAX_NEIGHBOURS>,
     /// Functions that `vfio-pci.ids=` takes and no rule does, in no order.
@@ -34,7 +32,8 @@ pub struct Plan {
     /// What went wrong while looking, and what it kept the survey from.
     pub(crate) problems: Vec<(Scope, Problem), MAX_PROBLEMS>,
     pub(crate) groups: Groups,
-    pub(crate) console: Console,
+    /// The survey has looked for the console's display, as it does only for rules with `boot_vga`.
+    pub(crate) seeks_console: bool,
     /// The function that has the firmware's framebuffer: the framebuffer's driver holds memory of it. `None` also
     /// where this was not looked for.
     pub framebuffer: Option<Address>,
@@ -63,13 +62,6 @@ pub struct Step {
     pub(crate) is_expanded: bool,
     /// The number of wildcards in the alias that its driver comes from.
     pub(crate) wildcards: usize,
-    /// The heads: indexes of the first step of its slot and of the first step of its IOMMU group. What these two hold
-    /// in `takes_slot` and `takes_group` counts for the whole slot and the whole group.
-    heads: [usize; 2],
-    /// In the head of a slot, the last rule that takes the slot along; 0 for none.
-    takes_slot: RuleNumber,
-    /// In the head of an IOMMU group, the last rule that takes the group along; 0 for none.
-    takes_group: RuleNumber,
 }
 
 /// Whether a function's override is set.
@@ -123,6 +115,18 @@ impl Step {
         matches!(self.state, State::Bound)
     }
 
+    /// Whether a rule with this expansion that selects it takes along the other function.
+    fn takes_along(&self, expansion: Option<Expansion>, other: &Function) -> bool {
+        let Function { address, group, .. } = self.function;
+        match expansion {
+            Some(Expansion::Group) if group.is_some() => group == other.group,
+            // Without a group, a slot behind a bridge counts as one card.
+            Some(Expansion::Group) => self.is_of_card && address.same_slot(other.address),
+            Some(Expansion::Slot) => address.same_slot(other.address),
+            None => false,
+        }
+    }
+
     /// Whether its driver needs a whole IOMMU group, as every VFIO driver does. This is assumed of any driver but
     /// pci-stub.
     #[must_use]
@@ -137,21 +141,14 @@ impl Plan {
     pub const fn new() -> Self {
         Self {
             steps: Vec::new(),
-            order: Vec::new(),
             neighbours: Vec::new(),
             strays: Vec::new(),
             path_ends: Vec::new(),
             problems: Vec::new(),
             groups: Groups::Unasked,
-            console: Console::Unasked,
+            seeks_console: false,
             framebuffer: None,
         }
-    }
-
-    /// Every function that a rule may decide on, by address.
-    #[must_use]
-    pub fn steps(&self) -> &[Step] {
-        &self.steps
     }
 
     /// The functions that are taken, by address.
@@ -185,53 +182,25 @@ impl Plan {
         self.problems.iter().map(|(_, problem)| *problem)
     }
 
-    /// The index of the function's step; as an error, the position in `order` at which it belongs.
-    pub(crate) fn index(&self, address: Address) -> Result<usize, usize> {
-        let at = |&place: &u16| self.steps.get(usize::from(place)).map(|it| it.function.address);
-        // Mostly the functions come in rising order.
-        if self.order.last().is_none_or(|last| at(last) < Some(address)) {
-            return Err(self.order.len());
-        }
-        let found = self.order.binary_search_by_key(&Some(address), at)?;
-        self.order.get(found).map_or(Err(found), |&place| Ok(place.into()))
-    }
-
     pub(crate) fn get_mut(&mut self, address: Address) -> Option<&mut Step> {
-        let at = self.index(address).ok()?;
-        self.steps.get_mut(at)
+        self.steps.iter_mut().find(|step| step.function.address == address)
     }
 
     /// Adds a function that is not there yet.
     pub(crate) fn insert(&mut self, function: Function) -> Result<(), Problem> {
-        let full = Problem::Limit(Limit::Functions);
-        let (Ok(at) | Err(at)) = self.index(function.address);
-        let mut carried = u16::try_from(self.steps.len()).map_err(|_| full)?;
-        self.steps.push(Step::new(function)).map_err(|_| full)?;
-        // `Vec::insert` can panic.
-        for place in self.order.iter_mut().skip(at) {
-            mem::swap(place, &mut carried);
-        }
-        self.order.push(carried).map_err(|_| full)
+        let inserted = self.steps.push(Step::new(function));
+        inserted.map_err(|_| Problem::Limit(Limit::Functions))
     }
 
-    /// Puts the steps in order: the survey is done.
+    /// Puts the steps in order: the survey is done. Unlike this, `sort_unstable` can panic.
     pub(crate) fn sort(&mut self) {
-        for at in 0..self.order.len() {
-            let mut from = at;
-            // Before `at` all steps are in order. A step that stood there was swapped to the index that `order` has
-            // there.
-            while let Some(&place) = self.order.get(from) {
-                from = place.into();
-                if from >= at {
-                    break;
-                }
+        let mut rest = self.steps.as_mut_slice();
+        while let Some((first, others)) = rest.split_first_mut() {
+            let least = others.iter_mut().min_by_key(|step| step.function.address);
+            if let Some(least) = least.filter(|it| it.function.address < first.function.address) {
+                mem::swap(first, least);
             }
-            if let Ok([here, there]) = self.steps.get_disjoint_mut([at, from]) {
-                mem::swap(here, there);
-            }
-        }
-        for (at, place) in (0..).zip(&mut self.order) {
-            *place = at;
+            rest = others;
         }
     }
 
@@ -255,8 +224,15 @@ impl Plan {
     #[must_use]
     pub fn selects(&self, number: RuleNumber, selector: &Selector, function: &Function) -> bool {
         match selector {
-            Selector::Address { .. } | Selector::Path { .. } => {
-                self.names(number, selector, function.address)
+            Selector::Address { domain, bus, place } => {
+                let address = function.address;
+                address.domain() == *domain && address.bus() == *bus && place.holds(address)
+            }
+            Selector::Path { .. } => {
+                let start = self.path_ends.partition_point(|(rule, _)| *rule < number);
+                let ends = self.path_ends.get(start..).unwrap_or_default();
+                let mut of_this = ends.iter().take_while(|(rule, _)| *rule == number);
+                of_this.any(|(_, end)| *end == function.address)
             }
             Selector::Ids(ids) => ids.match_function(function),
             Selector::Class { prefix, digits } => {
@@ -268,29 +244,17 @@ impl Plan {
         }
     }
 
-    /// Whether the rule of this number names the address, or its path leads to it.
-    fn names(&self, number: RuleNumber, selector: &Selector, address: Address) -> bool {
-        match selector {
-            Selector::Address { domain, bus, place } => {
-                address.domain() == *domain && address.bus() == *bus && place.holds(address)
-            }
-            Selector::Path { .. } => {
-                let start = self.path_ends.partition_point(|(rule, _)| *rule < number);
-                let ends = self.path_ends.get(start..).unwrap_or_default();
-                let mut of_this = ends.iter().take_while(|(rule, _)| *rule == number);
-                of_this.any(|(_, end)| *end == address)
-            }
-            Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
-        }
-    }
-
     /// Whether a problem of this scope may keep the rule of this number from a function that it selects.
     #[must_use]
     pub(crate) fn hampers(&self, scope: Scope, number: RuleNumber, rule: &Rule<'_>) -> bool {
         match scope {
-            Scope::Function(address) => self.names(number, &rule.selector, address),
+            // The IDs and the class of such a function are not known.
+            Scope::Function(address) => {
+                let function = Function { address, ..Function::default() };
+                !rule.selector.needs_scan() && self.selects(number, &rule.selector, &function)
+            }
             Scope::Group(address) => {
-                let step = self.index(address).ok().and_then(|at| self.steps.get(at));
+                let step = self.steps.iter().find(|step| step.function.address == address);
                 rule.expansion == Some(Expansion::Group)
                     && step.is_some_and(|it| self.selects(number, &rule.selector, &it.function))
             }
@@ -304,9 +268,6 @@ impl Plan {
 
     /// Decides everything; with `only`, nothing but this function.
     pub fn decide(&mut self, rules: &mut RuleSet<'_>, only: Option<Address>) {
-        if rules.any(|rule| rule.expansion.is_some()) {
-            self.find_heads();
-        }
         for number in 1.. {
             let Some(entry) = rules.entry(number) else { break };
             let Ok(Statement::Rule(rule)) = &entry.parsed else { continue };
@@ -318,7 +279,6 @@ impl Plan {
             if excludes
                 && rule.selector == Selector::BootVga
                 && outcome == Outcome::Unmatched
-                && self.console == Console::Unknown
                 && self.takes_display(rules)
             {
                 outcome = Outcome::Failed(Problem::NoConsole);
@@ -377,29 +337,6 @@ impl Plan {
         })
     }
 
-    /// Sets the `heads` of each step. This is done once, so that a rule need not search for the slot and the group of
-    /// each function that it matches.
-    #[inline(never)]
-    fn find_heads(&mut self) {
-        for index in 0..self.steps.len() {
-            let (before, after) = self.steps.split_at_mut_checked(index).unwrap_or_default();
-            let Some(Step { function, heads, .. }) = after.first_mut() else { break };
-            *heads = [index; 2];
-            // The steps of a slot are adjacent.
-            if let Some(last) = before.last()
-                && last.function.address.same_slot(function.address)
-            {
-                *heads = [last.heads[0], index];
-            }
-            if function.group.is_some()
-                && let Some(first) =
-                    before.iter().find(|step| step.function.group == function.group)
-            {
-                heads[1] = first.heads[1];
-            }
-        }
-    }
-
     /// Has the rule decide on all functions that it matches.
     fn try_rule(&mut self, number: RuleNumber, rule: &Rule<'_>) -> Outcome {
         let excludes = rule.action == Action::Exclude;
@@ -409,14 +346,18 @@ impl Plan {
         let failure = problems.find(|(scope, _)| self.hampers(*scope, number, rule));
         let failure = failure.map(|(_, problem)| Outcome::Failed(*problem));
         let mut outcome = if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched };
+        let mut selected = Vec::<u16, MAX_FUNCTIONS>::new();
         let mut is_first = true;
-        for index in self.range(&rule.selector) {
-            let Some(&Step { function, heads: [slot, group], is_of_card, .. }) =
-                self.steps.get(index)
-            else {
-                break;
-            };
-            if !self.selects(number, &rule.selector, &function) {
+        // The steps at an address are adjacent.
+        let (start, most) = if let Selector::Address { domain, bus, place } = &rule.selector {
+            let first = place.addresses(*domain, *bus).next();
+            (self.steps.partition_point(|step| Some(step.function.address) < first), 8)
+        } else {
+            (0, MAX_FUNCTIONS)
+        };
+        for index in (start..self.steps.len()).take(most) {
+            let Some(Step { function, .. }) = self.steps.get(index) else { break };
+            if !self.selects(number, &rule.selector, function) {
                 continue;
             }
             if is_first {
@@ -428,11 +369,13 @@ impl Plan {
                 if rule.guard.is_some_and(|guard| guard != function.id) {
                     return Outcome::Refused(Refusal::Guard(function.address, function.id));
                 }
-                if !excludes && function.class.is_bridge() && names_one_function(&rule.selector) {
+                // An address or a path without `*` at its end means this very function.
+                let is_one = rule.selector.place().is_some_and(|place| place.function.is_some());
+                if !excludes && function.class.is_bridge() && is_one {
                     return Outcome::Refused(Refusal::Bridge(function.address, function.class));
                 }
             }
-            if !may_take(&function) {
+            if !may_take(function) {
                 continue;
             }
             let has_group = rule.expansion != Some(Expansion::Group) || function.group.is_some();
@@ -445,60 +388,24 @@ impl Plan {
             if let Some(step) = self.steps.get_mut(index) {
                 step.rule = Some(number);
             }
-            let takes_group = rule.expansion == Some(Expansion::Group) && has_group;
-            // Without a group, a slot behind a bridge counts as one card.
-            let takes_slot = rule.expansion == Some(Expansion::Slot) || !has_group && is_of_card;
-            if let Some(head) = self.steps.get_mut(slot).filter(|_| takes_slot) {
-                head.takes_slot = number;
-            }
-            if let Some(head) = self.steps.get_mut(group).filter(|_| takes_group) {
-                head.takes_group = number;
-            }
+            let _ = u16::try_from(index).map(|index| selected.push(index));
         }
         for index in 0..self.steps.len() {
-            let Some(&Step { function, heads: [slot, group], .. }) = self.steps.get(index) else {
-                break;
-            };
+            let Some(step) = self.steps.get(index) else { break };
             let may_join = match rule.expansion {
                 None => break,
-                Some(Expansion::Slot) => may_take(&function),
-                Some(Expansion::Group) => !function.class.is_bridge(),
+                Some(Expansion::Slot) => may_take(&step.function),
+                Some(Expansion::Group) => !step.function.class.is_bridge(),
             };
-            let joins = self.steps.get(slot).is_some_and(|head| head.takes_slot == number)
-                || self.steps.get(group).is_some_and(|head| head.takes_group == number);
+            let mut selected = selected.iter().filter_map(|&at| self.steps.get(usize::from(at)));
             if may_join
-                && joins
+                && step.rule != Some(number)
+                && selected.any(|with| with.takes_along(rule.expansion, &step.function))
                 && let Some(step) = self.steps.get_mut(index)
             {
                 step.rule = Some(number);
             }
         }
         failure.unwrap_or(outcome)
-    }
-
-    /// The indexes of the steps that the selector may match.
-    fn range(&self, selector: &Selector) -> core::ops::Range<usize> {
-        match selector {
-            Selector::Address { domain, bus, place } => {
-                let first = place.addresses(*domain, *bus).next();
-                let start = first.map_or(0, |first| self.index(first).unwrap_or_else(|at| at));
-                // The steps of a slot are adjacent.
-                start..self.steps.len().min(start + 8)
-            }
-            Selector::Path { .. }
-            | Selector::Ids(_)
-            | Selector::Class { .. }
-            | Selector::BootVga => 0..self.steps.len(),
-        }
-    }
-}
-
-/// Whether this is an address or a path without `*` at its end: then the operator means this very function.
-fn names_one_function(selector: &Selector) -> bool {
-    let is_one = |place: &Place| place.function.is_some();
-    match selector {
-        Selector::Address { place, .. } => is_one(place),
-        Selector::Path { hops, .. } => hops.last().is_some_and(is_one),
-        Selector::Ids(_) | Selector::Class { .. } | Selector::BootVga => false,
     }
 }

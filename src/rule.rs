@@ -170,12 +170,18 @@ impl Ids {
 }
 
 impl Selector {
+    /// The device and the function that it ends with; `None` where it has none.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Address { place, .. } => Some(place),
+            Self::Path { hops, .. } => hops.last(),
+            Self::Ids(_) | Self::Class { .. } | Self::BootVga => None,
+        }
+    }
+
     /// Whether the selector matches by attributes, so that all functions have to be looked at.
     #[must_use]
-    pub const fn needs_scan(&self) -> bool {
-        match self {
-            Self::Address { .. } | Self::Path { .. } => false,
-            Self::Ids(_) | Self::Class { .. } | Self::BootVga => true,
-        }
+    pub fn needs_scan(&self) -> bool {
+        self.place().is_none()
     }
 }

@@ -47,15 +47,6 @@ pub(crate) enum Groups {
     None,
 }
 
-/// Whether it is known which display is the console's. This is looked up only for rules with `boot_vga`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Console {
-    #[default]
-    Unasked,
-    Known,
-    Unknown,
-}
-
 /// What a problem keeps a survey from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -131,13 +122,13 @@ impl Survey<'_, '_> {
         }
         if let Some(address) = only {
             self.visit(view, address);
-            if self.plan.index(address).is_ok() {
+            if self.plan.get_mut(address).is_some() {
                 self.slot(view, address);
                 self.group(view, address);
             }
         } else if rules.any(|rule| rule.selector.needs_scan()) {
             let listed = view.list(Path::Devices, |view, address| {
-                if self.plan.index(address).is_err()
+                if self.plan.get_mut(address).is_none()
                     && let Some(function) = self.look(view, address)
                     && self.has_rule(&function, |_| true)
                     && let Err(problem) = self.plan.insert(function)
@@ -170,7 +161,7 @@ impl Survey<'_, '_> {
     /// Adds the function at this address, if there is one and it has no step yet.
     #[inline(never)]
     fn visit(&mut self, view: &mut View<'_, impl System>, address: Address) {
-        if self.plan.index(address).is_err()
+        if self.plan.get_mut(address).is_none()
             && let Some(function) = self.look(view, address)
             && let Err(problem) = self.plan.insert(function)
         {
@@ -288,7 +279,7 @@ impl Survey<'_, '_> {
     /// Marks the display of the console, and no other. This is the display that has the firmware's framebuffer. If
     /// none has it, or there is no need to look for it, it is the display with a `boot_vga` of 1.
     fn find_console(&mut self, view: &mut View<'_, impl System>) {
-        let mut is_known = self.is_lit;
+        self.plan.seeks_console = true;
         if self.may_be_another || !self.is_lit {
             let read = framebuffer(view, &mut self.plan.framebuffer);
             let found = self.plan.framebuffer;
@@ -297,14 +288,11 @@ impl Survey<'_, '_> {
                 if let Some(address) = found {
                     self.visit(view, address);
                 }
-                is_known = false;
                 for step in &mut self.plan.steps {
                     step.function.boot_vga = Some(step.function.address) == found;
-                    is_known |= step.function.boot_vga;
                 }
             }
         }
-        self.plan.console = if is_known { Console::Known } else { Console::Unknown };
     }
 }
 

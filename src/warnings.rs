@@ -8,7 +8,7 @@ use crate::path::Path;
 use crate::pci::{Address, Function};
 use crate::plan::{Plan, Step};
 use crate::ruleset::RuleSet;
-use crate::survey::{self, Console, Groups, Scope, boot_vga, list_group};
+use crate::survey::{self, Groups, Scope, boot_vga, list_group};
 use crate::system::{System, Text, View};
 
 /// Looks at what an operator should know of the functions that are taken. If that fails, a warning is lost and
@@ -46,7 +46,7 @@ pub fn surroundings(
             continue;
         };
         let function = &mut step.function;
-        if function.class.is_display() && plan.console == Console::Unasked {
+        if function.class.is_display() && !plan.seeks_console {
             let said = boot_vga(view, function).unwrap_or(None);
             function.boot_vga = said == Some(true);
             may_be_lit |= survey::may_be_lit(said);

@@ -166,7 +166,7 @@ impl Report {
 
 /// What becomes of each function that the rule of this number decides on.
 fn fates(devices: &Devices, run: &Run<'_>, number: RuleNumber) -> Vec<Fate> {
-    let decided = run.plan.steps().iter().filter(|step| step.rule == Some(number));
+    let decided = run.plan.steps.iter().filter(|step| step.rule == Some(number));
     decided
         .filter_map(|step| {
             Some(Fate {

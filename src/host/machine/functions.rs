@@ -144,7 +144,7 @@ impl Devices {
         let mut view = View::of(&mut machine.tree);
         survey::survey(&mut view, &rules, None, &mut plan);
         warnings::surroundings(&mut view, &mut plan, |_| true);
-        let steps = plan.steps().iter();
+        let steps = plan.steps.iter();
         let all = steps
             .map(|step| {
                 Device::new(
