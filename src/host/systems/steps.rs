@@ -266,7 +266,7 @@ impl<'a> System<'a> {
                 }
             }
             (Way::Listed(_), Hook::Missing) => {
-                let mut steps = vec![self.install_hook(maker)];
+                let mut steps = vec![Self::install_hook(maker)];
                 if let Hook::NotListed(listing) | Hook::BehindUdev(listing) =
                     initramfs::listed(self.facts.root)
                 {
@@ -281,7 +281,7 @@ impl<'a> System<'a> {
             (Way::Listed(_), Hook::BehindUdev(listing)) => {
                 list(listing, "The hook stands behind udev, where drivers are loaded by then")
             }
-            (Way::Hook(_), Hook::Missing) => hook(vec![self.install_hook(maker)]),
+            (Way::Hook(_), Hook::Missing) => hook(vec![Self::install_hook(maker)]),
             (Way::Hook(_) | Way::Listed(_), Hook::LeftOut(file)) => {
                 let what =
                     format!("The hook for {name} is installed and left out: in {file}, take out");
@@ -351,7 +351,7 @@ impl<'a> System<'a> {
     }
 
     /// The hooks for all makers come together.
-    fn install_hook(&self, maker: &Maker) -> Step {
+    fn install_hook(maker: &Maker) -> Step {
         let (name, page) = (maker.image.maker, &maker.page);
         Step::text(format!("Install vfio-override, which has the hook for {name}, as {page} says"))
     }
