@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What only warnings need: nothing here decides anything.
 
+use core::mem;
+
 use nix::errno::Errno;
 
 use crate::message::Message;
@@ -69,7 +71,14 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
             if let Some(step) = plan.get_mut(member) {
                 step.function.group = Some(group);
             } else if let Ok(Some(function)) = survey::look(view, member) {
-                let _ = plan.neighbours.push(Function { group: Some(group), ..function });
+                let mut next = Function { group: Some(group), ..function };
+                // In order, so that the same group is told in the same words from any copy of the tree.
+                for stored in &mut plan.neighbours {
+                    if next.address < stored.address {
+                        mem::swap(stored, &mut next);
+                    }
+                }
+                let _ = plan.neighbours.push(next);
             }
         });
         if !matches!(listed, Ok(None)) {
