@@ -11,8 +11,8 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 use crate::support::{copy, figures};
+use crate::tool;
 
-const TOOL: &str = env!("CARGO_BIN_EXE_vfio-override");
 /// Far more than any command takes, on a loaded machine, too.
 const PATIENCE: &str = "60";
 
@@ -122,7 +122,7 @@ fn a_damaged_machine_gets_an_answer_or_one_clear_line() {
             };
             let line = format!("{command} {address} {source}");
             let output = Command::new("timeout")
-                .args(["--signal=KILL", PATIENCE, TOOL])
+                .args(["--signal=KILL", PATIENCE, tool()])
                 .args(line.split_whitespace())
                 .current_dir(desk.path())
                 .stdin(Stdio::null())

@@ -10,9 +10,9 @@ use std::process::{Command, Output, Stdio};
 
 use crate::support::early::unshare;
 use crate::support::{copy, program};
+use crate::tool;
 use tempfile::TempDir;
 
-const TOOL: &str = env!("CARGO_BIN_EXE_vfio-override");
 const PATH: &str = "/usr/bin:/bin";
 
 /// A place with machines in it, each a directory of its name.
@@ -34,7 +34,7 @@ impl Desk {
 
     /// The tool with this line of arguments, run beside the machines.
     pub fn command(&self, line: &str) -> Command {
-        self.ready(Command::new(TOOL), line)
+        self.ready(Command::new(tool()), line)
     }
 
     /// The same as nobody, where this test itself may do anything.
@@ -43,13 +43,13 @@ impl Desk {
             return self.command(line);
         }
         // Wherever the tool was built may not be for everybody's eyes.
-        let tool = self.path("tool");
-        if !tool.exists() {
-            program::copy(Path::new(TOOL), &tool);
+        let public = self.path("tool");
+        if !public.exists() {
+            program::copy(Path::new(tool()), &public);
         }
         fs::set_permissions(self.0.path(), Permissions::from_mode(0o755)).unwrap();
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(tool);
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(public);
         self.ready(command, line)
     }
 
@@ -275,7 +275,7 @@ fn a_large_machine_is_answered_in_bounds() {
     let within = |line: &str| {
         // 256 MiB, the program and its libraries included.
         let mut shell = Command::new("sh");
-        shell.args(["-c", "ulimit -v 262144; exec \"$@\"", "sh", TOOL]);
+        shell.args(["-c", "ulimit -v 262144; exec \"$@\"", "sh", tool()]);
         let output = desk.ready(shell, line).output().unwrap();
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
@@ -754,7 +754,7 @@ fn a_copy_that_is_interrupted_leaves_no_file() {
     let desk = Desk::with(&["two-t400"]);
     for delay in ["0.001", "0.01", "0.03", "0.06", "0.1"] {
         let mut command = Command::new("timeout");
-        command.args(["--signal=INT", delay, TOOL]);
+        command.args(["--signal=INT", delay, tool()]);
         let status =
             desk.ready(command, "collect --from two-t400 copy.tar").env("PATH", PATH).status();
         if desk.path("copy.tar").exists() {
@@ -898,7 +898,7 @@ fn hanging(desk: &Desk, file: &str, line: &str) -> String {
     let file = fs::canonicalize(desk.path("two-t400/sys/bus/pci").join(file)).unwrap();
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "--inject=pwrite64:delay_enter=5000000", "-P"]);
-    strace.arg(file).arg(TOOL);
+    strace.arg(file).arg(tool());
     let mut output = desk.ready(strace, line).env("PATH", PATH).output().unwrap();
     // It says of a process that was killed while it hung that this is unusual.
     let err = String::from_utf8(output.stderr).unwrap();
@@ -978,7 +978,7 @@ fn live(desk: &Desk, machine: &str, modprobe: &str, line: &str) -> (String, Stri
 
 /// What the tool says in a mount name space of its own, where this shell script starts it; `argument` is its `$0`.
 fn within(desk: &Desk, script: &str, argument: &str, line: &str) -> String {
-    let shell = unshare(&["--mount", "sh", "-c", script, argument, TOOL]);
+    let shell = unshare(&["--mount", "sh", "-c", script, argument, tool()]);
     let path = format!("{}:{PATH}:/usr/sbin:/sbin", desk.path("bin").display());
     shown(line, &desk.ready(shell, line).env("PATH", path).output().unwrap())
 }
@@ -1251,7 +1251,7 @@ fn what_the_log_has_lost_is_in_the_journal() {
     let mount = r#"mount --bind two-t400/sys /sys && mount --bind line /proc/cmdline \
         && mount --bind "$0" /dev/kmsg && exec "$@""#;
     let run = |line: &str| {
-        let shell = unshare(&["--mount", "sh", "-c", mount, "records", TOOL]);
+        let shell = unshare(&["--mount", "sh", "-c", mount, "records", tool()]);
         let path = format!("{}:{PATH}:/usr/sbin:/sbin", desk.path("bin").display());
         shown(line, &desk.ready(shell, line).env("PATH", path).output().unwrap())
     };

@@ -5,15 +5,15 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::support::early::binaries;
+use crate::tool;
 use tempfile::TempDir;
 use vfio_override::ruleset::RuleSet;
 
-const TOOL: &str = env!("CARGO_BIN_EXE_vfio-override");
 const COMMANDS: [&str; 7] = ["list", "plan", "status", "suggest", "apply", "release", "collect"];
 
 fn generated() -> TempDir {
     let directory = TempDir::new().unwrap();
-    let status = Command::new(TOOL).arg("generate").arg(directory.path()).status().unwrap();
+    let status = Command::new(tool()).arg("generate").arg(directory.path()).status().unwrap();
     assert!(status.success());
     directory
 }
@@ -24,7 +24,7 @@ fn text(directory: &TempDir, name: &str) -> String {
 
 /// What the tool prints for `--help`, with its commands before.
 fn help(command: &[&str]) -> String {
-    let output = Command::new(TOOL).args(command).arg("--help").output().unwrap();
+    let output = Command::new(tool()).args(command).arg("--help").output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }

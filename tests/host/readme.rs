@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::copy;
+use crate::tool;
 use vfio_override::grammar;
 use vfio_override::ruleset::RuleSet;
 
@@ -66,7 +67,7 @@ fn the_tool_prints_what_is_shown() {
     copy::unfold("two-t400", &directory.path().join("two-t400"));
     assert!(shown().len() > 2);
     for (command, expected) in shown() {
-        let output = Command::new(env!("CARGO_BIN_EXE_vfio-override"))
+        let output = Command::new(tool())
             .args(command.split(' '))
             .args(["--from", "two-t400", "--pci-ids"])
             .arg(copy::directory().join("pci.ids"))

@@ -11,16 +11,16 @@ use clap::Args;
 
 use crate::bench::counts;
 use crate::build::mutants::{MUTANTS, Mutant, Replica};
-use crate::build::{self, Binary, MuslOptions, Target};
+use crate::build::{self, Binary, HOST_TOOL, MuslOptions, Target};
 use crate::cases;
 use crate::cases::case::Case;
 use crate::cases::suite::{self, Judgement, Kernels};
 use crate::deliver::dist::Built;
-use crate::foreign::{self, MIRI, NOT_EMULATED};
+use crate::foreign::{self, HOST_NOT_EMULATED, MIRI, NOT_EMULATED};
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
 use crate::generators::{Addon, Cell, Checkouts, Project, SignedImages, Workshop};
-use crate::ground::arch::{AARCH64, Arch, X86_64};
+use crate::ground::arch::{AARCH64, ALL, Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
     check_binaries(&workspace, &binaries, &mut ledger);
-    check_foreign(&workspace, &binaries, &mut ledger);
+    check_foreign(&workspace, options.musl, &binaries, &mut ledger);
     check_counts(&workspace, &binaries, &mut ledger);
     check_copy(&workspace, options.musl, &binaries, &mut ledger);
     check_fuzzing(&workspace, &mut ledger);
@@ -151,7 +151,7 @@ fn build_name(target: Target) -> String {
 }
 
 fn emulated_name(target: Target) -> String {
-    format!("tests of the binaries, emulated: {target}")
+    format!("tests of the early binary, emulated: {target}")
 }
 
 /// What has to be built: what most boots need, whatever was selected, and of other architectures, which
@@ -194,29 +194,53 @@ fn check_binaries(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledge
     ledger.check_counted(workspace, "tests of the binaries", &mut command);
 }
 
-/// The same with those for other architectures, and the library where bytes may be the other way round.
-fn check_foreign(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger) {
+/// The same with those for other architectures, the host tool's tests too, and the library where bytes may be the other
+/// way round.
+fn check_foreign(
+    workspace: &Workspace,
+    musl: MuslOptions,
+    binaries: &[Binary],
+    ledger: &mut Ledger,
+) {
     if !ledger.all {
         return;
     }
     for binary in binaries.iter().filter(|binary| !binary.target.arch.is_native()) {
         let name = emulated_name(binary.target);
-        if !ledger.wants(&name) {
-            continue;
-        }
-        match foreign::emulated(binary) {
-            Ok(mut command) => ledger.check_counted(workspace, &name, &mut command),
-            Err(error) => ledger.leave_open(&name, &format!("{error:#}")),
-        }
-        for (test, reason) in NOT_EMULATED {
-            ledger.figures.push(format!("{name}: not {test}, because {reason}"));
-        }
+        check_emulated(workspace, &name, &NOT_EMULATED, || foreign::early(binary), ledger);
+    }
+    for arch in ALL.into_iter().filter(|arch| !arch.is_native()) {
+        let name = format!("tests of the host tool, emulated: {arch}");
+        let tests = || {
+            let tool = build::static_program(workspace, arch, musl, HOST_TOOL)?;
+            foreign::host(arch, &tool)
+        };
+        check_emulated(workspace, &name, &HOST_NOT_EMULATED, tests, ledger);
     }
     for platform in MIRI {
         ledger.check(&format!("the library under Miri, {platform}"), || {
             foreign::miri(workspace, platform)
         });
     }
+}
+
+/// Runs tests by an emulation, and tells which of them it cannot run, and why.
+fn check_emulated(
+    workspace: &Workspace,
+    name: &str,
+    not_emulated: &[(&str, &str)],
+    tests: impl FnOnce() -> Result<Command>,
+    ledger: &mut Ledger,
+) {
+    if !ledger.wants(name) {
+        return;
+    }
+    match tests() {
+        Ok(mut command) => ledger.check_counted(workspace, name, &mut command),
+        Err(error) => ledger.leave_open(name, &format!("{error:#}")),
+    }
+    let figure = |(test, reason): &(&str, &str)| format!("{name}: not {test}, because {reason}");
+    ledger.figures.extend(not_emulated.iter().map(figure));
 }
 
 /// Held to its ceilings: what a run costs.

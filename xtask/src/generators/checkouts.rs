@@ -14,8 +14,7 @@ use crate::ground::command;
 use crate::ground::progress;
 use crate::guest::kernel::Kernel;
 
-/// What their builds take, and what they put into images. The static busybox would run its own programs in place of kmod's
-/// and util-linux'.
+/// What their builds take, and what they put into images.
 pub const PACKAGES: [&str; 20] = [
     "?essential",
     "bc",

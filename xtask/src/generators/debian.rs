@@ -43,14 +43,32 @@ impl Debian {
         let cache = workspace.scratch("debian")?;
         let name = format!("{suite}-{}", arch.debian);
         let root = cache.join(format!("{name}+{}", packages.join("+").replace('?', "")));
-        if !root.is_dir() {
+        let emulation = if arch.is_native() { None } else { Some(foreign::description(arch)?) };
+        let debian = Self { root, emulation };
+        if !debian.root.is_dir() {
             let lists = Lists::of(workspace, suite, arch.debian)?;
             progress::phase(format!("make a Debian ({name}) {purpose}"), || {
-                make(&lists, packages, &cache, &root)
+                debian.make(&lists, packages, &cache)
             })?;
         }
-        let emulation = if arch.is_native() { None } else { Some(foreign::description(arch)?) };
-        Ok(Self { root, emulation })
+        Ok(debian)
+    }
+
+    /// It is there whole or not at all.
+    fn make(&self, lists: &Lists, packages: &[&str], cache: &Path) -> Result<()> {
+        let scratch = tempfile::Builder::new()
+            .prefix("fetch-")
+            .tempdir_in(cache)
+            .with_context(|| format!("cannot write to {}", cache.display()))?;
+        let archives = scratch.path().join("archives");
+        fs::create_dir_all(archives.join("partial"))?;
+        download(lists, packages, &archives)?;
+        let new = Self { root: scratch.path().join("root"), emulation: self.emulation.clone() };
+        unpack(&archives, &new.root)?;
+        // Generators ask it where libraries are that nothing is linked with.
+        new.run("ldconfig", [""; 0])?;
+        fs::rename(&new.root, &self.root)
+            .with_context(|| format!("cannot rename {}", new.root.display()))
     }
 
     /// The version of a package of it, as Debian counts them, without its revision.
@@ -126,20 +144,6 @@ impl Debian {
             .arg(program);
         command
     }
-}
-
-/// The root is there whole or not at all.
-fn make(lists: &Lists, packages: &[&str], cache: &Path, root: &Path) -> Result<()> {
-    let scratch = tempfile::Builder::new()
-        .prefix("fetch-")
-        .tempdir_in(cache)
-        .with_context(|| format!("cannot write to {}", cache.display()))?;
-    let archives = scratch.path().join("archives");
-    fs::create_dir_all(archives.join("partial"))?;
-    download(lists, packages, &archives)?;
-    let new = scratch.path().join("root");
-    unpack(&archives, &new)?;
-    fs::rename(&new, root).with_context(|| format!("cannot rename {}", new.display()))
 }
 
 /// As on a machine that has nothing installed.

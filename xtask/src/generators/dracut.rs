@@ -24,8 +24,7 @@ pub fn make(
     image: &str,
 ) -> Result<String> {
     let drivers = ROOT_DRIVERS.join(" ");
-    // udev has the root disk's driver loaded, where the image has all that udev takes for that: dracut 106's has not, here.
-    let forced = [&FORCED[..], &["virtio_blk"]].concat().join(" ");
+    let forced = FORCED.join(" ");
     let mut arguments = vec!["--force", "--tmpdir", "/tmp", "--kver", &kernel.release];
     arguments.extend(["--add-drivers", &drivers, "--force-drivers", &forced]);
     arguments.extend(match scope {

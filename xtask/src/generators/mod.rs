@@ -7,6 +7,7 @@ mod debian;
 mod dracut;
 mod initramfs_tools;
 mod mkinitcpio;
+mod mkosi;
 mod uki;
 
 use std::fmt;
@@ -76,10 +77,11 @@ static WORKBENCH: Root = Root {
 };
 
 /// What a root has, besides what these depend on. Neither generator's own package is here: those exclude each other,
-/// and only say which one a kernel's installation calls.
+/// and only say which one a kernel's installation calls. The static busybox would run its own programs in place of kmod's
+/// and util-linux', wherever a generator takes it for the shell.
 const PACKAGES: [&str; 11] = [
     "?essential",
-    "busybox-static",
+    "busybox",
     "cpio",
     "dracut-core",
     "e2fsprogs",
@@ -123,6 +125,8 @@ pub enum Generator {
     Dracut,
     DracutHostonly,
     InitramfsTools,
+    /// The initrd that mkosi makes of a distribution's packages.
+    Mkosi,
     /// An image made by hand, without any hook.
     Busybox,
     MkinitcpioUdev,
@@ -132,12 +136,13 @@ pub enum Generator {
 
 impl Generator {
     /// Those that every Debian has.
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::DracutSystemd,
         Self::DracutSystemdHostonly,
         Self::Dracut,
         Self::DracutHostonly,
         Self::InitramfsTools,
+        Self::Mkosi,
         Self::Busybox,
     ];
 
@@ -145,7 +150,13 @@ impl Generator {
     const FOREIGN: [Self; 3] = [Self::MkinitcpioUdev, Self::MkinitcpioSystemd, Self::Ugrd];
 
     fn is_systemd(self) -> bool {
-        matches!(self, Self::DracutSystemd | Self::DracutSystemdHostonly | Self::MkinitcpioSystemd)
+        matches!(
+            self,
+            Self::DracutSystemd
+                | Self::DracutSystemdHostonly
+                | Self::Mkosi
+                | Self::MkinitcpioSystemd
+        )
     }
 
     /// Whose images it makes, where that is built from a checkout.
@@ -167,10 +178,11 @@ impl Generator {
     fn modes(self, root: &Root, all: bool) -> Vec<How> {
         let is_common = root.arch == X86_64 && (all || root.name == COMMON.name);
         match self {
+            // It fetches and installs what is in its image.
+            Self::Mkosi if all && root.name == mkosi::ROOT => vec![How::Hook, How::Strict],
+            Self::Mkosi => Vec::new(),
             // A generator that is emulated takes minutes.
             _ if root.arch != X86_64 && !all => Vec::new(),
-            // udev in dracut 112's image without systemd does not find the root disk of this machine, whoever is PID 1.
-            Self::Dracut if root.suite == "sid" && !all => Vec::new(),
             Self::DracutSystemd | Self::Dracut | Self::InitramfsTools if is_common => {
                 How::ALL.to_vec()
             }
@@ -193,9 +205,8 @@ impl Generator {
             Self::DracutSystemd | Self::DracutSystemdHostonly => &["dracut-core", "systemd"],
             Self::Dracut | Self::DracutHostonly => &["dracut-core"],
             Self::InitramfsTools => &["initramfs-tools-core"],
-            Self::Busybox => &["busybox-static"],
-            Self::MkinitcpioUdev | Self::Ugrd => &[],
-            Self::MkinitcpioSystemd => &["systemd"],
+            Self::Busybox | Self::MkinitcpioUdev | Self::Ugrd => &[],
+            Self::Mkosi | Self::MkinitcpioSystemd => &["systemd"],
         }
     }
 }
@@ -208,6 +219,7 @@ impl fmt::Display for Generator {
             Self::Dracut => "dracut, no systemd",
             Self::DracutHostonly => "dracut, no systemd, hostonly",
             Self::InitramfsTools => "initramfs-tools",
+            Self::Mkosi => "mkosi-initrd",
             Self::Busybox => "busybox, by hand",
             Self::MkinitcpioUdev => "mkinitcpio, udev",
             Self::MkinitcpioSystemd => "mkinitcpio, systemd",
@@ -421,6 +433,8 @@ struct Supply {
     root: &'static Root,
     early: PathBuf,
     debian: Debian,
+    /// What is installed there.
+    built: PathBuf,
     kernel: Kernel,
     ingredients: Ingredients,
     /// The image of the root file system.
@@ -482,7 +496,7 @@ impl Workshop {
             let make = |arguments: &str| debian.run("mke2fs", arguments.split(' '));
             let disk = make_disk(workspace, &debian.path("tmp"), make, &kernel)
                 .with_context(|| format!("cannot make a root disk for {}", root.name))?;
-            Ok(Supply { root, early, debian, kernel, ingredients, disk })
+            Ok(Supply { root, early, debian, built, kernel, ingredients, disk })
         };
         // What needs no boot is looked at in the first.
         let is_needed = |root: &&Root| {
@@ -515,7 +529,8 @@ impl Workshop {
                 .find(|(wanted, _)| **wanted == (cell.generator, cell.root.name))
                 .map(|(_, image)| image.as_deref());
             let Cell { generator, how, root } = cell;
-            let versions = self.versions(cell).unwrap_or_else(|error| format!("{error:#}"));
+            let versions =
+                self.versions(workspace, cell).unwrap_or_else(|error| format!("{error:#}"));
             let about = [root.name.to_owned(), generator.to_string(), how.to_string(), versions];
             Boot::new(cell.name(), about, || match made {
                 Some(Ok(image)) => self.boot_one(workspace, cell, image),
@@ -653,21 +668,27 @@ impl Workshop {
     }
 
     /// The generator's packages of a root, with their versions.
-    fn versions(&self, cell: &Cell) -> Result<String> {
+    fn versions(&self, workspace: &Workspace, cell: &Cell) -> Result<String> {
         let Supply { debian, kernel, .. } = self.supply(cell.root.name)?;
         let named = |package: &&str| {
-            let name = package.trim_end_matches("-core").trim_end_matches("-static");
+            let name = package.trim_end_matches("-core");
             Ok(format!("{name} {}", debian.version(package)?))
         };
-        let tool = cell.generator.project().map(|project| self.tool(project)).transpose()?;
+        let tool = match cell.generator {
+            Generator::Mkosi => Some(mkosi::version(workspace)?),
+            other => match other.project() {
+                Some(project) => Some(self.tool(project)?.to_owned()),
+                None => None,
+            },
+        };
         let packages = cell.generator.packages().iter().map(named).collect::<Result<Vec<_>>>()?;
-        let all: Vec<String> = tool.into_iter().map(str::to_owned).chain(packages).collect();
+        let all: Vec<String> = tool.into_iter().chain(packages).collect();
         Ok(format!("{}, Linux {}", all.join(", "), kernel.release))
     }
 
     /// Makes an image; an error if the generator complains about what is ours.
     fn make(&self, workspace: &Workspace, generator: Generator, root: &str) -> Result<PathBuf> {
-        let Supply { debian, kernel, ingredients, .. } = self.supply(root)?;
+        let Supply { debian, built, kernel, ingredients, .. } = self.supply(root)?;
         let name = format!("tmp/{}-{}.img", slug(&generator.to_string()), kernel.release);
         let image = format!("/{name}");
         let said = match generator {
@@ -680,6 +701,7 @@ impl Workshop {
                 dracut::make(debian, kernel, false, Scope::ThisHost, &image)
             }
             Generator::InitramfsTools => initramfs_tools::make(debian, kernel, &image),
+            Generator::Mkosi => mkosi::make(workspace, built, kernel, &debian.path(&name)),
             Generator::Busybox => {
                 let drivers = Drivers {
                     first: [&ROOT_DRIVERS[..], &["crc32c_generic"]].concat(),

@@ -81,6 +81,14 @@ pub fn run(
     layer.run("dpkg -P vfio-override")?;
     expect_same(&before, &layer.listing()?)?;
 
+    if let Some(previous) = packages.bring_previous(layer, "_amd64.deb")? {
+        layer.run(&format!("dpkg -i {previous}"))?;
+        expect_clean(&layer.run(&format!("dpkg -i {deb}"))?)?;
+        expect_same(&installed, &layer.listing()?)?;
+        layer.run("dpkg -P vfio-override")?;
+        expect_same(&before, &layer.listing()?)?;
+    }
+
     let tree = unpack_archive(layer, packages)?;
     install_over(layer, &tree, &deb)?;
     expect_same(&before, &layer.listing()?)?;

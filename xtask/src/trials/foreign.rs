@@ -31,8 +31,12 @@ pub fn rpm(layer: &Layer, packages: &Packages) -> Result<()> {
     layer.run(SYSTEM)?;
     let package = bring(layer, &packages.rpm())?;
     let before = layer.listing()?;
-    layer
-        .run(&format!("dnf --disablerepo='*' --setopt=install_weak_deps=0 -y install {package}"))?;
+    let previous = packages.bring_previous(layer, ".x86_64.rpm")?;
+    for package in previous.iter().chain([&package]) {
+        layer.run(&format!(
+            "dnf --disablerepo='*' --setopt=install_weak_deps=0 -y install {package}"
+        ))?;
+    }
     expect_used(layer)?;
     let installed = layer.listing()?;
     let newer = bring(layer, &packages.later_rpm())?;
@@ -50,7 +54,10 @@ pub fn pacman(layer: &Layer, packages: &Packages) -> Result<()> {
     layer.run("mkdir -p /var/lib/pacman")?;
     let package = bring(layer, &packages.pacman())?;
     let before = layer.listing()?;
-    layer.run(&format!("pacman --noconfirm -U {package}"))?;
+    let previous = packages.bring_previous(layer, "-x86_64.pkg.tar.zst")?;
+    for package in previous.iter().chain([&package]) {
+        layer.run(&format!("pacman --noconfirm -U {package}"))?;
+    }
     expect_used(layer)?;
     let installed = layer.listing()?;
     let newer = bring(layer, &packages.later_pacman())?;

@@ -4,6 +4,7 @@
 
 pub mod debian;
 mod foreign;
+mod previous;
 pub mod root;
 
 use std::path::{Path, PathBuf};
@@ -87,10 +88,11 @@ impl Trial {
     }
 }
 
-/// What is tried: this version's packages, and a later one's.
+/// What is tried: this version's packages, a later one's, and those of the version before.
 pub struct Packages {
     now: PathBuf,
     later: PathBuf,
+    previous: Option<PathBuf>,
     version: String,
 }
 
@@ -109,7 +111,8 @@ impl Packages {
             let _ = std::fs::remove_dir_all(out);
             dist::pack(workspace, release, built, out)?;
         }
-        Ok(Self { now, later, version: release.version })
+        let previous = previous::make(workspace)?;
+        Ok(Self { now, later, previous, version: release.version })
     }
 
     /// The same once more, in another folder: equal bytes.
@@ -161,6 +164,12 @@ impl Packages {
             ensure!(one == other, "{command}:\n{one}\n{other}");
         }
         Ok(())
+    }
+
+    /// The package of the version before, by how its name ends, in a layer; none where there is no such version.
+    fn bring_previous(&self, layer: &Layer, ending: &str) -> Result<Option<String>> {
+        let Some(made) = &self.previous else { return Ok(None) };
+        bring_below(layer, "tmp/previous", &previous::find(made, ending)?).map(Some)
     }
 
     fn archive(&self) -> PathBuf {
@@ -248,8 +257,12 @@ pub fn run<'a>(
 
 /// Copies a file into a layer's /tmp; its path there.
 fn bring(layer: &Layer, file: &Path) -> Result<String> {
+    bring_below(layer, "tmp", file)
+}
+
+fn bring_below(layer: &Layer, directory: &str, file: &Path) -> Result<String> {
     let bytes = std::fs::read(file).with_context(|| format!("no {}", file.display()))?;
-    let name = format!("tmp/{}", file.file_name().unwrap_or_default().display());
+    let name = format!("{directory}/{}", file.file_name().unwrap_or_default().display());
     layer.write(&name, bytes)?;
     Ok(format!("/{name}"))
 }
