@@ -3,6 +3,7 @@
 
 use vfio_override::cmdline;
 
+use super::steps::ELSE;
 use super::table::SYSTEMS;
 use super::words::is_name;
 use crate::machine::root::Root;
@@ -152,18 +153,19 @@ fn loader_of(root: &Root) -> Option<String> {
 
 /// The stub's version: 0 where it tells none. `systemd-stub 257.5-1`.
 fn stub_of(root: &Root) -> Option<u32> {
-    let version = efi_text(root, "StubInfo", |text| {
-        let (_, version) = text.split_once("systemd-stub")?;
+    const NAME: &str = "systemd-stub ";
+    let stub = efi_text(root, "StubInfo", |text| {
+        let (_, version) = text.split_once(NAME.trim_end())?;
         let digits = version.trim_start().split(|letter: char| !letter.is_ascii_digit());
-        digits.into_iter().next().map(str::to_owned)
+        Some(format!("{NAME}{}", digits.into_iter().next().unwrap_or_default()))
     })?;
-    Some(version.parse().unwrap_or(0))
+    Some(stub.strip_prefix(NAME)?.parse().unwrap_or(0))
 }
 
 /// What the firmware's own variable says: four bytes of attributes, and 1.
 fn has_secure_boot(root: &Root) -> bool {
     let path = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
-    let keep = |line: &str| line.ends_with('\u{1}').then(String::new);
+    let keep = |line: &str| line.ends_with('\u{1}').then(|| '\u{1}'.to_string());
     root.lines(path, keep).is_ok_and(|lines| !lines.is_empty())
 }
 
@@ -208,7 +210,8 @@ fn os_of(root: &Root) -> Vec<String> {
 fn says(root: &Root, path: &str, text: &str) -> bool {
     let keep = |line: &str| {
         let is_it = line.contains(text) && !line.trim_start().starts_with('#');
-        is_it.then(|| text.to_owned())
+        // A copy holds this line, which must not be empty.
+        is_it.then(|| if text.is_empty() { ELSE } else { text }.to_owned())
     };
     !root.matches(path, keep).is_empty()
 }

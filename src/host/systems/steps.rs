@@ -526,12 +526,12 @@ impl<'a> System<'a> {
                 if there.contains(ELSE) {
                     let mut what = format!("{name}: in {file_name}, add to the one line");
                     push_dropped(&mut what, &dropped, ", and take out");
-                    let step = Step::write(what, &file_name, change.added());
-                    return [step].into_iter().chain(self.command_then(line)).collect();
+                    vec![Step::write(what, &file_name, change.added())]
+                } else {
+                    let mut what = format!("{name}: in {file_name}, make the line");
+                    push_elsewhere(&mut what, &there, &dropped);
+                    vec![Step::write(what, &file_name, change.of(&there))]
                 }
-                let mut what = format!("{name}: in {file_name}, make the line");
-                push_elsewhere(&mut what, &there, &dropped);
-                vec![Step::write(what, &file_name, change.of(&there))]
             }
             Location::Part { file, to, word } => {
                 let mut what = format!("{name}: in {file}, add to {to}");

@@ -171,6 +171,19 @@ const MKINITCPIO_MARK: &str = "buildconfig";
 const DRACUT_MARK: &str = "lib/dracut";
 const DRACUT_FILES: &[&str] =
     &["boot/initramfs-{release}.img", "boot/initrd-{release}", "boot/initrd.img-{release}"];
+const DRACUT_HERE: Sign = Any(&[Has("usr/bin/dracut"), Has("usr/sbin/dracut")]);
+const fn dracut(rebuild: &'static str) -> Image {
+    Image {
+        maker: "dracut",
+        mark: Some(DRACUT_MARK),
+        files: DRACUT_FILES,
+        way: Way::Hook(DRACUT),
+        rebuild,
+        list: Some("lsinitrd"),
+    }
+}
+const KERNEL_INSTALL_UKI: Sign =
+    All(&[Stub(0), Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]);
 const SYSTEMD_BOOT: Sign = Loader("systemd-boot");
 const PROXMOX: Sign = Has("etc/kernel/proxmox-boot-uuids");
 const PROXMOX_REFRESH: &[(&str, &str)] = &[("", "proxmox-boot-tool refresh")];
@@ -751,7 +764,7 @@ pub static SYSTEMS: &[System] = &[
     loader(
         "UKI by kernel-install",
         "uki.md",
-        All(&[Stub(0), Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]),
+        KERNEL_INSTALL_UKI,
         Line {
             place: KERNEL_INSTALL,
             before: Some(KEEP_UKI),
@@ -1007,18 +1020,14 @@ pub static SYSTEMS: &[System] = &[
             list: Some("lsinitramfs"),
         },
     ),
+    // Where kernel-install puts the images, dracut's own command makes others, which nothing boots.
     maker(
         "dracut.md",
-        Any(&[Has("usr/bin/dracut"), Has("usr/sbin/dracut")]),
-        Image {
-            maker: "dracut",
-            mark: Some(DRACUT_MARK),
-            files: DRACUT_FILES,
-            way: Way::Hook(DRACUT),
-            rebuild: "dracut --force --regenerate-all",
-            list: Some("lsinitrd"),
-        },
+        All(&[DRACUT_HERE, Has("usr/bin/reinstall-kernels")]),
+        dracut("reinstall-kernels"),
     ),
+    maker("dracut.md", All(&[DRACUT_HERE, KERNEL_INSTALL_UKI]), dracut("kernel-install add-all")),
+    maker("dracut.md", DRACUT_HERE, dracut("dracut --force --regenerate-all")),
     maker(
         "overlay.md",
         Has("usr/bin/genkernel"),
