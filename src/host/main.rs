@@ -25,7 +25,11 @@ use machine::Machine;
 use verdict::Verdict;
 
 fn main() -> ExitCode {
-    let verdict = run(&Arguments::parse()).and_then(|verdict| match screen::failure() {
+    let verdict = match Arguments::try_parse() {
+        Ok(arguments) => run(&arguments),
+        Err(told) => told_by_clap(&told),
+    };
+    let verdict = verdict.and_then(|verdict| match screen::failure() {
         Some(error) => Err(anyhow!("cannot write to standard output: {error}")),
         None => Ok(verdict),
     });
@@ -37,6 +41,16 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Help and version are what was asked for, and go to standard output.
+fn told_by_clap(told: &clap::Error) -> Result<Verdict> {
+    let printed = told.print();
+    if told.use_stderr() {
+        std::process::exit(told.exit_code());
+    }
+    screen::note(printed);
+    Ok(Verdict::Good)
 }
 
 fn run(arguments: &Arguments) -> Result<Verdict> {

@@ -58,7 +58,8 @@ pub fn failure() -> Option<&'static io::Error> {
     FAILURE.get()
 }
 
-fn note(written: io::Result<()>) {
+/// Takes down what came of writing to standard output.
+pub fn note(written: io::Result<()>) {
     match written {
         // Whoever closes the pipe has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -148,7 +149,7 @@ impl Screen {
 
 /// Tells on standard error what stands before an answer.
 pub fn complain(text: &str) {
-    anstream::eprintln!("{BAD}{}{BAD:#}", printable(text));
+    let _ = writeln!(anstream::stderr(), "{BAD}{}{BAD:#}", printable(text));
 }
 
 /// Breaks a text at blanks into lines of at most `width` characters, a longer word left whole.

@@ -654,7 +654,9 @@ fn whoever_closes_the_pipe_has_seen_enough() {
 #[test]
 fn what_cannot_be_written_is_no_success() {
     let desk = Desk::with(&["b450"]);
-    for line in ["list --json --from b450", "list --from b450"] {
+    for line in
+        ["list --json --from b450", "list --from b450", "--help", "plan --help", "--version"]
+    {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = desk.command(line).stdout(full).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
@@ -665,11 +667,16 @@ fn what_cannot_be_written_is_no_success() {
 
 #[test]
 fn an_error_that_nobody_can_read_is_no_crash() {
-    let desk = Desk::with(&["two-t400"]);
-    for line in ["list --from nowhere", "suggest --from two-t400", "frobnicate"] {
+    let desk = Desk::with(&["two-t400", "iommu-switched-off"]);
+    for (line, code) in [
+        ("list --from nowhere", 2),
+        ("suggest --from two-t400", 2),
+        ("frobnicate", 2),
+        ("suggest --from iommu-switched-off c1:00.0", 1),
+    ] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let status = desk.command(line).stderr(full).stdout(Stdio::null()).status().unwrap();
-        assert_eq!(status.code(), Some(2), "{line}");
+        assert_eq!(status.code(), Some(code), "{line}");
     }
 }
 
