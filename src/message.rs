@@ -10,11 +10,12 @@ use log::{Level, Log, Record};
 use nix::errno::Errno;
 
 use crate::apply::DriverName;
+use crate::grammar::SyntaxError;
 use crate::pci::{Address, Function};
 use crate::plan::{Held, Plan, State, Step};
-use crate::problem::{ErrnoName, Limit, Problem};
+use crate::problem::{ErrnoName, Problem};
 use crate::rule::{Action, Driver, NOBODY, Rule, Selector};
-use crate::ruleset::{Entry, Outcome, Refusal, RuleNumber, RuleSet};
+use crate::ruleset::{Entry, Outcome, RuleNumber, RuleSet};
 use crate::text::{Decimal, Escaped, Quoted};
 
 /// The target of every record.
@@ -36,7 +37,7 @@ pub enum Message<'a> {
     /// What came of a rule.
     Rule(RuleNumber, &'a Entry<'a>),
     /// A rule that may not mean what its author meant.
-    Doubtful(RuleNumber, &'a Entry<'a>, Doubt),
+    Doubtful(RuleNumber, &'a Entry<'a>, &'static str),
     /// Something was not done, or not as well as it could be.
     Problem(Problem),
     /// Something could not be looked at, and no rule has that as its outcome: a rule that selects by attributes may
@@ -88,17 +89,6 @@ pub enum Message<'a> {
     NoInit,
 }
 
-/// Why a valid rule may not mean what its author meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// A class in a list of IDs, and no mask that makes it count.
-    ClassWithoutMask,
-    /// A module's name where a driver's was expected.
-    ModuleName,
-    /// An expansion behind the driver, which makes it part of the driver's name.
-    ExpansionInDriver,
-}
-
 /// What came of loading a driver.
 pub struct Loading {
     /// The driver.
@@ -135,25 +125,22 @@ pub enum WorkerEnd {
     Lost(Errno),
 }
 
-impl Doubt {
-    /// What is doubtful about the rule.
-    #[must_use]
-    pub fn about(rule: &Rule<'_>) -> Option<Self> {
-        if let Selector::Ids(ids) = &rule.selector
-            && ids.class.is_some()
-            && ids.mask == 0
+/// Why a valid rule may not mean what its author meant.
+#[must_use]
+pub fn doubt(rule: &Rule<'_>) -> Option<&'static str> {
+    match (&rule.selector, rule.action) {
+        (Selector::Ids(ids), _) if ids.class.is_some() && ids.mask == 0 => {
+            Some("the class counts for nothing without a mask; add one, such as :ffff00")
+        }
+        (_, Action::Take(Driver::Named(b"vfio_pci" | b"pci_stub"))) => {
+            Some("this is a module's name, and never binds; the driver's has a - for the _")
+        }
+        (_, Action::Take(Driver::Named(name)))
+            if name.ends_with(b"+slot") || name.ends_with(b"+group") =>
         {
-            return Some(Self::ClassWithoutMask);
+            Some("this is the name of a driver that is not there; write the expansion before the =")
         }
-        match rule.action {
-            Action::Take(Driver::Named(b"vfio_pci" | b"pci_stub")) => Some(Self::ModuleName),
-            Action::Take(Driver::Named(name))
-                if name.ends_with(b"+slot") || name.ends_with(b"+group") =>
-            {
-                Some(Self::ExpansionInDriver)
-            }
-            _ => None,
-        }
+        _ => None,
     }
 }
 
@@ -208,25 +195,6 @@ impl Message<'_> {
         }
     }
 
-    /// Whether it concerns no single function. A run for one function logs such a message at the level of `debug`,
-    /// since the run at boot, for all functions, has logged it.
-    #[must_use]
-    pub fn is_general(&self) -> bool {
-        match self {
-            Self::NoRules | Self::Off(_) | Self::Doubtful(..) => true,
-            Self::Problem(problem) => {
-                matches!(problem, Problem::Limit(Limit::Line | Limit::Rules(_)))
-            }
-            Self::Rule(_, entry) => matches!(
-                entry.outcome,
-                Outcome::Invalid(_)
-                    | Outcome::Refused(Refusal::LostExclusion(_))
-                    | Outcome::Failed(Problem::NoConsole)
-            ),
-            _ => false,
-        }
-    }
-
     /// Writes it to the log.
     pub fn log(&self, to: &dyn Log) {
         log(to, self.level(), self);
@@ -236,7 +204,7 @@ impl Message<'_> {
 /// Whether no rule is left that the operator has to mend.
 pub(crate) fn all_applied(rules: &RuleSet<'_>) -> bool {
     let is_bad = |(number, entry)| Message::Rule(number, entry).level() == Level::Warn;
-    rules.surplus() == 0 && !rules.entries().any(is_bad)
+    rules.surplus == 0 && !rules.entries().any(is_bad)
 }
 
 fn excludes(entry: &Entry<'_>) -> bool {
@@ -256,17 +224,7 @@ impl fmt::Display for Message<'_> {
             Self::Rule(number, entry) => write_rule(f, number, entry),
             Self::Doubtful(number, entry, doubt) => {
                 write!(f, "rule {} {}: ", Decimal(number.into()), Quoted(entry.text))?;
-                f.write_str(match doubt {
-                    Doubt::ClassWithoutMask => {
-                        "the class counts for nothing without a mask; add one, such as :ffff00"
-                    }
-                    Doubt::ModuleName => {
-                        "this is a module's name, and never binds; the driver's has a - for the _"
-                    }
-                    Doubt::ExpansionInDriver => {
-                        "this is the name of a driver that is not there; write the expansion before the ="
-                    }
-                })
+                f.write_str(doubt)
             }
             Self::Problem(problem) => problem.fmt(f),
             Self::Unseen(problem) => write!(f, "{problem}; no rule is applied to it"),
@@ -398,46 +356,38 @@ impl fmt::Display for Message<'_> {
 
 fn write_rule(f: &mut fmt::Formatter<'_>, number: RuleNumber, entry: &Entry<'_>) -> fmt::Result {
     write!(f, "rule {} {}: ", Decimal(number.into()), Quoted(entry.text))?;
+    f.write_str(match entry.outcome {
+        Outcome::NotInForce => "not in force",
+        Outcome::Setting => "in force",
+        Outcome::Elsewhere => "does not concern this function",
+        outcome => outcome.word(),
+    })?;
     match entry.outcome {
-        Outcome::NotInForce => f.write_str("not in force"),
-        Outcome::Setting => f.write_str("in force"),
-        Outcome::Applied => f.write_str("applied"),
-        Outcome::Excluded => f.write_str("excluded"),
-        Outcome::Overruled => f.write_str("overruled: later rules decide all that it matches"),
-        Outcome::Elsewhere => f.write_str("does not concern this function"),
+        Outcome::Overruled => f.write_str(": later rules decide all that it matches"),
         Outcome::Unmatched | Outcome::Absent => {
-            let is_absent = matches!(entry.outcome, Outcome::Absent);
-            f.write_str(if is_absent { "absent: " } else { "unmatched: " })?;
             f.write_str(match entry.rule().map(|rule| &rule.selector) {
-                Some(Selector::Address { .. }) => "there is no function at this address",
-                Some(Selector::Path { .. }) => "the path leads to no function",
+                Some(Selector::Address { .. }) => ": there is no function at this address",
+                Some(Selector::Path { .. }) => ": the path leads to no function",
                 Some(Selector::Ids(_)) => {
-                    "no function has these IDs, bridges aside, which are never taken"
+                    ": no function has these IDs, bridges aside, which are never taken"
                 }
                 Some(Selector::Class { .. }) => {
-                    "no function has this class, bridges aside, which are never taken"
+                    ": no function has this class, bridges aside, which are never taken"
                 }
-                Some(Selector::BootVga) | None => "no function is the boot display",
+                Some(Selector::BootVga) | None => ": no function is the boot display",
             })?;
+            let is_absent = matches!(entry.outcome, Outcome::Absent);
             f.write_str(if is_absent { "" } else { "; compare with lspci -Dnn" })
         }
-        Outcome::Refused(Refusal::Bridge(address, class)) => write!(
-            f,
-            "refused: {address} is a bridge (class {class}); name the functions behind it"
-        ),
-        Outcome::Refused(Refusal::Guard(address, found)) => write!(
-            f,
-            "refused: {address} is [{found}], not what the guard says; nothing is written"
-        ),
-        Outcome::Refused(Refusal::LostExclusion(lost)) => write!(
-            f,
-            "refused: rule {} is an exclusion that cannot be honoured, and may have protected any function",
-            Decimal(lost.into())
-        ),
-        Outcome::Invalid(error) => {
-            write!(f, "invalid at column {}: expected {}", Decimal(error.column), error.expected)
+        Outcome::Invalid(SyntaxError { column, expected }) => {
+            write!(f, " at column {}: expected {expected}", Decimal(column))
         }
-        Outcome::Failed(problem) => write!(f, "failed: {problem}"),
+        Outcome::Refused(problem) | Outcome::Failed(problem) => write!(f, ": {problem}"),
+        Outcome::NotInForce
+        | Outcome::Setting
+        | Outcome::Applied
+        | Outcome::Excluded
+        | Outcome::Elsewhere => Ok(()),
     }
 }
 

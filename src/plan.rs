@@ -11,9 +11,9 @@ use heapless::Vec;
 
 use crate::apply::{DriverName, keep_name};
 use crate::pci::{Address, Function};
-use crate::problem::{Limit, Problem};
+use crate::problem::Problem;
 use crate::rule::{Action, Driver, Expansion, NOBODY, Rule, Selector, Statement, VFIO_PCI};
-use crate::ruleset::{Outcome, Refusal, RuleNumber, RuleSet};
+use crate::ruleset::{Outcome, RuleNumber, RuleSet};
 use crate::survey::{
     Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, MAX_STRAYS, Scope,
 };
@@ -189,7 +189,12 @@ impl Plan {
     /// Adds a function that is not there yet.
     pub(crate) fn insert(&mut self, function: Function) -> Result<(), Problem> {
         let inserted = self.steps.push(Step::new(function));
-        inserted.map_err(|_| Problem::Limit(Limit::Functions))
+        inserted.map_err(|_| {
+            Problem::TooMany(&(
+                MAX_FUNCTIONS,
+                "functions: the rest is not protected; use narrower rules",
+            ))
+        })
     }
 
     /// Puts the steps in order: the survey is done. Unlike this, `sort_unstable` can panic.
@@ -216,7 +221,7 @@ impl Plan {
         let _ = problems.push(if problems.len() + 1 < MAX_PROBLEMS {
             (scope, problem)
         } else {
-            (Scope::Anything, Problem::Limit(Limit::Problems))
+            (Scope::Anything, Problem::TooMany(&(MAX_PROBLEMS, "failures: the rest is not told")))
         });
     }
 
@@ -271,8 +276,8 @@ impl Plan {
         for number in 1.. {
             let Some(entry) = rules.entry(number) else { break };
             let Ok(Statement::Rule(rule)) = &entry.parsed else { continue };
-            let mut outcome = match rules.lost_exclusion() {
-                Some(lost) if number < lost => Outcome::Refused(Refusal::LostExclusion(lost)),
+            let mut outcome = match rules.lost_exclusion {
+                Some(lost) if number < lost => Outcome::Refused(Problem::LostExclusion(lost)),
                 _ => self.try_rule(number, rule),
             };
             let excludes = rule.action == Action::Exclude;
@@ -316,7 +321,7 @@ impl Plan {
                 {
                     entry.outcome = Outcome::Elsewhere;
                 }
-                Outcome::Refused(Refusal::Bridge(address, _) | Refusal::Guard(address, _))
+                Outcome::Refused(Problem::Bridge(address, _) | Problem::Guard(address, _))
                     if only.is_some_and(|only| only != address) =>
                 {
                     entry.outcome = Outcome::Elsewhere;
@@ -367,12 +372,12 @@ impl Plan {
                     return failure;
                 }
                 if rule.guard.is_some_and(|guard| guard != function.id) {
-                    return Outcome::Refused(Refusal::Guard(function.address, function.id));
+                    return Outcome::Refused(Problem::Guard(function.address, function.id));
                 }
                 // An address or a path without `*` at its end means this very function.
                 let is_one = rule.selector.place().is_some_and(|place| place.function.is_some());
                 if !excludes && function.class.is_bridge() && is_one {
-                    return Outcome::Refused(Refusal::Bridge(function.address, function.class));
+                    return Outcome::Refused(Problem::Bridge(function.address, function.class));
                 }
             }
             if !may_take(function) {

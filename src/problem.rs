@@ -7,9 +7,8 @@ use nix::errno::Errno;
 
 use crate::cmdline;
 use crate::path::Path;
-use crate::pci::Address;
-use crate::ruleset::MAX_RULES;
-use crate::survey::{MAX_FUNCTIONS, MAX_PATH_BREADTH, MAX_PATH_ENDS, MAX_PROBLEMS};
+use crate::pci::{Address, Class, Id};
+use crate::ruleset::{MAX_RULES, RuleNumber};
 use crate::text::{Decimal, Escaped};
 
 /// Why something is not as a rule wants it.
@@ -34,8 +33,19 @@ pub enum Problem {
     NoGroup(Address),
     /// No display is known to be the console's, and an exclusion is for that display.
     NoConsole,
-    /// There was no room for what had to be stored.
-    Limit(Limit),
+    /// The rule names a bridge.
+    Bridge(Address, Class),
+    /// The function found there has another ID than the rule's guard.
+    Guard(Address, Id),
+    /// A later exclusion, of this number, cannot be honoured: it cannot be parsed, there was no room for it, or what
+    /// it matches cannot be looked at.
+    LostExclusion(RuleNumber),
+    /// The command line is longer than [`cmdline::MAX_LENGTH`].
+    LineTooLong,
+    /// This many rules are beyond [`MAX_RULES`].
+    Surplus(usize),
+    /// There was no room for more than so many of something. What of, and what comes of it.
+    TooMany(&'static (usize, &'static str)),
 }
 
 impl Problem {
@@ -54,23 +64,6 @@ pub enum Operation {
     Write,
     ReadLink,
     List,
-}
-
-/// A limit of this program that a machine or a command line may exceed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// [`cmdline::MAX_LENGTH`].
-    Line,
-    /// [`MAX_RULES`]; this many rules are beyond it.
-    Rules(usize),
-    /// [`MAX_FUNCTIONS`].
-    Functions,
-    /// [`MAX_PATH_BREADTH`].
-    PathBreadth,
-    /// [`MAX_PATH_ENDS`].
-    PathEnds,
-    /// [`MAX_PROBLEMS`].
-    Problems,
 }
 
 impl fmt::Display for Problem {
@@ -114,41 +107,33 @@ impl fmt::Display for Problem {
             Self::NoConsole => {
                 f.write_str("no display is known to be the console's; write addresses instead")
             }
-            Self::Limit(limit) => limit.fmt(f),
+            Self::Bridge(address, class) => {
+                write!(f, "{address} is a bridge (class {class}); name the functions behind it")
+            }
+            Self::Guard(address, found) => {
+                write!(f, "{address} is [{found}], not what the guard says; nothing is written")
+            }
+            Self::LostExclusion(lost) => write!(
+                f,
+                "rule {} is an exclusion that cannot be honoured, and may have protected any function",
+                Decimal(lost.into())
+            ),
+            Self::LineTooLong => write!(
+                f,
+                "the kernel command line is longer than {} bytes: the rest is ignored",
+                Decimal::from(cmdline::MAX_LENGTH)
+            ),
+            Self::Surplus(count) => write!(
+                f,
+                "more than {} rules: the last {} are not applied; use wider rules",
+                Decimal::from(MAX_RULES),
+                Decimal::from(count)
+            ),
+            Self::TooMany(&(most, what)) => {
+                write!(f, "more than {} ", Decimal::from(most))?;
+                f.write_str(what)
+            }
         }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (limit, rest) = match *self {
-            Self::Line => {
-                let length = Decimal::from(cmdline::MAX_LENGTH);
-                return write!(
-                    f,
-                    "the kernel command line is longer than {length} bytes: the rest is ignored"
-                );
-            }
-            Self::Rules(count) => {
-                let (limit, count) = (Decimal::from(MAX_RULES), Decimal::from(count));
-                return write!(
-                    f,
-                    "more than {limit} rules: the last {count} are not applied; use wider rules"
-                );
-            }
-            Self::Functions => {
-                (MAX_FUNCTIONS, "functions: the rest is not protected; use narrower rules")
-            }
-            Self::PathBreadth => {
-                (MAX_PATH_BREADTH, "functions at one hop: the rest is not followed; do without *")
-            }
-            Self::PathEnds => {
-                (MAX_PATH_ENDS, "functions at the ends of paths: the rest is not protected")
-            }
-            Self::Problems => (MAX_PROBLEMS, "failures: the rest is not told"),
-        };
-        write!(f, "more than {} ", Decimal::from(limit))?;
-        f.write_str(rest)
     }
 }
 

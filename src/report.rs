@@ -3,10 +3,10 @@
 
 use log::{Level, Log};
 
-use crate::message::{Doubt, Message, all_applied};
+use crate::message::{Message, all_applied, doubt};
 use crate::plan::Step;
-use crate::problem::{Limit, Problem};
-use crate::ruleset::Entry;
+use crate::problem::Problem;
+use crate::ruleset::{Entry, Outcome};
 use crate::run::Run;
 use crate::warnings;
 
@@ -15,52 +15,58 @@ impl Run<'_> {
     pub fn report(&self, log: &dyn Log) -> bool {
         let Self { rules, plan, .. } = self;
         let is_for_one = self.only.is_some();
-        let say = &mut |message: &Message<'_>| {
-            let level =
-                if is_for_one && message.is_general() { Level::Debug } else { message.level() };
+        // The run at boot, for all functions, has logged what is general: what concerns no single function.
+        let say: &mut dyn FnMut(bool, &Message<'_>) = &mut |is_general, message| {
+            let level = if is_for_one && is_general { Level::Debug } else { message.level() };
             // A run for one function does not decide on the others of its group.
             let is_unknown = is_for_one && matches!(message, Message::NotViable(..));
-            if (level < Level::Debug || rules.debug()) && !is_unknown {
+            if (level < Level::Debug || rules.debug) && !is_unknown {
                 crate::message::log(log, level, message);
             }
         };
         // A line that was cut may have rules behind the cut.
-        if rules.count() == 0 && !rules.line_is_cut() {
-            say(&Message::NoRules);
+        if rules.count() == 0 && !rules.line_is_cut {
+            say(true, &Message::NoRules);
             return true;
         }
 
         let has_summary = !is_for_one || plan.taken().any(Step::is_held);
-        if self.is_cut_short && has_summary && rules.off().is_none() {
-            say(&Message::Summary(rules, plan));
+        if self.is_cut_short && has_summary && rules.off.is_none() {
+            say(false, &Message::Summary(rules, plan));
         }
         let mut is_complete = true;
         self.each_omission(&mut |message| {
             is_complete = false;
-            say(message);
+            say(matches!(message, Message::Problem(_)), message);
         });
         // With `off`, no rule is logged but one that cannot be parsed.
-        let is_said = |entry: &Entry<'_>| rules.off().is_none() || entry.parsed.is_err();
+        let is_said = |entry: &Entry<'_>| rules.off.is_none() || entry.parsed.is_err();
         for (number, entry) in rules.entries().filter(|(_, entry)| is_said(entry)) {
-            say(&Message::Rule(number, entry));
-            if let Some(doubt) = entry.rule().and_then(Doubt::about) {
-                say(&Message::Doubtful(number, entry, doubt));
+            let is_general = matches!(
+                entry.outcome,
+                Outcome::Invalid(_)
+                    | Outcome::Refused(Problem::LostExclusion(_))
+                    | Outcome::Failed(Problem::NoConsole)
+            );
+            say(is_general, &Message::Rule(number, entry));
+            if let Some(doubt) = entry.rule().and_then(doubt) {
+                say(true, &Message::Doubtful(number, entry, doubt));
             }
         }
         let is_applied = all_applied(rules);
-        if let Some(number) = rules.off() {
-            say(&Message::Off(number));
+        if let Some(number) = rules.off {
+            say(true, &Message::Off(number));
             return is_applied;
         }
-        warnings::each(plan, say);
+        warnings::each(plan, &mut |message| say(false, message));
         for step in plan.steps.iter().filter(|step| !step.is_taken()) {
-            say(&Message::LeftAlone(step));
+            say(false, &Message::LeftAlone(step));
         }
         for step in plan.taken() {
-            say(&Message::Function(step));
+            say(false, &Message::Function(step));
         }
         if rules.count() > 0 && !self.is_cut_short && has_summary {
-            say(&Message::Summary(rules, plan));
+            say(false, &Message::Summary(rules, plan));
         }
         is_applied && is_complete
     }
@@ -69,14 +75,14 @@ impl Run<'_> {
     /// is none.
     pub fn each_omission(&self, each: &mut dyn FnMut(&Message<'_>)) {
         let Self { rules, plan, .. } = self;
-        if rules.off().is_some() {
+        if rules.off.is_some() {
             return;
         }
-        if rules.line_is_cut() {
-            each(&Message::Problem(Problem::Limit(Limit::Line)));
+        if rules.line_is_cut {
+            each(&Message::Problem(Problem::LineTooLong));
         }
-        if rules.surplus() > 0 {
-            each(&Message::Problem(Problem::Limit(Limit::Rules(rules.surplus()))));
+        if rules.surplus > 0 {
+            each(&Message::Problem(Problem::Surplus(rules.surplus)));
         }
         for (scope, problem) in &plan.problems {
             // Each other problem is the outcome of a rule.

@@ -5,7 +5,7 @@ use heapless::Vec;
 
 use crate::cmdline;
 use crate::grammar::{self, SyntaxError};
-use crate::pci::{Address, Class, Function, Id};
+use crate::pci::Function;
 use crate::problem::Problem;
 use crate::rule::{Action, Driver, Rule, Selector, Statement};
 
@@ -51,7 +51,7 @@ pub enum Outcome {
     /// Only one function was asked for, and the rule does not concern it.
     Elsewhere,
     /// It must not be applied.
-    Refused(Refusal),
+    Refused(Problem),
     /// It is not a rule.
     Invalid(SyntaxError),
     /// An operation failed on a function that it decided, or that it names.
@@ -60,6 +60,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The word for it, as the log and the host tool's JSON have it.
+    #[inline(never)]
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -78,18 +79,6 @@ impl Outcome {
     }
 }
 
-/// Why a rule must not be applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It names a bridge.
-    Bridge(Address, Class),
-    /// The function found there has another ID than its guard.
-    Guard(Address, Id),
-    /// A later exclusion, of this number, cannot be honoured: it cannot be parsed, there was no room for it, or what
-    /// it matches cannot be looked at.
-    LostExclusion(RuleNumber),
-}
-
 impl<'a> Entry<'a> {
     /// The rule, where this is a valid one that selects functions.
     #[must_use]
@@ -105,13 +94,18 @@ impl<'a> Entry<'a> {
 #[derive(Debug, Default)]
 pub struct RuleSet<'a> {
     entries: Vec<Entry<'a>, MAX_RULES>,
-    surplus: usize,
-    off: Option<RuleNumber>,
-    debug: bool,
-    lost_exclusion: Option<RuleNumber>,
-    line_is_cut: bool,
+    /// How many rules there are past [`MAX_RULES`], of which none is applied.
+    pub surplus: usize,
+    /// The number of the rule `off`, if there is one, wherever it stands.
+    pub off: Option<RuleNumber>,
+    /// Whether a rule is `debug`.
+    pub debug: bool,
+    /// The number of the last exclusion that cannot be honoured; all rules before it are refused.
+    pub lost_exclusion: Option<RuleNumber>,
+    /// Whether the command line was longer than [`cmdline::MAX_LENGTH`].
+    pub line_is_cut: bool,
     /// The last value of `vfio-pci.ids=`, the one that the kernel obeys.
-    ids: Option<&'a [u8]>,
+    pub(crate) ids: Option<&'a [u8]>,
 }
 
 impl<'a> RuleSet<'a> {
@@ -139,11 +133,6 @@ impl<'a> RuleSet<'a> {
                 _ => {}
             }
         }
-    }
-
-    /// Whether there is a `vfio-pci.ids=`, which takes functions whatever the rules say.
-    pub(crate) const fn has_ids(&self) -> bool {
-        self.ids.is_some()
     }
 
     /// Whether `vfio-pci.ids=` takes this function.
@@ -195,36 +184,6 @@ impl<'a> RuleSet<'a> {
         self.entries.len() + self.surplus
     }
 
-    /// How many rules there are past [`MAX_RULES`], of which none is applied.
-    #[must_use]
-    pub const fn surplus(&self) -> usize {
-        self.surplus
-    }
-
-    /// The number of the rule `off`, if there is one, wherever it stands.
-    #[must_use]
-    pub const fn off(&self) -> Option<RuleNumber> {
-        self.off
-    }
-
-    /// Whether a rule is `debug`.
-    #[must_use]
-    pub const fn debug(&self) -> bool {
-        self.debug
-    }
-
-    /// Whether the command line was longer than [`cmdline::MAX_LENGTH`].
-    #[must_use]
-    pub const fn line_is_cut(&self) -> bool {
-        self.line_is_cut
-    }
-
-    /// The number of the last exclusion that cannot be honoured; all rules before it are refused.
-    #[must_use]
-    pub const fn lost_exclusion(&self) -> Option<RuleNumber> {
-        self.lost_exclusion
-    }
-
     /// Every rule that is stored, with its number.
     pub fn entries(&self) -> impl Iterator<Item = (RuleNumber, &Entry<'a>)> {
         (1..).zip(&self.entries)
@@ -252,7 +211,7 @@ impl<'a> RuleSet<'a> {
     pub(crate) fn refuse_before(&mut self, exclusion: RuleNumber) {
         for (_, entry) in self.entries_mut().take_while(|(number, _)| *number < exclusion) {
             if entry.rule().is_some() {
-                entry.outcome = Outcome::Refused(Refusal::LostExclusion(exclusion));
+                entry.outcome = Outcome::Refused(Problem::LostExclusion(exclusion));
             }
         }
     }
@@ -260,7 +219,7 @@ impl<'a> RuleSet<'a> {
     /// Every rule that may select functions, with its number: valid, and not before an exclusion that
     /// cannot be honoured.
     pub fn rules(&self) -> impl Iterator<Item = (RuleNumber, &Rule<'a>)> {
-        let lost = self.lost_exclusion().unwrap_or(0);
+        let lost = self.lost_exclusion.unwrap_or(0);
         self.entries().skip(lost.into()).filter_map(|(number, entry)| Some((number, entry.rule()?)))
     }
 

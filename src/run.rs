@@ -41,7 +41,7 @@ impl Run<'_> {
     fn plan(&mut self, view: &mut View<'_, impl System>, only: Option<Address>) {
         let Self { rules, plan, .. } = self;
         self.only = only;
-        if rules.count() > 0 && rules.off().is_none() {
+        if rules.count() > 0 && rules.off.is_none() {
             survey::survey(view, rules, only, plan);
             plan.decide(rules, only);
             survey::variants(view, rules, plan);
@@ -56,7 +56,7 @@ impl Run<'_> {
 
     /// Looks at what only warnings need.
     fn look(&mut self, view: &mut View<'_, impl System>) {
-        if self.rules.off().is_none() {
+        if self.rules.off.is_none() {
             warnings::look(view, &self.rules, self.only, &mut self.plan);
         }
     }

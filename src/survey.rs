@@ -15,7 +15,7 @@ use crate::modalias::{self, Alias};
 use crate::path::{Attribute, Path};
 use crate::pci::{Address, Function, MAX_FUNCTION};
 use crate::plan::{Plan, Step};
-use crate::problem::{Limit, Operation, Problem};
+use crate::problem::{Operation, Problem};
 use crate::rule::{Action, Driver, Expansion, Place, Rule, Selector, VFIO_PCI};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{System, Text, View};
@@ -193,14 +193,23 @@ impl Survey<'_, '_> {
                 }
             }
             if full {
-                let problem = Problem::Limit(Limit::PathBreadth);
+                let problem = Problem::TooMany(&(
+                    MAX_PATH_BREADTH,
+                    "functions at one hop: the rest is not followed; do without *",
+                ));
                 self.plan.remember(Scope::Path(number), problem);
             }
             here = next;
         }
         for &address in &here {
             if self.plan.path_ends.push((number, address)).is_err() {
-                self.plan.remember(Scope::Path(number), Problem::Limit(Limit::PathEnds));
+                self.plan.remember(
+                    Scope::Path(number),
+                    Problem::TooMany(&(
+                        MAX_PATH_ENDS,
+                        "functions at the ends of paths: the rest is not protected",
+                    )),
+                );
             }
             self.visit(view, address);
         }

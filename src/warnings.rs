@@ -22,7 +22,7 @@ pub(crate) fn look(
     plan: &mut Plan,
 ) {
     surroundings(view, plan, Step::is_taken);
-    if !rules.has_ids() {
+    if rules.ids.is_none() {
         return;
     }
     let _ = view.list(Path::Devices, |view, address| {

@@ -88,7 +88,7 @@ impl Report {
         let taken = run.plan.taken().count();
         let is_complete = preview::omissions(&run).is_empty();
         let applied = is_complete && rules.iter().all(|rule| !rule.is_bad);
-        Self { parameter: asked.values(), off: run.rules.off(), rules, advice, taken, applied }
+        Self { parameter: asked.values(), off: run.rules.off, rules, advice, taken, applied }
     }
 
     pub fn show(&self, style: AddressStyle, screen: &mut Screen) {

@@ -111,7 +111,7 @@ impl Report {
                 functions.push(judge.compare(device.clone(), rule, asked));
             }
         }
-        let (taken, off) = (takers::taken(&run), run.rules.off());
+        let (taken, off) = (takers::taken(&run), run.rules.off);
         let rules = unapplied(&run);
         let omissions = preview::omissions(&run);
         let is_asked = |device: &&Device| {

@@ -5,7 +5,7 @@
 use std::fmt::Display;
 
 use serde::Serialize;
-use vfio_override::message::{Doubt, Message};
+use vfio_override::message::{self, Message};
 use vfio_override::problem::Problem;
 use vfio_override::ruleset::Entry;
 use vfio_override::run::Run;
@@ -51,7 +51,7 @@ impl Advice {
 pub fn about(machine: &Machine, devices: &Devices, usage: &Usage, run: &Run<'_>) -> Vec<Advice> {
     let mut advice = Vec::new();
     for (number, entry) in run.rules.entries() {
-        if let Some(doubt) = entry.rule().and_then(Doubt::about) {
+        if let Some(doubt) = entry.rule().and_then(message::doubt) {
             advice.push(Advice::warning(
                 "doubtful-rule",
                 Vec::new(),
@@ -143,7 +143,7 @@ pub fn show<'a>(advice: impl Iterator<Item = &'a Advice> + Clone, screen: &mut S
 
 /// That these rules switch all others off.
 pub fn about_off(run: &Run<'_>) -> Option<Advice> {
-    run.rules.off()?;
+    run.rules.off?;
     let message = "the kernel command line says vfio.override=off: take that out, since nothing is taken while it \
                    stands there";
     Some(Advice::warning("off", Vec::new(), &message))
@@ -215,7 +215,7 @@ fn about_drivers(machine: &Machine, run: &Run<'_>) -> Vec<Advice> {
             _ => {}
         }
     }
-    if run.rules.count() > 0 && run.rules.off().is_none() {
+    if run.rules.count() > 0 && run.rules.off.is_none() {
         advice.extend(image.as_ref().and_then(about_hook));
         advice.extend(image.as_ref().and_then(about_access));
     }
