@@ -62,7 +62,7 @@ pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
     let mut registered = Registered::default();
     for step in plan.taken_mut().filter(|step| matches!(step.state, State::Held)) {
         let is_registered = registered.has(&mut View::of(system), &step.driver);
-        step.state = free(system, step)
+        step.state = unbind_other(system, step)
             .and_then(|is_bound| {
                 if is_bound {
                     return Ok(State::Bound);
@@ -78,14 +78,14 @@ pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
 }
 
 /// Unbinds the function from any driver but its own. Returns whether that one has it.
-fn free(system: &mut impl System, step: &mut Step) -> Result<bool, Problem> {
+fn unbind_other(system: &mut impl System, step: &mut Step) -> Result<bool, Problem> {
     let address = step.function.address;
     let mut buffer = [0; 256];
     let Some(name) = View::of(system).driver(address, &mut buffer)? else { return Ok(false) };
     if name == step.driver.as_slice() {
         return Ok(true);
     }
-    keep_name(&mut step.freed_from, name);
+    store_name(&mut step.freed_from, name);
     unbind(system, address)?;
     Ok(false)
 }
@@ -118,7 +118,7 @@ impl Registered {
     fn has(&mut self, view: &mut View<'_, impl System>, driver: &[u8]) -> bool {
         if self.last != driver {
             self.is_registered = driver != NOBODY && view.has_driver(driver);
-            keep_name(&mut self.last, driver);
+            store_name(&mut self.last, driver);
         }
         self.is_registered
     }
@@ -126,7 +126,7 @@ impl Registered {
 
 /// Stores a driver's name, cut at [`MAX_DRIVER`] bytes, which are more than a module's name has.
 #[inline(never)]
-pub fn keep_name(kept: &mut DriverName, name: &[u8]) {
+pub fn store_name(kept: &mut DriverName, name: &[u8]) {
     kept.clear();
     let _ = kept.extend_from_slice(name.get(..MAX_DRIVER).unwrap_or(name));
 }

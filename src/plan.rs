@@ -9,7 +9,7 @@ use core::mem;
 
 use heapless::Vec;
 
-use crate::apply::{DriverName, keep_name};
+use crate::apply::{DriverName, store_name};
 use crate::pci::{Address, Function};
 use crate::problem::Problem;
 use crate::rule::{Action, Driver, Expansion, NOBODY, Rule, Selector, Statement, VFIO_PCI};
@@ -251,7 +251,7 @@ impl Plan {
 
     /// Whether a problem of this scope may keep the rule of this number from a function that it selects.
     #[must_use]
-    pub(crate) fn hampers(&self, scope: Scope, number: RuleNumber, rule: &Rule<'_>) -> bool {
+    pub(crate) fn concerns_rule(&self, scope: Scope, number: RuleNumber, rule: &Rule<'_>) -> bool {
         match scope {
             // The IDs and the class of such a function are not known.
             Scope::Function(address) => {
@@ -293,7 +293,7 @@ impl Plan {
                 self.steps.iter_mut().for_each(|step| step.rule = None);
                 rules.refuse_before(number);
             }
-            rules.conclude(number, outcome);
+            rules.set_outcome(number, outcome);
         }
 
         for step in &mut self.steps {
@@ -303,11 +303,11 @@ impl Plan {
             let name = match step.rule.and_then(|rule| rules.driver(rule)) {
                 Some(Driver::Named(name)) => name,
                 Some(Driver::Nobody) => NOBODY,
-                // Until `survey::variants` finds a better one.
+                // Until `survey::find_variants` finds a better one.
                 Some(Driver::Auto) => VFIO_PCI,
                 None => continue,
             };
-            keep_name(&mut step.driver, name);
+            store_name(&mut step.driver, name);
         }
         for (number, entry) in rules.entries_mut() {
             let decides = self.steps.iter().any(|step| step.rule == Some(number));
@@ -348,7 +348,7 @@ impl Plan {
         let may_take = |function: &Function| excludes || !function.class.is_bridge();
 
         let mut problems = self.problems.iter();
-        let failure = problems.find(|(scope, _)| self.hampers(*scope, number, rule));
+        let failure = problems.find(|(scope, _)| self.concerns_rule(*scope, number, rule));
         let failure = failure.map(|(_, problem)| Outcome::Failed(*problem));
         let mut outcome = if rule.may_be_absent { Outcome::Absent } else { Outcome::Unmatched };
         let mut selected = Vec::<u16, MAX_FUNCTIONS>::new();

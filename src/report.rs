@@ -86,7 +86,7 @@ impl Run<'_> {
         }
         for (scope, problem) in &plan.problems {
             // Each other problem is the outcome of a rule.
-            if !rules.rules().any(|(number, rule)| plan.hampers(*scope, number, rule)) {
+            if !rules.rules().any(|(number, rule)| plan.concerns_rule(*scope, number, rule)) {
                 each(&Message::Unseen(*problem));
             }
         }

@@ -193,7 +193,7 @@ impl<'a> RuleSet<'a> {
         (1..).zip(&mut self.entries)
     }
 
-    pub(crate) fn conclude(&mut self, number: RuleNumber, outcome: Outcome) {
+    pub(crate) fn set_outcome(&mut self, number: RuleNumber, outcome: Outcome) {
         if let Some((_, entry)) = self.entries_mut().nth(usize::from(number).saturating_sub(1)) {
             entry.outcome = outcome;
         }
@@ -203,7 +203,7 @@ impl<'a> RuleSet<'a> {
     /// counts.
     pub(crate) fn fail(&mut self, number: RuleNumber, problem: Problem) {
         if self.entry(number).is_some_and(|entry| matches!(entry.outcome, Outcome::Applied)) {
-            self.conclude(number, Outcome::Failed(problem));
+            self.set_outcome(number, Outcome::Failed(problem));
         }
     }
 

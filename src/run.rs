@@ -38,26 +38,26 @@ impl Run<'_> {
 
     /// Looks at what the rules concern, and decides; with `only`, for this one function. Nothing is written.
     /// With the rule `off` nothing is looked at.
-    fn plan(&mut self, view: &mut View<'_, impl System>, only: Option<Address>) {
+    fn decide(&mut self, view: &mut View<'_, impl System>, only: Option<Address>) {
         let Self { rules, plan, .. } = self;
         self.only = only;
         if rules.count() > 0 && rules.off.is_none() {
             survey::survey(view, rules, only, plan);
             plan.decide(rules, only);
-            survey::variants(view, rules, plan);
+            survey::find_variants(view, rules, plan);
         }
     }
 
     /// Looks at and decides all that [`Run::apply`] would, and writes nothing.
     pub fn preview(&mut self, view: &mut View<'_, impl System>) {
-        self.plan(view, None);
-        self.look(view);
+        self.decide(view, None);
+        self.gather_warnings(view);
     }
 
     /// Looks at what only warnings need.
-    fn look(&mut self, view: &mut View<'_, impl System>) {
+    fn gather_warnings(&mut self, view: &mut View<'_, impl System>) {
         if self.rules.off.is_none() {
-            warnings::look(view, &self.rules, self.only, &mut self.plan);
+            warnings::gather(view, &self.rules, self.only, &mut self.plan);
         }
     }
 
@@ -66,12 +66,12 @@ impl Run<'_> {
     /// All overrides are written before anything else is done to a function, so that no slow one leaves
     /// another unprotected.
     pub fn apply(&mut self, system: &mut impl System, only: Option<Address>) {
-        self.plan(&mut View::of(system), only);
+        self.decide(&mut View::of(system), only);
         for step in self.plan.taken_mut() {
             apply::hold(system, step);
         }
-        self.conclude();
-        self.look(&mut View::of(system));
+        self.fail_rules();
+        self.gather_warnings(&mut View::of(system));
         apply::bind(system, &mut self.plan);
         self.verify(&mut View::of(system));
     }
@@ -79,7 +79,7 @@ impl Run<'_> {
     /// Reads which driver has each taken function now, except those that are bound already or have failed.
     pub fn verify(&mut self, view: &mut View<'_, impl System>) {
         apply::verify(view, &mut self.plan);
-        self.conclude();
+        self.fail_rules();
     }
 
     /// [`Run::verify`] after this driver was loaded: if it is registered, the kernel has offered it all its
@@ -95,7 +95,7 @@ impl Run<'_> {
     }
 
     /// Makes a rule failed if one of its functions is.
-    fn conclude(&mut self) {
+    fn fail_rules(&mut self) {
         for step in self.plan.taken() {
             if let (State::Failed(problem), Some(rule)) = (step.state, step.rule) {
                 self.rules.fail(rule, problem);
@@ -106,7 +106,7 @@ impl Run<'_> {
     /// Sets the overrides and does nothing else. It begins with the last function: a run that came to no end has set
     /// the first ones. Returns whether every override is set.
     pub fn protect(&mut self, system: &mut impl System, only: Option<Address>) -> bool {
-        self.plan(&mut View::of(system), only);
+        self.decide(&mut View::of(system), only);
         for step in self.plan.taken_mut().rev() {
             apply::hold(system, step);
         }
@@ -121,7 +121,7 @@ impl Run<'_> {
         only: Option<Address>,
         holds: bool,
     ) {
-        self.plan(view, only);
+        self.decide(view, only);
         self.is_cut_short = true;
         for step in self.plan.taken_mut().filter(|_| holds) {
             step.held = Held::Already;

@@ -10,7 +10,7 @@
 use heapless::Vec;
 use nix::errno::Errno;
 
-use crate::apply::keep_name;
+use crate::apply::store_name;
 use crate::modalias::{self, Alias};
 use crate::path::{Attribute, Path};
 use crate::pci::{Address, Function, MAX_FUNCTION};
@@ -129,7 +129,7 @@ impl Survey<'_, '_> {
         } else if rules.any(|rule| rule.selector.needs_scan()) {
             let listed = view.list(Path::Devices, |view, address| {
                 if self.plan.get_mut(address).is_none()
-                    && let Some(function) = self.look(view, address)
+                    && let Some(function) = self.examine(view, address)
                     && self.has_rule(&function, |_| true)
                     && let Err(problem) = self.plan.insert(function)
                 {
@@ -162,7 +162,7 @@ impl Survey<'_, '_> {
     #[inline(never)]
     fn visit(&mut self, view: &mut View<'_, impl System>, address: Address) {
         if self.plan.get_mut(address).is_none()
-            && let Some(function) = self.look(view, address)
+            && let Some(function) = self.examine(view, address)
             && let Err(problem) = self.plan.insert(function)
         {
             self.plan.remember(Scope::Function(address), problem);
@@ -262,8 +262,8 @@ impl Survey<'_, '_> {
 
     /// Reads what is known of a function; `None` where there is none.
     #[inline(never)]
-    fn look(&mut self, view: &mut View<'_, impl System>, address: Address) -> Option<Function> {
-        match look(view, address) {
+    fn examine(&mut self, view: &mut View<'_, impl System>, address: Address) -> Option<Function> {
+        match read_function(view, address) {
             Ok(function) => {
                 let mut function = function?;
                 if self.needs_boot_vga && function.class.is_display() {
@@ -307,7 +307,7 @@ impl Survey<'_, '_> {
 
 /// Finds the driver of each function that a rule with `auto` decides on: that of the alias with the fewest
 /// wildcards.
-pub fn variants(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mut Plan) {
+pub fn find_variants(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mut Plan) {
     let driver = |step: &Step| rules.driver(step.rule?);
     let is_auto = |step: &Step| driver(step) == Some(Driver::Auto);
     if !plan.steps.iter().any(is_auto) {
@@ -319,14 +319,14 @@ pub fn variants(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mu
         for step in plan.steps.iter_mut().filter(|step| is_auto(step)) {
             if wildcards < step.wildcards && alias.match_function(&step.function) {
                 step.wildcards = wildcards;
-                keep_name(&mut step.driver, alias.driver());
+                store_name(&mut step.driver, alias.driver());
             }
         }
     });
     if let Err(errno) = result {
         // The part that could not be read may have had a better alias.
         for step in plan.steps.iter_mut().filter(|step| is_auto(step)) {
-            keep_name(&mut step.driver, VFIO_PCI);
+            store_name(&mut step.driver, VFIO_PCI);
         }
         plan.remember(Scope::Aliases, Problem::NoAliases(errno));
     }
@@ -375,7 +375,7 @@ pub(crate) const fn may_be_lit(said: Option<bool>) -> bool {
 }
 
 /// Reads what is known of a function; `None` where there is none.
-pub(crate) fn look(
+pub(crate) fn read_function(
     view: &mut View<'_, impl System>,
     address: Address,
 ) -> Result<Option<Function>, Problem> {

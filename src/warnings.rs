@@ -15,7 +15,7 @@ use crate::system::{System, Text, View};
 
 /// Looks at what an operator should know of the functions that are taken. If that fails, a warning is lost and
 /// nothing else.
-pub(crate) fn look(
+pub(crate) fn gather(
     view: &mut View<'_, impl System>,
     rules: &RuleSet<'_>,
     only: Option<Address>,
@@ -28,7 +28,7 @@ pub(crate) fn look(
     let _ = view.list(Path::Devices, |view, address| {
         if only.is_none_or(|only| only == address)
             && plan.get_mut(address).is_none_or(|step| !step.is_taken())
-            && let Ok(Some(function)) = survey::look(view, address)
+            && let Ok(Some(function)) = survey::read_function(view, address)
             && rules.ids_take(&function)
         {
             let _ = plan.strays.push(address);
@@ -70,7 +70,7 @@ fn neighbours(view: &mut View<'_, impl System>, plan: &mut Plan, address: Addres
         let listed = list_group(view, address, |view, group, member| {
             if let Some(step) = plan.get_mut(member) {
                 step.function.group = Some(group);
-            } else if let Ok(Some(function)) = survey::look(view, member) {
+            } else if let Ok(Some(function)) = survey::read_function(view, member) {
                 let mut next = Function { group: Some(group), ..function };
                 // In order, so that the same group is told in the same words from any copy of the tree.
                 for stored in &mut plan.neighbours {

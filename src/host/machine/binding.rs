@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which driver has a function, which driver it is kept for, and how it goes back to the host.
 
-use vfio_override::apply::{DriverName, keep_name, probe, unbind, write};
+use vfio_override::apply::{DriverName, probe, store_name, unbind, write};
 use vfio_override::path::{Attribute, Path};
 use vfio_override::pci::Address;
 use vfio_override::problem::Problem;
@@ -66,7 +66,7 @@ pub fn driver_of(
     let driver = View::of(system).driver(address, &mut buffer)?;
     Ok(driver.map(|name| {
         let mut driver = DriverName::new();
-        keep_name(&mut driver, name);
+        store_name(&mut driver, name);
         driver
     }))
 }
