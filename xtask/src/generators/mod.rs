@@ -79,7 +79,7 @@ static WORKBENCH: Root = Root {
 /// What a root has, besides what these depend on. Neither generator's own package is here: those exclude each other,
 /// and only say which one a kernel's installation calls. The static busybox would run its own programs in place of kmod's
 /// and util-linux', wherever a generator takes it for the shell.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "?essential",
     "busybox",
     "cpio",
@@ -90,6 +90,8 @@ const PACKAGES: [&str; 11] = [
     "mount",
     "systemd",
     "udev",
+    // Newer ones have switch_root there.
+    "util-linux-extra",
     "zstd",
 ];
 
