@@ -27,7 +27,7 @@ use verdict::Verdict;
 fn main() -> ExitCode {
     let verdict = match Arguments::try_parse() {
         Ok(arguments) => run(&arguments),
-        Err(told) => told_by_clap(&told),
+        Err(told) => Ok(told_by_clap(&told)),
     };
     let verdict = verdict.and_then(|verdict| match screen::failure() {
         Some(error) => Err(anyhow!("cannot write to standard output: {error}")),
@@ -44,13 +44,13 @@ fn main() -> ExitCode {
 }
 
 /// Help and version are what was asked for, and go to standard output.
-fn told_by_clap(told: &clap::Error) -> Result<Verdict> {
+fn told_by_clap(told: &clap::Error) -> Verdict {
     let printed = told.print();
     if told.use_stderr() {
         std::process::exit(told.exit_code());
     }
     screen::note(printed);
-    Ok(Verdict::Good)
+    Verdict::Good
 }
 
 fn run(arguments: &Arguments) -> Result<Verdict> {

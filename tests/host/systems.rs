@@ -394,6 +394,51 @@ const SYSTEMS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
+        "gentoo-kernel-install",
+        "root=UUID=0 ro",
+        &[
+            "file etc/os-release ID=gentoo",
+            "file usr/bin/dracut",
+            "file usr/bin/kernel-install",
+            "file sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f systemd-boot 257",
+            "file etc/kernel/cmdline quiet",
+        ],
+    ),
+    (
+        "limine-beside-grub",
+        "root=UUID=0 rw quiet",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file usr/bin/limine-mkinitcpio",
+            "file etc/default/limine",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
+            "file sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f GRUB 2.12",
+            "file etc/mkinitcpio.conf HOOKS=(base systemd)",
+        ],
+    ),
+    (
+        "rules-there",
+        "BOOT_IMAGE=/vmlinuz-6.12.30 root=UUID=0 ro quiet vfio.override=01:00.0+slot",
+        &[
+            "file usr/sbin/mkinitramfs",
+            "file boot/initrd.img-6.12.30",
+            "file initramfs.list usr/lib/vfio-override/vfio-override-early",
+            "file usr/sbin/update-grub",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet vfio.override=01:00.0+slot\"",
+        ],
+    ),
+    (
+        "rules-there-for-others",
+        "BOOT_IMAGE=/vmlinuz-6.12.30 root=UUID=0 ro vfio.override=00:02.0,?03:00.1,!01:00.2",
+        &[
+            "file usr/sbin/mkinitramfs",
+            "file boot/initrd.img-6.12.30",
+            "file initramfs.list usr/lib/vfio-override/vfio-override-early",
+            "file usr/sbin/update-grub",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"vfio.override=00:02.0,?03:00.1,!01:00.2\"",
+        ],
+    ),
+    (
         "xcp-ng",
         "root=LABEL=root ro hpet=disable",
         &[

@@ -161,8 +161,9 @@ impl Report {
             advice::OF_IMAGES.contains(&advice.kind)
                 || possible == Possible::No && advice.kind == "driver-missing"
         };
+        let left = about_rules_left(machine, &line, &parameter);
         let off = advice::about_off(&Asked::Line(line).run());
-        let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(off);
+        let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(left).chain(off);
         let advice = advice.chain(takers.advice).collect();
         Self { possible, verdict: sentence, parameter, functions: choices, advice, steps }
     }
@@ -274,4 +275,27 @@ impl Report {
         }
         rows
     }
+}
+
+/// That rules which the kernel command line has already count as well.
+fn about_rules_left(machine: &mut Machine, line: &[u8], parameter: &str) -> Option<Advice> {
+    let asked = Asked::Line(line.to_vec());
+    let mut others = asked.values();
+    others.retain(|value| value != parameter);
+    if others.is_empty() || asked.run().rules.off().is_some() {
+        return None;
+    }
+    let taken = takers::taken(&Asked::Given(vec![parameter.to_owned()]).preview(machine));
+    let run = asked.preview(machine);
+    // An exclusion, or a rule whose functions are absent, may be there for a reason that does not show now.
+    let is_covered = run.rules.entries().all(|(_, entry)| entry.outcome.word() == "applied")
+        && takers::taken(&run).iter().all(|other| taken.contains(other));
+    let end = if is_covered {
+        "takes nothing else now: take it out, or it may take another function once addresses change"
+    } else {
+        "counts too: where both match a function, the last one decides"
+    };
+    let all: Vec<String> = others.iter().map(|value| format!("vfio.override={value}")).collect();
+    let message = format!("the kernel command line has {} already, which {end}", all.join(" "));
+    Some(Advice::note("rules-left", Vec::new(), &message))
 }

@@ -185,6 +185,8 @@ const fn dracut(rebuild: &'static str) -> Image {
 const KERNEL_INSTALL_UKI: Sign =
     All(&[Stub(0), Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]);
 const SYSTEMD_BOOT: Sign = Loader("systemd-boot");
+/// Another one booted, and Limine's files lie there as well.
+const NO_OTHER_THAN_LIMINE: Sign = Not(&Any(&[SYSTEMD_BOOT, Loader("GRUB")]));
 const PROXMOX: Sign = Has("etc/kernel/proxmox-boot-uuids");
 const PROXMOX_REFRESH: &[(&str, &str)] = &[("", "proxmox-boot-tool refresh")];
 const REINSTALL: &[(&str, &str)] =
@@ -712,7 +714,7 @@ pub static SYSTEMS: &[System] = &[
         All(&[
             Has("etc/default/limine"),
             Any(&[Has("usr/bin/limine-mkinitcpio"), Has("usr/bin/limine-update")]),
-            Not(&SYSTEMD_BOOT),
+            NO_OTHER_THAN_LIMINE,
         ]),
         Line {
             place: Location::Own {
@@ -729,7 +731,7 @@ pub static SYSTEMS: &[System] = &[
     ),
     maker(
         "limine.md",
-        All(&[Has("usr/bin/mkinitcpio"), Has("usr/bin/limine-mkinitcpio")]),
+        All(&[Has("usr/bin/mkinitcpio"), Has("usr/bin/limine-mkinitcpio"), NO_OTHER_THAN_LIMINE]),
         Image {
             maker: "mkinitcpio",
             mark: Some(MKINITCPIO_MARK),
@@ -1026,7 +1028,16 @@ pub static SYSTEMS: &[System] = &[
         All(&[DRACUT_HERE, Has("usr/bin/reinstall-kernels")]),
         dracut("reinstall-kernels"),
     ),
-    maker("dracut.md", All(&[DRACUT_HERE, KERNEL_INSTALL_UKI]), dracut("kernel-install add-all")),
+    maker(
+        "dracut.md",
+        All(&[
+            DRACUT_HERE,
+            Any(&[SYSTEMD_BOOT, Stub(0)]),
+            Has("usr/bin/kernel-install"),
+            Has("etc/kernel/cmdline"),
+        ]),
+        dracut("kernel-install add-all"),
+    ),
     maker("dracut.md", DRACUT_HERE, dracut("dracut --force --regenerate-all")),
     maker(
         "overlay.md",
