@@ -41,16 +41,18 @@ pub const PACKAGES: [&str; 20] = [
 /// A generator of which there is a checkout, or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Project {
+    Booster,
     Mkinitcpio,
     Ugrd,
 }
 
 impl Project {
-    pub const ALL: [Self; 2] = [Self::Mkinitcpio, Self::Ugrd];
+    pub const ALL: [Self; 3] = [Self::Booster, Self::Mkinitcpio, Self::Ugrd];
 
     /// Its name, and that of the option with its checkout.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Booster => "booster",
             Self::Mkinitcpio => "mkinitcpio",
             Self::Ugrd => "ugrd",
         }
@@ -59,7 +61,7 @@ impl Project {
     /// Checkouts that have to be beside its own.
     fn beside(self) -> &'static [&'static str] {
         match self {
-            Self::Mkinitcpio => &[],
+            Self::Booster | Self::Mkinitcpio => &[],
             Self::Ugrd => &["zenlib", "pycpio"],
         }
     }
@@ -67,6 +69,7 @@ impl Project {
     /// A shell script: `setup`, once, and `make RELEASE IMAGE MODULES MORE`, all in the checkout.
     fn script(self) -> &'static str {
         match self {
+            Self::Booster => include_str!("checkouts/booster.sh"),
             Self::Mkinitcpio => include_str!("checkouts/mkinitcpio.sh"),
             Self::Ugrd => include_str!("checkouts/ugrd.sh"),
         }
@@ -76,7 +79,11 @@ impl Project {
 /// Where the checkouts are.
 #[derive(Args, Clone, Default)]
 pub struct Checkouts {
-    /// A checkout of mkinitcpio, which no Debian has: its images are made and booted, too
+    /// A checkout of Booster, in which Go has built its two programs: its images are made and booted, too
+    #[arg(long, value_name = "DIR")]
+    booster: Option<PathBuf>,
+
+    /// The same of mkinitcpio, as it comes
     #[arg(long, value_name = "DIR")]
     mkinitcpio: Option<PathBuf>,
 
@@ -88,6 +95,7 @@ pub struct Checkouts {
 impl Checkouts {
     pub fn of(&self, project: Project) -> Option<&Path> {
         match project {
+            Project::Booster => self.booster.as_deref(),
             Project::Mkinitcpio => self.mkinitcpio.as_deref(),
             Project::Ugrd => self.ugrd.as_deref(),
         }

@@ -131,6 +131,7 @@ pub enum Generator {
     Mkosi,
     /// An image made by hand, without any hook.
     Busybox,
+    Booster,
     MkinitcpioUdev,
     MkinitcpioSystemd,
     Ugrd,
@@ -149,7 +150,8 @@ impl Generator {
     ];
 
     /// Those that no Debian has.
-    const FOREIGN: [Self; 3] = [Self::MkinitcpioUdev, Self::MkinitcpioSystemd, Self::Ugrd];
+    const FOREIGN: [Self; 4] =
+        [Self::Booster, Self::MkinitcpioUdev, Self::MkinitcpioSystemd, Self::Ugrd];
 
     fn is_systemd(self) -> bool {
         matches!(
@@ -165,6 +167,7 @@ impl Generator {
     fn project(self) -> Option<Project> {
         match self {
             Self::MkinitcpioUdev | Self::MkinitcpioSystemd => Some(Project::Mkinitcpio),
+            Self::Booster => Some(Project::Booster),
             Self::Ugrd => Some(Project::Ugrd),
             _ => None,
         }
@@ -172,7 +175,7 @@ impl Generator {
 
     /// Whether this project has a hook for it.
     fn has_hook(self) -> bool {
-        !matches!(self, Self::Busybox | Self::Ugrd)
+        !matches!(self, Self::Busybox | Self::Booster | Self::Ugrd)
     }
 
     /// What is tried with its image on a root. How the hook is started and what goes wrong differs between generators,
@@ -195,7 +198,7 @@ impl Generator {
                 vec![How::Hook, How::Strict]
             }
             Self::MkinitcpioUdev | Self::MkinitcpioSystemd => vec![How::Hook, How::Strict],
-            Self::Ugrd => vec![How::Strict],
+            Self::Booster | Self::Ugrd => vec![How::Strict],
             Self::Busybox if is_common => vec![How::Strict, How::BadRules, How::CrashingBinary],
             Self::DracutSystemdHostonly | Self::DracutHostonly | Self::Busybox => Vec::new(),
         }
@@ -207,7 +210,7 @@ impl Generator {
             Self::DracutSystemd | Self::DracutSystemdHostonly => &["dracut-core", "systemd"],
             Self::Dracut | Self::DracutHostonly => &["dracut-core"],
             Self::InitramfsTools => &["initramfs-tools-core"],
-            Self::Busybox | Self::MkinitcpioUdev | Self::Ugrd => &[],
+            Self::Busybox | Self::Booster | Self::MkinitcpioUdev | Self::Ugrd => &[],
             Self::Mkosi | Self::MkinitcpioSystemd => &["systemd"],
         }
     }
@@ -223,6 +226,7 @@ impl fmt::Display for Generator {
             Self::InitramfsTools => "initramfs-tools",
             Self::Mkosi => "mkosi-initrd",
             Self::Busybox => "busybox, by hand",
+            Self::Booster => "booster",
             Self::MkinitcpioUdev => "mkinitcpio, udev",
             Self::MkinitcpioSystemd => "mkinitcpio, systemd",
             Self::Ugrd => "ugrd",
@@ -722,7 +726,9 @@ impl Workshop {
             Generator::MkinitcpioSystemd => {
                 self.make_foreign(debian, kernel, generator, "base systemd vfio-override", &image)
             }
-            Generator::Ugrd => self.make_foreign(debian, kernel, generator, "", &image),
+            Generator::Booster | Generator::Ugrd => {
+                self.make_foreign(debian, kernel, generator, "", &image)
+            }
         }?;
         expect_clean(&said)?;
         Ok(debian.path(&name))
