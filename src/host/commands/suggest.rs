@@ -282,7 +282,7 @@ fn about_rules_left(machine: &mut Machine, line: &[u8], parameter: &str) -> Opti
     let asked = Asked::Line(line.to_vec());
     let mut others = asked.values();
     others.retain(|value| value != parameter);
-    if others.is_empty() || asked.run().rules.off().is_some() {
+    if others.is_empty() || asked.run().rules.off.is_some() {
         return None;
     }
     let taken = takers::taken(&Asked::Given(vec![parameter.to_owned()]).preview(machine));
