@@ -357,19 +357,27 @@ fn boot(
     observe(workspace, &session, case, |evidence| judge_case(case, &kernel.modules, evidence))
 }
 
-/// Boots and judges.
+/// Boots and judges; once more, if the kernel crashed before there was anything to judge.
 pub fn observe(
     workspace: &Workspace,
     session: &Session,
     case: &Case,
     judge: impl Fn(&Evidence) -> Vec<String>,
 ) -> Result<Judgement> {
-    let artefacts = Artefacts::create(workspace, session.name)?;
-    let judged = session.run(&artefacts).and_then(|running| {
-        let tally = tally(&running.evidence);
-        let complaints = judge(&running.evidence);
-        Ok((running.finish(Interaction::Silent, complaints)?, tally))
-    });
+    let attempt = || {
+        let artefacts = Artefacts::create(workspace, session.name)?;
+        let judged = session.run(&artefacts).and_then(|running| {
+            let tally = tally(&running.evidence);
+            let complaints = judge(&running.evidence);
+            Ok((running.finish(Interaction::Silent, complaints)?, tally))
+        });
+        anyhow::Ok((artefacts, judged))
+    };
+    let (mut artefacts, mut judged) = attempt()?;
+    if judged.is_err() && artefacts.has_kernel_died_alone() {
+        eprintln!("  {}: the kernel crashed before its first process; once more", session.name);
+        (artefacts, judged) = attempt()?;
+    }
     Ok(match judged {
         Ok((complaints, tally)) if complaints.is_empty() => Judgement::Passed(tally),
         Ok((complaints, _)) => {

@@ -116,6 +116,13 @@ impl Artefacts {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Whether the kernel crashed before there was any process, as one that is emulated does once in some hundred boots.
+    pub fn has_kernel_died_alone(&self) -> bool {
+        let console = self.read("serial.log").unwrap_or_default();
+        let is_ours = |line: &str| line.contains("vfio-override[") || line.contains("@guest");
+        console.contains("Attempted to kill the idle task") && !console.lines().any(is_ours)
+    }
+
     /// Puts the report and the kernel's log, which came by the console, where those of other guests are.
     fn sort_console(&self) -> Result<()> {
         let console = self.read("serial.log")?;
