@@ -17,42 +17,57 @@ use crate::system::{Access, File, System, View, first_line};
 /// The name of a driver as sysfs has it. Its bytes come from the kernel or from a rule; nothing here checks them.
 pub type DriverName = Vec<u8, MAX_DRIVER, u8>;
 
-/// Makes the `driver_override` of the step's function hold its driver.
+/// Makes the `driver_override` of the step's function hold its driver. Where the step has failed, its driver's name may
+/// be a guess, which protects the function as well: it is written unless an override is there.
+#[inline(never)]
 pub(crate) fn hold(system: &mut impl System, step: &mut Step) {
-    match set_override(system, step.function.address, &step.driver) {
+    let is_guess = matches!(step.state, State::Failed(_));
+    match set_override(system, step.function.address, &step.driver, is_guess) {
         Ok(held) => {
             step.held = held;
-            step.state = State::Held;
+            if !is_guess {
+                step.state = State::Held;
+            }
         }
         Err(problem) => step.state = State::Failed(problem),
     }
 }
 
-/// Makes the function's `driver_override` hold `driver`. Returns [`Held::Already`] if it did before.
+/// Makes the function's `driver_override` hold `driver`, or, if that `is_guess`, anything. Returns [`Held::Already`]
+/// if it did before.
 fn set_override(
     system: &mut impl System,
     address: Address,
     driver: &[u8],
+    is_guess: bool,
 ) -> Result<Held, Problem> {
     let path = Path::Attribute(address, Attribute::DriverOverride);
     // Room for the newline and for one byte more, by which a longer name differs.
     let mut buffer = [0; MAX_DRIVER + 2];
     let opened = system.open(path, Access::ReadWrite);
     let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
-    let mut holds = |file: &mut dyn File| {
+    for held in [Held::Already, Held::Written] {
         let length = file.read(&mut buffer).map_err(Problem::fault(Operation::Read, path))?;
-        Ok(first_line(buffer.get(..length).unwrap_or_default()) == driver)
-    };
-    if holds(&mut file)? {
-        return Ok(Held::Already);
+        let found = first_line(buffer.get(..length).unwrap_or_default());
+        if found == driver || is_guess && is_name(found) {
+            return Ok(held);
+        }
+        if held == Held::Already {
+            // The newline ends the value. The kernel ignores what follows it; in a plain file, in a copy of sysfs, the
+            // end of a longer old value may follow it.
+            let mut value = Vec::<u8, { MAX_DRIVER + 1 }>::new();
+            let whole = value.extend_from_slice(driver).is_ok() && value.push(b'\n').is_ok();
+            debug_assert!(whole);
+            file.write(&value).map_err(Problem::fault(Operation::Write, path))?;
+        }
     }
-    // The newline ends the value. The kernel ignores what follows it; in a plain file, in a copy of sysfs, the end of
-    // a longer old value may follow it.
-    let mut value = Vec::<u8, { MAX_DRIVER + 1 }>::new();
-    let whole = value.extend_from_slice(driver).is_ok() && value.push(b'\n').is_ok();
-    debug_assert!(whole);
-    file.write(&value).map_err(Problem::fault(Operation::Write, path))?;
-    if holds(&mut file)? { Ok(Held::Written) } else { Err(Problem::NotHeld(address)) }
+    Err(Problem::NotHeld(address))
+}
+
+/// Whether `driver_override` holds a driver's name. The kernel has `(null)` there if there is none, a plain file has
+/// nothing.
+fn is_name(held: &[u8]) -> bool {
+    held.first().is_some_and(|&first| first != b'(')
 }
 
 /// Unbinds each function whose override is held from any other driver, and offers it to its own.

@@ -196,6 +196,7 @@ impl Message<'_> {
     }
 
     /// Writes it to the log.
+    #[inline(never)]
     pub fn log(&self, to: &dyn Log) {
         log(to, self.level(), self);
     }

@@ -58,17 +58,15 @@ pub struct Alias<'a> {
 }
 
 impl<'a> Alias<'a> {
-    /// Reads one line; `None` for any other line of the file.
+    /// Reads one line as depmod writes it (`output_aliases` in kmod's `tools/depmod.c`); `None`
+    /// for any other line of the file.
     #[must_use]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
-        if words.next()? != b"alias" {
-            return None;
-        }
-        let pattern = words.next()?.strip_prefix(b"vfio_pci:")?;
-        let module = words.next()?;
+        let line = line.strip_prefix(b"alias vfio_pci:")?;
+        let (pattern, after) = line.split_at(line.iter().position(|&byte| byte == b' ')?);
+        let module = after.get(1..)?;
         let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
-        (words.next().is_none() && module.len() <= MAX_DRIVER && module.iter().all(is_name))
+        (matches!(module.len(), 1..=MAX_DRIVER) && module.iter().all(is_name))
             .then_some(Self { pattern, module })
     }
 
@@ -204,6 +202,7 @@ mod tests {
             "# Aliases extracted from modules themselves.",
             "alias pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_core",
             "alias vfio_pci:v*d*sv*sd*bc*sc*i*",
+            "alias vfio_pci:v*d*sv*sd*bc*sc*i* ",
             "alias vfio_pci:v*d*sv*sd*bc*sc*i* ../evil",
             "alias vfio_pci:v*d*sv*sd*bc*sc*i* a b",
             "",

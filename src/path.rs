@@ -115,6 +115,18 @@ impl PathText {
         text.end(name)
     }
 
+    /// The directory with a link for each driver of this module, such as `pci:vfio-pci` (`module_add_driver` in
+    /// `drivers/base/module.c`). The kernel writes `_` for each `-` in a module's name (`KBUILD_MODNAME`), and so does
+    /// this.
+    #[must_use]
+    pub fn of_module_drivers(name: &[u8]) -> Self {
+        let mut text = Self(Vec::new());
+        text.add(b"module/");
+        text.add(name);
+        text.0.iter_mut().filter(|byte| **byte == b'-').for_each(|byte| *byte = b'_');
+        text.end(b"/drivers")
+    }
+
     /// The directory that holds the function's own, all links followed.
     #[must_use]
     pub fn around(address: Address) -> Self {
@@ -170,6 +182,14 @@ mod tests {
         assert_eq!(group.to_string(), "kernel/iommu_groups/4294967295/devices");
         let driver = PathText::of_driver(&[b'x'; MAX_DRIVER]);
         assert_eq!(driver.as_c_str().to_bytes().len(), DRIVERS.len() + MAX_DRIVER);
+        let module = PathText::of_module_drivers(&[b'x'; MAX_DRIVER]);
+        assert!(module.as_c_str().to_bytes().ends_with(b"x/drivers"));
+    }
+
+    #[test]
+    fn a_module_has_no_dash_in_its_name() {
+        let drivers = PathText::of_module_drivers(b"xe-vfio-pci");
+        assert_eq!(drivers.as_c_str(), c"module/xe_vfio_pci/drivers");
     }
 
     #[test]

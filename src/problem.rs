@@ -27,6 +27,8 @@ pub enum Problem {
     NotHeld(Address),
     /// A driver other than the rule's still has the function.
     StillBound(Address),
+    /// The module that `auto` has chosen is loaded, and no driver of it is found.
+    NotRegistered(Errno),
     /// No list of variant drivers can be read.
     NoAliases(Errno),
     /// The function is in no IOMMU group, and a rule with `+group` selects it.
@@ -94,6 +96,13 @@ impl fmt::Display for Problem {
             ),
             Self::StillBound(address) => {
                 write!(f, "another driver has {address} still; find it with lspci -k and unload it")
+            }
+            Self::NotRegistered(errno) => {
+                write!(
+                    f,
+                    "auto finds no PCI driver of its module ({}); write =DRIVER",
+                    ErrnoName(errno)
+                )
             }
             Self::NoAliases(errno) => write!(
                 f,

@@ -6,6 +6,7 @@ use heapless::Vec;
 use crate::cmdline;
 use crate::grammar::{self, SyntaxError};
 use crate::pci::Function;
+use crate::plan::Step;
 use crate::problem::Problem;
 use crate::rule::{Action, Driver, Rule, Selector, Statement};
 
@@ -193,8 +194,12 @@ impl<'a> RuleSet<'a> {
         (1..).zip(&mut self.entries)
     }
 
+    fn entry_mut(&mut self, number: RuleNumber) -> Option<&mut Entry<'a>> {
+        self.entries.get_mut(usize::from(number).checked_sub(1)?)
+    }
+
     pub(crate) fn set_outcome(&mut self, number: RuleNumber, outcome: Outcome) {
-        if let Some((_, entry)) = self.entries_mut().nth(usize::from(number).saturating_sub(1)) {
+        if let Some(entry) = self.entry_mut(number) {
             entry.outcome = outcome;
         }
     }
@@ -202,8 +207,10 @@ impl<'a> RuleSet<'a> {
     /// Makes this problem the outcome of the rule, if the rule counts as applied so far: only its first problem
     /// counts.
     pub(crate) fn fail(&mut self, number: RuleNumber, problem: Problem) {
-        if self.entry(number).is_some_and(|entry| matches!(entry.outcome, Outcome::Applied)) {
-            self.set_outcome(number, Outcome::Failed(problem));
+        if let Some(entry) = self.entry_mut(number)
+            && matches!(entry.outcome, Outcome::Applied)
+        {
+            entry.outcome = Outcome::Failed(problem);
         }
     }
 
@@ -233,6 +240,12 @@ impl<'a> RuleSet<'a> {
     #[must_use]
     pub fn entry(&self, number: RuleNumber) -> Option<&Entry<'a>> {
         self.entries.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// Whether a rule with `auto` decides on the function.
+    #[inline(never)]
+    pub(crate) fn is_auto(&self, step: &Step) -> bool {
+        matches!(step.rule.and_then(|rule| self.driver(rule)), Some(Driver::Auto))
     }
 
     /// The driver that the rule of this number keeps its functions for.

@@ -3,9 +3,10 @@
 
 use heapless::Vec;
 
-use crate::apply::{self, DriverName};
+use crate::apply::{self, DriverName, store_name};
 use crate::pci::Address;
 use crate::plan::{Held, Plan, State, Step};
+use crate::problem::Problem;
 use crate::rule::NOBODY;
 use crate::ruleset::RuleSet;
 use crate::survey;
@@ -51,6 +52,7 @@ impl Run<'_> {
     /// Looks at and decides all that [`Run::apply`] would, and writes nothing.
     pub fn preview(&mut self, view: &mut View<'_, impl System>) {
         self.decide(view, None);
+        self.fail_rules();
         self.gather_warnings(view);
     }
 
@@ -82,21 +84,43 @@ impl Run<'_> {
         self.fail_rules();
     }
 
-    /// [`Run::verify`] after this driver was loaded: if it is registered, the kernel has offered it all its
-    /// functions.
-    pub fn verify_loaded(&mut self, view: &mut View<'_, impl System>, driver: &[u8]) {
-        let is_there = view.has_driver(driver);
-        for step in self.plan.taken_mut().filter(|step| is_there && step.driver == driver) {
-            if matches!(step.state, State::Waiting) {
-                step.state = State::Offered;
+    /// [`Run::verify`] after modprobe was asked for this driver: if it is registered, the kernel has offered it all its
+    /// functions. Where `auto` chose it by its module's name, and the module has registered another, its functions are
+    /// kept for that one, and offered to it, and `driver` becomes its name; if the module `is_loaded` and has registered
+    /// none, they have failed.
+    #[inline(never)]
+    pub fn verify_loaded(
+        &mut self,
+        system: &mut impl System,
+        driver: &mut DriverName,
+        is_loaded: bool,
+    ) {
+        let mut asked = DriverName::new();
+        store_name(&mut asked, driver);
+        let found = View::of(system).find_registered(driver);
+        let Self { rules, plan, .. } = self;
+        let waits = |step: &&mut Step| matches!(step.state, State::Waiting) && step.driver == asked;
+        for step in plan.taken_mut().filter(waits) {
+            match found {
+                Ok(()) if *driver == asked => step.state = State::Offered,
+                _ if !rules.is_auto(step) => {}
+                Ok(()) => {
+                    store_name(&mut step.driver, driver);
+                    apply::hold(system, step);
+                }
+                Err(errno) if is_loaded => {
+                    step.state = State::Failed(Problem::NotRegistered(errno));
+                }
+                Err(_) => {}
             }
         }
-        self.verify(view);
+        apply::bind(system, plan);
+        self.verify(&mut View::of(system));
     }
 
     /// Makes a rule failed if one of its functions is.
     fn fail_rules(&mut self) {
-        for step in self.plan.taken() {
+        for step in &self.plan.steps {
             if let (State::Failed(problem), Some(rule)) = (step.state, step.rule) {
                 self.rules.fail(rule, problem);
             }

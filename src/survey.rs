@@ -14,9 +14,9 @@ use crate::apply::store_name;
 use crate::modalias::{self, Alias};
 use crate::path::{Attribute, Path};
 use crate::pci::{Address, Function, MAX_FUNCTION};
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, State, Step};
 use crate::problem::{Operation, Problem};
-use crate::rule::{Action, Driver, Expansion, Place, Rule, Selector, VFIO_PCI};
+use crate::rule::{Action, Expansion, Place, Rule, Selector, VFIO_PCI};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{System, Text, View};
 use crate::warnings::framebuffer;
@@ -308,8 +308,7 @@ impl Survey<'_, '_> {
 /// Finds the driver of each function that a rule with `auto` decides on: that of the alias with the fewest
 /// wildcards.
 pub fn find_variants(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mut Plan) {
-    let driver = |step: &Step| rules.driver(step.rule?);
-    let is_auto = |step: &Step| driver(step) == Some(Driver::Auto);
+    let is_auto = |step: &Step| rules.is_auto(step);
     if !plan.steps.iter().any(is_auto) {
         return;
     }
@@ -329,6 +328,13 @@ pub fn find_variants(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan
             store_name(&mut step.driver, VFIO_PCI);
         }
         plan.remember(Scope::Aliases, Problem::NoAliases(errno));
+    }
+    for step in plan.steps.iter_mut().filter(|step| is_auto(step)) {
+        if let Err(errno) = view.find_registered(&mut step.driver)
+            && errno != Errno::ENOENT
+        {
+            step.state = State::Failed(Problem::NotRegistered(errno));
+        }
     }
 }
 

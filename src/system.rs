@@ -8,9 +8,11 @@
 use heapless::Vec;
 use nix::errno::Errno;
 
+use crate::apply::{DriverName, store_name};
 use crate::path::{Attribute, Path};
 use crate::pci::Address;
 use crate::problem::{Operation, Problem};
+use crate::rule::MAX_DRIVER;
 
 /// A PCI bus in sysfs, and the text files that a decision may need as well.
 ///
@@ -34,6 +36,10 @@ pub trait System {
 
     /// Looks for a driver of this name that is registered with the PCI bus: ENOENT if there is none.
     fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno>;
+
+    /// Hands over each driver that this module has registered, after its bus, as in `pci:vfio-pci`. ENOENT if the module
+    /// is not loaded, or has registered none.
+    fn module_drivers(&mut self, module: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Errno>;
 
     /// Writes the name of a function to `drivers_probe`.
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno>;
@@ -143,6 +149,24 @@ impl<'s, S: System> View<'s, S> {
         self.0.find_driver(name) != Err(Errno::ENOENT)
     }
 
+    /// Replaces the name that `auto` took from an alias, which names a module, by that of the driver which the module
+    /// has registered, unless a driver has the first name. Of several it is the first by name, so that every run finds
+    /// the same one: an alias does not say of which driver it is. No module in Linux with an alias for VFIO has several.
+    /// ENOENT if there is none, as before the module is loaded.
+    #[inline(never)]
+    pub(crate) fn find_registered(&mut self, name: &mut DriverName) -> Result<(), Errno> {
+        let mut asked = DriverName::new();
+        store_name(&mut asked, name);
+        let mut found = self.0.find_driver(&asked);
+        if found == Err(Errno::ENOENT) {
+            let listed = self.0.module_drivers(&asked, &mut |driver| {
+                keep_first(name, driver, &mut found);
+            });
+            found = listed.and(found);
+        }
+        found
+    }
+
     /// Hands over each line of a text file, without its newline. Empty lines, and lines of more than [`MAX_LINE`]
     /// bytes, are dropped.
     pub(crate) fn lines(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
@@ -150,6 +174,18 @@ impl<'s, S: System> View<'s, S> {
         let result = self.0.stream(text, &mut |piece| lines.add(piece, each));
         lines.finish(each);
         result
+    }
+}
+
+/// Stores the name of a PCI driver unless one before it was `found`. In the directory of a module its bus comes first.
+#[inline(never)]
+fn keep_first(name: &mut DriverName, entry: &[u8], found: &mut Result<(), Errno>) {
+    if let Some(driver) = entry.strip_prefix(b"pci:")
+        && matches!(driver.len(), 1..=MAX_DRIVER)
+        && (found.is_err() || driver < name.as_slice())
+    {
+        store_name(name, driver);
+        *found = Ok(());
     }
 }
 

@@ -41,9 +41,7 @@ pub fn run(process: Process, pid: Pid) -> c_int {
 
     let options = Options::DEFAULT;
     let kmsg = Kmsg::open(options.kmsg, pid);
-    watchdog::supervise(&kmsg, &|| crate::work(&options, process, &kmsg), &|holds| {
-        crate::rescue(&options, &kmsg, holds)
-    });
+    watchdog::supervise(&options, process, &kmsg);
     // These are logged only now, since a console may take a while to print them.
     for (file_system, provided) in FILE_SYSTEMS.iter().zip(&provided) {
         if let Err(errno) = provided {

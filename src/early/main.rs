@@ -62,10 +62,7 @@ fn start(process: sys::Process) -> c_int {
         }
     };
     let kmsg = Kmsg::open(options.kmsg, pid);
-    let is_done = watchdog::supervise(&kmsg, &|| work(&options, process, &kmsg), &|holds| {
-        rescue(&options, &kmsg, holds)
-    });
-    status(is_done)
+    status(watchdog::supervise(&options, process, &kmsg))
 }
 
 /// The whole run, in the child. Returns whether every rule was applied, as an exit status.
@@ -92,6 +89,7 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
 /// What a new child does if the run came to no end. Where `holds` is `None`, it sets the overrides; otherwise `holds`
 /// is whether they are set, and it logs. Returns, as an exit status, whether every override is set, or every rule was
 /// applied.
+#[inline(never)]
 fn rescue(options: &Options, kmsg: &Kmsg, holds: Option<bool>) -> c_int {
     let Some((run, mut tree)) = prepare(options, kmsg) else { return UNKNOWN };
     let is_done = match holds {

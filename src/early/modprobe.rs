@@ -9,7 +9,6 @@ use nix::libc;
 use vfio_override::message::{Answer, Loading};
 use vfio_override::rule::MAX_DRIVER;
 use vfio_override::run::{MAX_DRIVERS, Run};
-use vfio_override::system::View;
 
 use crate::sys::{self, Process};
 use crate::tree::Tree;
@@ -30,13 +29,13 @@ pub fn load_drivers(
 ) -> Vec<Loading, MAX_DRIVERS> {
     let mut loadings = Vec::new();
     // By reference: an iterator that owns them can panic when it is dropped.
-    for driver in &run.drivers() {
+    for driver in &mut run.drivers() {
         let (kept, bound) = run.bound_to(driver);
         if bound == kept {
             continue;
         }
         let answer = load(driver, process);
-        run.verify_loaded(&mut View::of(tree), driver);
+        run.verify_loaded(tree, driver, matches!(answer, Answer::Loaded));
         let kept_and_bound = run.bound_to(driver);
         // There is room for each.
         let _ = loadings.push(Loading { driver: driver.clone(), answer, kept_and_bound });

@@ -232,6 +232,7 @@ pub fn read_file<'b>(path: &CStr, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]>
 
 /// Fills the buffer as far as there is text, with a call that reads into what is free from an offset. Returns the
 /// length of the text.
+#[inline(never)]
 pub fn fill(
     buffer: &mut [u8],
     read: &mut dyn FnMut(&mut [u8], i64) -> nix::Result<usize>,
@@ -262,7 +263,7 @@ pub fn read_link(directory: impl AsFd, path: &CStr, buffer: &mut [u8]) -> nix::R
 }
 
 /// Hands over the name of each entry of an open directory, except `.` and `..`.
-pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
+pub fn read_directory(directory: Fd, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
     /// Where the fields of `struct linux_dirent64` begin (`include/linux/dirent.h`).
     const OFFSET: usize = 8;
     const LENGTH: usize = 16;
@@ -275,7 +276,7 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
     #[repr(align(8))]
     struct Buffer([MaybeUninit<u8>; 4096]);
 
-    let directory = directory.as_fd().as_raw_fd();
+    let directory = directory.number();
     let mut buffer = Buffer([const { MaybeUninit::uninit() }; 4096]);
     let mut offset = 0;
     while !ENDS.contains(&offset) {
@@ -311,12 +312,7 @@ pub fn read_directory(directory: impl AsFd, mut each: impl FnMut(&[u8])) -> nix:
 /// Opens each closed standard stream on something that cannot be written to, so that no attribute gets the number of
 /// a stream to which messages go. For the next program these streams are closed again.
 pub fn occupy_standard_streams() {
-    while let Ok(file) = open(c"/", OFlag::O_PATH) {
-        if !file.is_standard() {
-            file.close();
-            break;
-        }
-    }
+    while open(c"/", OFlag::O_PATH).is_ok_and(Fd::is_standard) {}
 }
 
 /// The number of this process, which is that of its only thread: musl need not ask the kernel for it.

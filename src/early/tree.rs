@@ -70,7 +70,7 @@ impl Tree {
     /// Fails where there is no PCI bus at all.
     pub fn find_bus(&mut self) -> nix::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        self.with_room(|tree| tree.open_path(c"bus/pci", flags)).map(|_| ())
+        self.open_below(c"bus/pci", flags).map(|_| ())
     }
 
     /// Runs an operation that opens files. If there is no room for them, it closes all that are open first.
@@ -78,38 +78,30 @@ impl Tree {
         &mut self,
         mut operate: impl FnMut(&mut Self) -> nix::Result<T>,
     ) -> nix::Result<T> {
-        match operate(self) {
-            Err(Errno::EMFILE) => {
-                self.close_all();
-                operate(self)
+        let mut is_full = false;
+        loop {
+            match operate(self) {
+                Err(Errno::EMFILE) if !is_full => self.close_all(),
+                result => return result,
             }
-            result => result,
+            is_full = true;
         }
     }
 
     fn close_all(&mut self) {
         self.probe = None;
-        for bus in self.buses.iter_mut() {
-            if let Place::Directory(_) = bus.place {
-                bus.place = Place::Unknown;
-            }
-        }
+        self.buses.fill(Bus::UNKNOWN);
         sys::close_between(self.root, Some(self.directory));
         sys::close_between(self.directory, None);
     }
 
     /// The directory that holds the function's own, or would; `None` where its bus has no such directory.
     fn directory(&mut self, address: Address) -> nix::Result<Option<Fd>> {
-        match self.buses.get(usize::from(address.bus())) {
-            Some(Bus { domain, place: Place::Directory(directory) })
-                if *domain == address.domain() =>
-            {
-                return Ok(Some(*directory));
-            }
-            Some(Bus { domain, place: Place::Anywhere }) if *domain == address.domain() => {
-                return Ok(None);
-            }
-            _ => {}
+        let bus = self.buses.get(usize::from(address.bus()));
+        match bus.filter(|bus| bus.domain == address.domain()).map(|bus| bus.place) {
+            Some(Place::Directory(directory)) => return Ok(Some(directory)),
+            Some(Place::Anywhere) => return Ok(None),
+            Some(Place::Unknown) | None => {}
         }
         let path = PathText::around(address);
         match self.open_path(path.as_c_str(), OFlag::O_PATH | OFlag::O_DIRECTORY) {
@@ -131,6 +123,26 @@ impl Tree {
     /// Opens the file at this path below the root.
     fn open_path(&self, path: &CStr, flags: OFlag) -> nix::Result<Fd> {
         beneath::open(self.root, path, flags).map(Fd::keep)
+    }
+
+    /// The same, with room.
+    #[inline(never)]
+    fn open_below(&mut self, path: &CStr, flags: OFlag) -> nix::Result<Fd> {
+        self.with_room(|tree| tree.open_path(path, flags))
+    }
+
+    #[inline(never)]
+    fn list_directory(
+        &mut self,
+        path: &PathText,
+        each: &mut dyn FnMut(&mut Self, &[u8]),
+    ) -> nix::Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let directory = self.open_below(path.as_c_str(), flags)?;
+        self.directory = directory;
+        let result = sys::read_directory(directory, |name| each(self, name));
+        self.directory = self.root;
+        result
     }
 
     fn open_file(&mut self, path: Path, flags: OFlag) -> nix::Result<Fd> {
@@ -211,17 +223,16 @@ impl System for Tree {
     }
 
     fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let directory = self.with_room(|tree| tree.open_file(path, flags))?;
-        self.directory = directory;
-        let result = sys::read_directory(directory, |name| each(self, name));
-        self.directory = self.root;
-        result
+        self.list_directory(&path.text(), each)
     }
 
     fn find_driver(&mut self, name: &[u8]) -> Result<(), Errno> {
         let path = PathText::of_driver(name);
-        self.with_room(|tree| tree.open_path(path.as_c_str(), OFlag::O_PATH)).map(|_| ())
+        self.open_below(path.as_c_str(), OFlag::O_PATH).map(|_| ())
+    }
+
+    fn module_drivers(&mut self, module: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        self.list_directory(&PathText::of_module_drivers(module), &mut |_, name| each(name))
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {

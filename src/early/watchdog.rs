@@ -7,8 +7,9 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use vfio_override::message::{Message, WorkerEnd};
 
+use crate::args::Options;
 use crate::kmsg::Kmsg;
-use crate::sys;
+use crate::sys::{self, Process};
 
 /// How long the work may take without a sign of life, in milliseconds. While it logs, the work sends signs of life: a
 /// slow console takes its time for each line, which is not the fault of the work.
@@ -25,15 +26,12 @@ pub const DONE: c_int = 0;
 pub const NOT_DONE: c_int = 1;
 pub const UNKNOWN: c_int = 2;
 
-/// Runs `work` in a child, and returns whether it ended in time as [`DONE`]. If it did not end by itself, a second
+/// Does the work in a child, and returns whether it ended in time as [`DONE`]. If it did not end by itself, a second
 /// child sets the overrides, and a third one, which gets to know whether that was done, logs what is true. They are
 /// two because the second child may wait for a lock that the killed work still holds.
-pub fn supervise(
-    kmsg: &Kmsg,
-    work: &dyn Fn() -> c_int,
-    rescue: &dyn Fn(Option<bool>) -> c_int,
-) -> bool {
-    let message = match run(work, LIMIT) {
+pub fn supervise(options: &Options, process: Process, kmsg: &Kmsg) -> bool {
+    let rescue = |holds| crate::rescue(options, kmsg, holds);
+    let message = match run(&|| crate::work(options, process, kmsg), LIMIT) {
         Ok(Ok(status)) => return status == DONE,
         Ok(Err(end)) => {
             let holds = match run(&|| rescue(None), RESCUE_LIMIT) {

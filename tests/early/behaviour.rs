@@ -558,6 +558,39 @@ fn auto_takes_the_variants_of_the_image_and_else_those_of_the_running_kernel() {
     }
 }
 
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn auto_is_looked_at_again_once_the_module_is_loaded() {
+    for binary in binaries() {
+        let none = "auto finds no PCI driver of its module (ENOENT); write =DRIVER";
+        for (module, drivers, kept, status, told) in [
+            ("new_vfio_pci", "new-vfio-pci", "new-vfio-pci", 0, "set to new-vfio-pci, "),
+            ("new-vfio_pci", "z x y", "x", 0, "driver_override set to x, "),
+            ("new_vfio_pci", "", "new_vfio_pci", 1, none),
+        ] {
+            let root = root(&binary, "01:00.0=auto");
+            let alias = format!("alias vfio_pci:v000010DEd00002204sv*sd*bc*sc*i* {module}\n");
+            root.write("usr/lib/vfio-override/variants", &alias);
+            root.script(
+                "sbin/modprobe",
+                &format!(
+                    "for driver in {drivers}; do\n\
+                     /bin/busybox mkdir -p /sys/module/new_vfio_pci/drivers/pci:$driver\n\
+                     /bin/busybox mkdir -p /sys/bus/pci/drivers/$driver\n\
+                     done\n"
+                ),
+            );
+            let run = run_in(&root, &["--modprobe"]);
+            assert_eq!(run.status, Some(status), "{}", run.story());
+            assert!(run.says(told), "{}", run.story());
+            let path = root.path("sys/bus/pci/devices").join(CARD).join("driver_override");
+            assert_eq!(fs::read_to_string(path).unwrap().lines().next(), Some(kept));
+            let probed = fs::read_to_string(root.path("sys/bus/pci/drivers_probe")).unwrap();
+            assert_eq!(probed, if status == 0 { CARD } else { "" }, "{}", run.story());
+        }
+    }
+}
+
 /// A modprobe, and what the log says of it.
 type Modprobe = (Option<&'static str>, u8, &'static str);
 

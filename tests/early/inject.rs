@@ -291,8 +291,11 @@ impl Call {
             let is_question = self.name == "readlinkat" && self.object().contains(':');
             // What was written and is not read back is told without an errno.
             let is_doubted = errno.is_empty() && line.contains("does not keep its driver_override");
+            // The driver of `auto` is looked up before the others.
+            let is_lookup = self.text.contains("\"bus/pci/drivers/")
+                && line.contains(&format!("auto finds no PCI driver of its module ({errno})"));
             let is_word = self.words().iter().any(|word| line.contains(word));
-            is_named && (is_question || is_word && line.contains(errno)) || is_doubted
+            is_named && (is_question || is_word && line.contains(errno)) || is_doubted || is_lookup
         })
     }
 

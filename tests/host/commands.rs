@@ -1012,6 +1012,23 @@ fn an_override_that_another_program_wrote_meanwhile_is_told() {
 }
 
 #[test]
+fn apply_keeps_a_function_for_the_driver_that_autos_module_registered() {
+    for (registers, kept, says) in [
+        ("pci:other", "other", "driver_override set to other, "),
+        ("platform:other", "vfio-pci", "auto finds no PCI driver of its module (ENOENT)"),
+    ] {
+        let desk = Desk::with(&["x58"]);
+        let modprobe =
+            format!("mkdir -p /sys/module/vfio_pci/drivers/{registers} /sys/bus/pci/drivers/other");
+        let (screen, log) = live(&desk, "x58", &modprobe, "apply 02:00.0=auto");
+        assert!(log.contains(says), "{screen}\n{log}");
+        let path = desk.path("x58/sys/bus/pci/devices/0000:02:00.0/driver_override");
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().next(), Some(kept), "{screen}\n{log}");
+    }
+}
+
+#[test]
 fn status_names_the_character_device_of_a_function() {
     let desk = Desk::with(&["two-t400"]);
     let device = desk.path("two-t400/sys/bus/pci/devices/0000:65:00.0");

@@ -48,13 +48,15 @@ fn dock() -> Function {
 enum Action {
     /// The early pass.
     Pass,
+    /// The early pass with another command line.
+    Other(&'static [u8]),
     /// udev's run for one function.
     Device(&'static str),
     /// Anything else that happens at once.
     Event(fn(&mut Machine)),
 }
 
-use Action::{Device, Event, Pass};
+use Action::{Device, Event, Other, Pass};
 
 const HOST_DRIVER: Action = Event(|machine| machine.load("nouveau"));
 const HOST_DISK_DRIVER: Action = Event(|machine| machine.load("nvme"));
@@ -195,6 +197,10 @@ impl<'s> System for Seat<'s> {
         self.act(|machine| machine.find_driver(name))
     }
 
+    fn module_drivers(&mut self, module: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        self.act(|machine| machine.module_drivers(module, each))
+    }
+
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
         self.act(|machine| machine.probe(name))
     }
@@ -227,6 +233,7 @@ fn play_on(machine: Machine, actors: &[&[Action]], plan: &[(usize, usize)]) -> M
                 for action in *actions {
                     match action {
                         Pass => drop(apply_line(&mut seat, LINE, None)),
+                        Other(line) => drop(apply_line(&mut seat, line, None)),
                         Device(name) => drop(apply_line(&mut seat, LINE, Some(address(name)))),
                         Event(happen) => seat.act(happen),
                     }
@@ -317,6 +324,37 @@ fn a_run_while_something_happens() {
         count += with_two_changes(&[Pass], event);
     }
     figures::tell(&format!("interleavings of a run with what else happens: {count}"));
+}
+
+/// A module whose driver has another name comes at any moment: the host's driver gets the function in none, and the next
+/// run finds the name.
+#[test]
+fn a_run_with_auto_while_the_module_loads() {
+    const AUTO: &[Action] = &[Other(b"vfio.override=01:00.0=auto")];
+    const LOADS: &[Action] =
+        &[HOST_DRIVER, Event(|machine| machine.load_module("new_vfio_pci", &["pci:other"]))];
+    let machine = || {
+        let aliases = "alias vfio_pci:v00001234d00001111sv*sd*bc*sc*i* new_vfio_pci\n";
+        let card = vga(CARD).in_group(11).wanted_by("nouveau");
+        Machine::new().with(card).with_aliases(aliases)
+    };
+    let mut count = 0;
+    for before in 0..64 {
+        for events in 1..=LOADS.len() {
+            let plan = [(0, before), (1, events), (0, usize::MAX)];
+            let mut machine = play_on(machine(), &[AUTO, LOADS], &plan);
+            let card = machine.function(CARD);
+            let story = format!("{plan:?}\n{:#?}", machine.operations);
+            assert!(matches!(card.kept_for.as_deref(), Some("new_vfio_pci" | "other")), "{story}");
+            assert!(matches!(card.driver.as_deref(), None | Some("other")), "{story}");
+            apply_line(&mut machine, b"vfio.override=01:00.0=auto", None);
+            let card = machine.function(CARD);
+            assert_eq!(card.kept_for.as_deref(), Some("other"), "{story}");
+            assert_eq!(card.driver.as_deref(), Some("other"), "{story}");
+            count += 1;
+        }
+    }
+    figures::tell(&format!("interleavings of a run with =auto and its module: {count}"));
 }
 
 /// A write to `driver_override` that waits for no probe is safe because the `driver` link is read after it, is made

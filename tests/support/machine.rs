@@ -258,6 +258,8 @@ pub struct Machine {
     functions: BTreeMap<Address, Function>,
     /// Each registered driver, and whether its probe succeeds.
     drivers: BTreeMap<String, bool>,
+    /// Each loaded module that was given with its drivers, as `module/NAME/drivers` names them.
+    modules: BTreeMap<String, Vec<String>>,
     aliases: Result<Vec<u8>, Errno>,
     iomem: Result<Vec<u8>, Errno>,
     has_bus: bool,
@@ -281,6 +283,7 @@ impl Machine {
         Self {
             functions: BTreeMap::new(),
             drivers: BTreeMap::new(),
+            modules: BTreeMap::new(),
             aliases: Err(Errno::ENOENT),
             iomem: Ok(Vec::new()),
             has_bus: true,
@@ -343,6 +346,15 @@ impl Machine {
         let addresses: Vec<Address> = self.functions.keys().copied().collect();
         for address in addresses {
             self.attach(address);
+        }
+    }
+
+    /// Loads a module, which registers these drivers, each named with its bus.
+    pub fn load_module(&mut self, module: &str, drivers: &[&str]) {
+        let names = drivers.iter().map(|&driver| driver.to_owned()).collect();
+        self.modules.insert(module.to_owned(), names);
+        for driver in drivers.iter().filter_map(|driver| driver.strip_prefix("pci:")) {
+            self.load(driver);
         }
     }
 
@@ -620,6 +632,16 @@ impl System for Machine {
         let name = String::from_utf8_lossy(name).into_owned();
         self.record(Asked::FindDriver, format_args!("bus/pci/drivers/{name}"))?;
         self.drivers.get(&name).map(drop).ok_or(Errno::ENOENT)
+    }
+
+    fn module_drivers(&mut self, module: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        let module = String::from_utf8_lossy(module).replace('-', "_");
+        self.record(Asked::FindDriver, format_args!("module/{module}/drivers"))?;
+        let drivers = self.modules.get(&module).filter(|drivers| !drivers.is_empty());
+        for driver in drivers.ok_or(Errno::ENOENT)? {
+            each(driver.as_bytes());
+        }
+        Ok(())
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {

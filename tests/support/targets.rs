@@ -208,14 +208,9 @@ fn known(function: &Function) -> pci::Function {
 /// The number of wildcards and the driver of a line that is meant for the function.
 fn alias(line: &[u8], function: &pci::Function) -> Option<(usize, Vec<u8>)> {
     let line = std::str::from_utf8(line).ok()?;
-    let [word, alias, module] =
-        line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>()[..]
-    else {
-        return None;
-    };
-    let pattern = alias.strip_prefix("vfio_pci:").filter(|_| word == "alias")?;
+    let (pattern, module) = line.strip_prefix("alias vfio_pci:")?.split_once(' ')?;
     let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
-    if module.len() > 64 || !module.chars().all(is_letter) {
+    if !(1..=64).contains(&module.len()) || !module.chars().all(is_letter) {
         return None;
     }
     let class = function.class.code();

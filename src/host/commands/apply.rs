@@ -3,9 +3,10 @@
 
 use anyhow::Result;
 use log::Level;
-use vfio_override::message;
+use vfio_override::message::{self, Answer};
+use vfio_override::plan::Plan;
 use vfio_override::run::Run;
-use vfio_override::system::{System, View};
+use vfio_override::system::System;
 
 use crate::args::Apply;
 use crate::change::modprobe::{Loading, modprobe};
@@ -30,28 +31,19 @@ pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict
     let asked = Asked::of(machine, &options.rules.rules)?;
     let devices = Devices::of(machine);
     let mut warnings = Vec::new();
-    let (taken, drivers): (Vec<Device>, Vec<String>) = {
+    let taken: Vec<Device> = {
         let run = asked.preview(machine);
         run.each_warning(&mut |warning| warnings.push(warning.to_string()));
-        let known = run.plan.taken().filter_map(|step| {
-            let device = devices.get(step.function.address)?.clone();
-            Some((device, step.driver.escape_ascii().to_string()))
-        });
-        known.unzip()
+        run.plan.taken().filter_map(|step| devices.get(step.function.address).cloned()).collect()
     };
     let (style, limit) = (devices.style(), options.patience.limit());
     let task = Task { change: Change::Apply, devices: &taken, warnings: &warnings };
     change::carry_out(&task, machine, style, limit, json, |machine, progress| {
-        work(machine, &asked, taken.iter().zip(&drivers), progress)
+        work(machine, &asked, &taken, progress)
     })
 }
 
-fn work<'a>(
-    machine: &mut Machine,
-    asked: &Asked,
-    taken: impl Iterator<Item = (&'a Device, &'a String)>,
-    progress: Progress,
-) -> bool {
+fn work(machine: &mut Machine, asked: &Asked, taken: &[Device], progress: Progress) -> bool {
     machine.tree.progress = progress.share();
     let mut steps = progress.share();
     let recorder = Recorder::new(Change::Apply, machine.kind, progress);
@@ -67,24 +59,30 @@ fn work<'a>(
     for (level, line) in loadings {
         message::log(&recorder, level, &line);
     }
-    let is_kept = look_again(&mut machine.tree, taken, is_applied, &recorder);
+    let is_kept = look_again(&mut machine.tree, taken, &run.plan, is_applied, &recorder);
     is_applied && is_loaded && is_kept
 }
 
 /// Whether every override is still what this run made of it: another program, or another `apply`, may have written
 /// one meanwhile. Where not every rule `is_applied`, an override that is not set is one that could not be, and was
 /// logged before.
-fn look_again<'a>(
+fn look_again(
     system: &mut impl System,
-    taken: impl Iterator<Item = (&'a Device, &'a String)>,
+    taken: &[Device],
+    plan: &Plan,
     is_applied: bool,
     recorder: &Recorder,
 ) -> bool {
     let mut is_kept = true;
-    for (device, driver) in taken {
-        let Ok(kept_for) = binding::override_of(system, device.function.address) else { continue };
+    for device in taken {
+        let address = device.function.address;
+        let Some(step) = plan.taken().find(|step| step.function.address == address) else {
+            continue;
+        };
+        let driver = step.driver.escape_ascii().to_string();
+        let Ok(kept_for) = binding::override_of(system, address) else { continue };
         let kept_for = kept_for.map(|name| name.escape_ascii().to_string());
-        if kept_for.as_ref() == Some(driver) || kept_for.is_none() && !is_applied {
+        if kept_for.as_ref() == Some(&driver) || kept_for.is_none() && !is_applied {
             continue;
         }
         is_kept = false;
@@ -109,15 +107,16 @@ fn load_drivers(
     steps: &mut Progress,
 ) -> Vec<(Level, String)> {
     let mut lines = Vec::new();
-    for driver in run.drivers() {
+    for mut driver in run.drivers() {
         let (kept, bound) = run.bound_to(&driver);
         if bound == kept {
             continue;
         }
         let name = driver.escape_ascii().to_string();
         steps.about_to_run(&format!("modprobe {name}"));
-        let loading = Loading { answer: modprobe(&name), name: &name };
-        run.verify_loaded(&mut View::of(system), &driver);
+        let answer = modprobe(&name);
+        run.verify_loaded(system, &mut driver, matches!(answer, Answer::Loaded));
+        let loading = Loading { answer, name: &name };
         let (kept, bound) = run.bound_to(&driver);
         let level = if bound == kept { Level::Info } else { Level::Warn };
         let rest = if bound == kept { "" } else { "; the others wait, untouched" };

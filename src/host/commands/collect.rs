@@ -170,6 +170,13 @@ impl Copy {
         for driver in names(&sysfs.join("bus/pci/drivers")) {
             self.directory(&format!("sys/bus/pci/drivers/{driver}"))?;
         }
+        for module in names(&sysfs.join("module")) {
+            for driver in names(&sysfs.join(format!("module/{module}/drivers"))) {
+                if driver.starts_with("pci:") {
+                    self.directory(&format!("sys/module/{module}/drivers/{driver}"))?;
+                }
+            }
+        }
         for group in names(&sysfs.join("kernel/iommu_groups")) {
             self.copy(sysfs, &format!("kernel/iommu_groups/{group}/reserved_regions"))?;
             for member in names(&sysfs.join(format!("kernel/iommu_groups/{group}/devices"))) {

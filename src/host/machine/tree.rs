@@ -40,6 +40,18 @@ impl Tree {
         beneath::open(root, path.as_c_str(), flags | OFlag::O_CLOEXEC)
     }
 
+    /// The names of a directory's entries, in order: a person wants to see the same twice.
+    fn names(&self, path: &PathText) -> Result<Vec<CString>, Errno> {
+        let directory = self.open_beneath(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let entries = Dir::from_fd(directory)?.into_iter();
+        let names: Result<Vec<CString>, Errno> =
+            entries.map(|entry| Ok(entry?.file_name().to_owned())).collect();
+        let mut names = names?;
+        names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
+        names.sort();
+        Ok(names)
+    }
+
     /// What a failure with something of a function means: where there is no such function, that.
     fn explain(&self, path: Path, errno: Errno) -> Errno {
         let Path::Attribute(address, _) = path else { return errno };
@@ -134,16 +146,16 @@ impl System for Tree {
     }
 
     fn list(&mut self, path: Path, each: &mut dyn FnMut(&mut Self, &[u8])) -> Result<(), Errno> {
-        let directory = self.open_beneath(&path.text(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        let entries = Dir::from_fd(directory)?.into_iter();
-        let names: Result<Vec<CString>, Errno> =
-            entries.map(|entry| Ok(entry?.file_name().to_owned())).collect();
-        let mut names = names?;
-        names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
-        // A directory has them in any order; a person wants to see the same twice.
-        names.sort();
-        for name in names {
+        for name in self.names(&path.text())? {
             each(self, name.to_bytes());
+        }
+        Ok(())
+    }
+
+    fn module_drivers(&mut self, module: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        let names = self.names(&PathText::of_module_drivers(module))?;
+        for name in names {
+            each(name.to_bytes());
         }
         Ok(())
     }

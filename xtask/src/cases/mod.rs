@@ -16,7 +16,7 @@ use crate::cases::case::{Case, Mode};
 use crate::ground::arch::Libc;
 use crate::guest::acpi;
 use crate::guest::archive::Archive;
-use crate::guest::image::EARLY;
+use crate::guest::image::{EARLY, VARIANTS};
 use crate::guest::machine::{
     self, AHCI, ATI_VGA, BOCHS_DISPLAY, Driver, E1000, E1000E, FIXED_ROOT_PORT, HDA, HOST_BRIDGE,
     Machine, Model, NVME, NVME_WITH_VFS, PCI_TESTDEV, PCIE_PCI_BRIDGE, QXL, QXL_VGA, ROOT_PORT,
@@ -294,6 +294,18 @@ fn selectors() -> Vec<Case> {
             .taken(["00:03.0"])
             .taken_by("pci-stub", ["00:04.0"])
             .nobodys(["00:05.0"]),
+        // pci_stub stands for a variant driver's module whose driver has another name.
+        Case::new("auto-by-module", machine::demo())
+            .with_drivers("the cloud kernel has no pci-stub")
+            .parameter("guest.modprobe")
+            .image(|image| {
+                image.file(VARIANTS, "alias vfio_pci:v*d*sv*sd*bc*sc*i* pci_stub\n");
+                // Nobody else loads it.
+                image.file("etc/drivers.vfio", "");
+            })
+            .rules("00:03.0=auto")
+            .taken_by("pci-stub", ["00:03.0"])
+            .logged("driver_override set to pci-stub, bound to pci-stub"),
         // The firmware's tables make the second host bridge a domain of its own. No IOMMU is there for
         // it, so that vfio-pci refuses what it gets; nobody else is asked.
         Case::new("second-domain", second_domain())
