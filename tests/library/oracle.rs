@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 use crate::support::capture::{Told, apply_line};
 use crate::support::machine::{Asked, Machine, address, function};
 use crate::support::sketch::{aimed, line, machine, machines, rules, variant};
-use model::aim::{address_aims, aims};
+use log::Level;
+use model::aim::{address_aims, aims, ids_aims};
 use model::oracle::{self, Item, Meaning};
+use model::spelling::spell_ids;
 use model::told;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use vfio_override::pci::Address;
-use vfio_override::rule::{Rule, Selector};
+use vfio_override::rule::{Ids, Rule, Selector};
 
 fn run(machine: &mut Machine, items: &[Item], only: Option<Address>) -> Told {
     apply_line(machine, line(items).as_bytes(), only)
@@ -36,14 +38,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn rules_decide_as_the_contract_says(devices in machines(), aims in rules(aims())) {
+    fn rules_decide_as_the_contract_says(
+        devices in machines(), aims in rules(aims()), ids in ids_aims(), dash: bool,
+    ) {
         let mut items = aimed(&devices, &aims);
         // With `debug`, the log tells the outcome of every rule.
         items.push(Item { text: "debug".to_owned(), meaning: Meaning::Debug });
         let expected = oracle::decide(&devices, &items, &variant);
         let mut machine = machine(&devices);
-        let told = run(&mut machine, &items, None);
-        let line = line(&items);
+        let mut line = line(&items);
+        let ids: Vec<Ids> = ids.iter().filter_map(|aim| aim.at(&devices)).collect();
+        if !ids.is_empty() {
+            let name = if dash { "vfio-pci" } else { "vfio_pci" };
+            line = format!("{name}.ids={} {line}", spell_ids(&ids));
+        }
+        let told = apply_line(&mut machine, line.as_bytes(), None);
 
         prop_assert_eq!(machine.kept(), expected.kept(), "{}\n{}", line, told);
         for ((number, item), outcome) in (1..).zip(&items).zip(&expected.outcomes) {
@@ -52,9 +61,16 @@ proptest! {
         }
         prop_assert_eq!(told.is_applied, expected.is_applied, "{}\n{}", line, told);
         let warnings = told::warnings(told.lines.iter().map(|(_, line)| &**line));
-        let mut expected_warnings = oracle::warnings(&devices, &expected);
+        let mut expected_warnings = oracle::warnings(&devices, &expected, &ids);
         expected_warnings.retain(told::is_named_in_full);
         prop_assert_eq!(warnings, expected_warnings, "{}\n{}", line, told);
+        // The log warns of nothing else than of rules and of what is known here.
+        let unknown = told.lines.iter().find(|(level, line)| {
+            *level <= Level::Warn
+                && told::warning(line).is_none()
+                && !["rule ", "rules: "].iter().any(|start| line.starts_with(start))
+        });
+        prop_assert!(unknown.is_none(), "{:?}\n{}\n{}", unknown, line, told);
         check_promises(&machine, &expected.taken.keys().copied().collect())?;
 
         machine.operations.clear();

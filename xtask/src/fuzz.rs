@@ -65,11 +65,6 @@ pub enum Target {
     Whole,
 }
 
-impl Target {
-    pub const ALL: [Self; 6] =
-        [Self::Tokeniser, Self::Grammar, Self::Matcher, Self::Modalias, Self::Aliases, Self::Whole];
-}
-
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -87,7 +82,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let workspace = Workspace::locate()?;
     setup::ensure(&[&setup::CXX])?;
     let fuzzer = Fuzzer::build(&workspace)?;
-    let targets = if options.targets.is_empty() { &Target::ALL[..] } else { &options.targets };
+    let targets =
+        if options.targets.is_empty() { Target::value_variants() } else { &options.targets };
     let mut verdict = Verdict::Good;
     for &target in targets {
         let title = format!("fuzz {target}");
@@ -178,7 +174,7 @@ mod tests {
     #[test]
     fn each_target_has_a_corpus_and_a_program() -> Result<()> {
         let fuzz = Workspace::locate()?.root.join("tests/fuzz");
-        for target in Target::ALL {
+        for target in Target::value_variants() {
             assert!(fuzz.join(format!("corpus/{target}")).is_dir(), "{target}");
             assert!(fuzz.join(format!("targets/{target}.rs")).is_file(), "{target}");
         }

@@ -51,6 +51,24 @@ enum By {
     BootVga,
 }
 
+/// IDs of `vfio-pci.ids=`, to be aimed at some function of a machine.
+#[derive(Clone, Debug)]
+pub struct IdsAim {
+    target: Index,
+    has_subsystem: [bool; 2],
+    mask: Option<u32>,
+}
+
+/// The IDs of a `vfio-pci.ids=`; mostly there is none.
+pub fn ids_aims() -> impl Strategy<Value = Vec<IdsAim>> {
+    let aim = (any::<Index>(), any::<[bool; 2]>(), proptest::option::of(masks()));
+    let aim = aim.prop_map(|(target, has_subsystem, mask)| IdsAim { target, has_subsystem, mask });
+    prop_oneof![
+        2 => Just(Vec::new()),
+        1 => proptest::collection::vec(aim, 1..=3),
+    ]
+}
+
 /// Rules of all kinds.
 pub fn aims() -> impl Strategy<Value = Aim> {
     aims_of(kinds())
@@ -70,11 +88,14 @@ fn addresses() -> impl Strategy<Value = Kind> {
         .prop_map(|(any_function, misses)| Kind::Aimed(By::Address { any_function, misses }))
 }
 
+fn masks() -> impl Strategy<Value = u32> {
+    select(vec![0xff_ff_ff, 0xff_ff_00, 0xff_00_00, 0x00_00_01, 0])
+}
+
 fn kinds() -> impl Strategy<Value = Kind> {
     let path = (proptest::array::uniform8(proptest::bool::weighted(0.3)), rarely())
         .prop_map(|(any_function, misses)| By::Path { any_function, misses });
-    let masks = select(vec![0xff_ff_ff, 0xff_ff_00, 0xff_00_00, 0x00_00_01, 0]);
-    let ids = (any::<[bool; 4]>(), proptest::option::of(masks))
+    let ids = (any::<[bool; 4]>(), proptest::option::of(masks()))
         .prop_map(|(wanted, mask)| By::Ids { wanted, mask });
     // On a command line blanks and commas end a text, quotes around a value go, and a text that is empty is no
     // item at all.
@@ -167,9 +188,20 @@ impl Aim {
     }
 }
 
+impl IdsAim {
+    /// The IDs, aimed at a function that is no bridge; `None` where all are.
+    #[must_use]
+    pub fn at(&self, devices: &[Device]) -> Option<Ids> {
+        let cards: Vec<&Device> = devices.iter().filter(|device| !device.is_bridge()).collect();
+        let target = (!cards.is_empty()).then(|| *self.target.get(cards.as_slice()))?;
+        let [subvendor, subdevice] = self.has_subsystem;
+        Some(ids(target, [true, true, subvendor, subdevice], self.mask))
+    }
+}
+
 impl By {
     fn selector(&self, devices: &[Device], target: &Device) -> Selector {
-        let Device { address, id, subsystem, class, .. } = target;
+        let Device { address, class, .. } = target;
         match self {
             Self::Address { any_function, misses } => Selector::Address {
                 domain: address.domain(),
@@ -177,22 +209,25 @@ impl By {
                 place: place(*address, *any_function),
             },
             Self::Path { any_function, misses } => path(devices, target, *any_function, *misses),
-            Self::Ids { wanted, mask } => {
-                let field = |index: usize, id: u16| Some(id).filter(|_| wanted[index]);
-                Selector::Ids(Ids {
-                    vendor: field(0, id.vendor),
-                    device: field(1, id.device),
-                    subvendor: field(2, subsystem.vendor),
-                    subdevice: field(3, subsystem.device),
-                    class: mask.map(|_| *class),
-                    mask: mask.unwrap_or(0),
-                })
-            }
+            Self::Ids { wanted, mask } => Selector::Ids(ids(target, *wanted, *mask)),
             Self::Class { digits } => {
                 Selector::Class { prefix: class.code() >> (24 - 4 * digits), digits: *digits }
             }
             Self::BootVga => Selector::BootVga,
         }
+    }
+}
+
+fn ids(target: &Device, wanted: [bool; 4], mask: Option<u32>) -> Ids {
+    let Device { id, subsystem, class, .. } = target;
+    let field = |index: usize, id: u16| Some(id).filter(|_| wanted[index]);
+    Ids {
+        vendor: field(0, id.vendor),
+        device: field(1, id.device),
+        subvendor: field(2, subsystem.vendor),
+        subdevice: field(3, subsystem.device),
+        class: mask.map(|_| *class),
+        mask: mask.unwrap_or(0),
     }
 }
 

@@ -68,19 +68,32 @@ pub enum Meaning {
     Rule(Rule<'static>),
 }
 
-/// What came of an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $outcome:ident,)*) => {
+        /// What came of an item, in the order in which the log's last line counts.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Outcome {
+            $($(#[$doc])* $outcome,)*
+        }
+
+        impl Outcome {
+            /// All that there are.
+            pub const ALL: &[Self] = &[$(Self::$outcome),*];
+        }
+    };
+}
+
+outcomes! {
     /// It decided some function.
     Applied,
     /// It left some function alone.
     Excluded,
     /// Later rules decided on all its functions.
     Overruled,
+    /// There is no function that it means, and its author said that this may be.
+    Absent,
     /// There is no function that it means.
     Unmatched,
-    /// Likewise, and its author said that this may be.
-    Absent,
     /// It must not be applied.
     Refused,
     /// It is no rule.
@@ -111,6 +124,38 @@ impl Outcome {
             Self::InForce => Some("in"),
             Self::Off => Some("nothing"),
             Self::Idle => None,
+        }
+    }
+
+    /// Whether the last line of the log counts it.
+    #[must_use]
+    pub const fn is_counted(self) -> bool {
+        match self {
+            Self::Applied
+            | Self::Excluded
+            | Self::Overruled
+            | Self::Absent
+            | Self::Unmatched
+            | Self::Refused
+            | Self::Invalid
+            | Self::Failed => true,
+            Self::InForce | Self::Off | Self::Idle => false,
+        }
+    }
+
+    /// Whether it keeps the exit status from being 0; `excludes` is whether the item is an exclusion.
+    #[must_use]
+    pub const fn is_trouble(self, excludes: bool) -> bool {
+        match self {
+            Self::Unmatched => !excludes,
+            Self::Refused | Self::Invalid | Self::Failed => true,
+            Self::Applied
+            | Self::Excluded
+            | Self::Overruled
+            | Self::Absent
+            | Self::InForce
+            | Self::Off
+            | Self::Idle => false,
         }
     }
 
@@ -216,10 +261,7 @@ pub fn decide(
                 (Meaning::Rule(_), _) if excludes => Outcome::Excluded,
                 (Meaning::Rule(_), _) => Outcome::Applied,
             };
-        verdict.is_applied &= match outcome {
-            Outcome::Unmatched => excludes,
-            outcome => !matches!(outcome, Outcome::Refused | Outcome::Invalid | Outcome::Failed),
-        };
+        verdict.is_applied &= !outcome.is_trouble(excludes);
         verdict.outcomes.push(outcome);
     }
     verdict
@@ -415,16 +457,42 @@ pub enum Warning {
     Network(Address),
     /// This group is not viable, since these functions of it stay with the host.
     NotViable(u32, BTreeSet<Address>),
+    /// `vfio-pci.ids=` takes this function, and no rule does.
+    Stray(Address),
+    /// The firmware's framebuffer is in the memory of this function, which is taken.
+    Framebuffer(Address),
+    /// No function is in a group, as the IOMMU is off.
+    NoIommu,
+    /// This function is in no group, unlike others.
+    NoGroup(Address),
 }
 
-/// The warnings about a machine with groups, after this verdict.
+/// The functions that vfio-pci takes by these IDs, and no rule does; none where nothing is looked at.
 #[must_use]
-pub fn warnings(devices: &[Device], verdict: &Verdict) -> BTreeSet<Warning> {
-    let mut warnings = BTreeSet::new();
+pub fn strays(devices: &[Device], verdict: &Verdict, ids: &[Ids]) -> BTreeSet<Address> {
+    if verdict.outcomes.contains(&Outcome::Off) {
+        return BTreeSet::new();
+    }
+    let is_stray = |device: &&Device| {
+        !device.is_bridge()
+            && !verdict.taken.contains_key(&device.address)
+            && ids.iter().any(|ids| has_ids(device, ids))
+    };
+    devices.iter().filter(is_stray).map(|device| device.address).collect()
+}
+
+/// The warnings about a machine, after this verdict, where `vfio-pci.ids=` has these IDs.
+#[must_use]
+pub fn warnings(devices: &[Device], verdict: &Verdict, ids: &[Ids]) -> BTreeSet<Warning> {
+    let mut warnings: BTreeSet<Warning> =
+        strays(devices, verdict, ids).into_iter().map(Warning::Stray).collect();
     for device in devices {
         let Some(taken) = verdict.taken.get(&device.address) else { continue };
         if console(devices) == Some(device.address) {
             warnings.insert(Warning::BootDisplay(device.address));
+        }
+        if device.has_framebuffer {
+            warnings.insert(Warning::Framebuffer(device.address));
         }
         if device.is_of_base_class(1) {
             warnings.insert(Warning::Storage(device.address));
@@ -432,18 +500,24 @@ pub fn warnings(devices: &[Device], verdict: &Verdict) -> BTreeSet<Warning> {
         if device.is_of_base_class(2) {
             warnings.insert(Warning::Network(device.address));
         }
-        let works_on_groups = !["none", "pci-stub"].contains(&&*taken.driver);
-        if let Some(group) = device.group.filter(|_| works_on_groups) {
-            let stays = |other: &&Device| {
-                other.group == Some(group)
-                    && !other.is_bridge()
-                    && !verdict.taken.contains_key(&other.address)
-            };
-            let left: BTreeSet<Address> =
-                devices.iter().filter(stays).map(|other| other.address).collect();
-            if !left.is_empty() {
-                warnings.insert(Warning::NotViable(group, left));
-            }
+        if ["none", "pci-stub"].contains(&&*taken.driver) {
+            continue;
+        }
+        let Some(group) = device.group else {
+            let has_groups = devices.iter().any(|other| other.group.is_some());
+            let is_alone = Warning::NoGroup(device.address);
+            warnings.insert(if has_groups { is_alone } else { Warning::NoIommu });
+            continue;
+        };
+        let stays = |other: &&Device| {
+            other.group == Some(group)
+                && !other.is_bridge()
+                && !verdict.taken.contains_key(&other.address)
+        };
+        let left: BTreeSet<Address> =
+            devices.iter().filter(stays).map(|other| other.address).collect();
+        if !left.is_empty() {
+            warnings.insert(Warning::NotViable(group, left));
         }
     }
     warnings

@@ -16,6 +16,22 @@ pub fn spell(rule: &Rule<'_>, choices: &[bool]) -> String {
     Spelling::new(choices).rule(rule)
 }
 
+/// The value of `vfio-pci.ids=` with these IDs, as the kernel takes it (`vfio_pci_fill_ids` in
+/// `drivers/vfio/pci/vfio_pci.c`).
+#[must_use]
+pub fn spell_ids(ids: &[Ids]) -> String {
+    let text = |ids: &Ids| {
+        let field =
+            |id: Option<u16>| id.map_or_else(|| "ffffffff".to_owned(), |id| format!("{id:x}"));
+        let fields = [ids.vendor, ids.device, ids.subvendor, ids.subdevice].map(field).join(":");
+        match ids.class {
+            None => fields,
+            Some(class) => format!("{fields}:{:x}:{:x}", class.code(), ids.mask),
+        }
+    };
+    ids.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
 /// Decides, number by number, how a rule is spelled.
 struct Spelling<'a> {
     choices: std::iter::Cycle<std::slice::Iter<'a, bool>>,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use vfio_override::pci::Address;
 
-use crate::oracle::Warning;
+use crate::oracle::{Outcome, Warning};
 
 /// What a line of the log says of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +22,10 @@ impl<'a> RuleLine<'a> {
     /// Reads `rule 3 "01:00.0": unmatched: …`; `None` for lines that do not tell what came of a rule.
     #[must_use]
     pub fn read(line: &'a str) -> Option<Self> {
-        const WORDS: [&str; 10] = [
-            "applied",
-            "excluded",
-            "overruled",
-            "absent",
-            "unmatched",
-            "refused",
-            "invalid",
-            "failed",
-            "in",
-            "nothing",
-        ];
         let (number, rest) = line.strip_prefix("rule ")?.split_once(" \"")?;
         let (text, outcome) = rest.split_once("\": ")?;
-        let word = outcome.split([' ', ':']).next().filter(|word| WORDS.contains(word))?;
+        let is_word = |word: &&str| Outcome::ALL.iter().any(|known| known.word() == Some(word));
+        let word = outcome.split([' ', ':']).next().filter(is_word)?;
         Some(Self { number: number.parse().ok()?, text, word })
     }
 }
@@ -65,22 +54,35 @@ pub fn is_named_in_full(warning: &Warning) -> bool {
     !matches!(warning, Warning::NotViable(_, left) if left.len() > 8 || left.is_empty())
 }
 
-fn warning(line: &str) -> Option<Warning> {
+/// The warning that this line tells.
+#[must_use]
+pub fn warning(line: &str) -> Option<Warning> {
+    type Form = (&'static str, &'static str, fn(Address) -> Warning);
+    const FORMS: [Form; 6] = [
+        ("", " is the boot display", Warning::BootDisplay),
+        ("", " is mass storage", Warning::Storage),
+        ("", " is a network function", Warning::Network),
+        ("", " is in no IOMMU group", Warning::NoGroup),
+        (
+            "a framebuffer driver (efifb, simpledrm, vesafb) holds memory of ",
+            ";",
+            Warning::Framebuffer,
+        ),
+        ("vfio-pci.ids= has vfio-pci take ", ", which no rule does", Warning::Stray),
+    ];
+    if line.starts_with("the IOMMU is off") {
+        return Some(Warning::NoIommu);
+    }
     if let Some(rest) = line.strip_prefix("group ") {
         let (group, rest) = rest.split_once(" is not viable while the host keeps ")?;
         let (left, _) = rest.split_once(';')?;
         let left = left.split(", ").map(address).collect::<Option<_>>().unwrap_or_default();
         return Some(Warning::NotViable(group.parse().ok()?, left));
     }
-    let (name, what) = line.split_once(" is ")?;
-    let what = [
-        ("the boot display", Warning::BootDisplay as fn(Address) -> Warning),
-        ("mass storage", Warning::Storage),
-        ("a network function", Warning::Network),
-    ]
-    .into_iter()
-    .find(|(start, _)| what.starts_with(start));
-    Some(what?.1(address(name)?))
+    FORMS.into_iter().find_map(|(before, behind, warning)| {
+        let (name, _) = line.strip_prefix(before)?.split_once(behind)?;
+        Some(warning(address(name)?))
+    })
 }
 
 fn address(name: &str) -> Option<Address> {

@@ -100,6 +100,8 @@ enum Wanted {
     Kept,
     /// Kept for a driver that is not there.
     KeptFor(String),
+    /// Selected by no rule, but vfio-pci is told its IDs: whoever is first has it.
+    Stray { is_vfio_first: bool },
 }
 
 /// Who probed a function, and whom the early binary took it from.
@@ -325,6 +327,19 @@ impl Case {
         self.want(&Wanted::KeptFor(driver.to_owned()), places)
     }
 
+    /// No rule may have selected these functions; vfio-pci, which is told their IDs, must have them, since it is loaded
+    /// before the host's drivers.
+    #[must_use]
+    pub fn strays<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
+        self.want(&Wanted::Stray { is_vfio_first: true }, places)
+    }
+
+    /// The same where the host's drivers are loaded before vfio-pci, which must have what is without one.
+    #[must_use]
+    pub fn late_strays<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
+        self.want(&Wanted::Stray { is_vfio_first: false }, places)
+    }
+
     /// No driver may ever have probed these functions.
     #[must_use]
     pub fn nobodys<S: AsRef<str>>(self, places: impl IntoIterator<Item = S>) -> Self {
@@ -461,6 +476,12 @@ impl Case {
             Some((_, Wanted::KeptFor(keeper))) => Fate::unclaimed(keeper, first),
             Some((_, Wanted::TakenBy(taker))) => Fate::taken(taker, first),
             Some((_, Wanted::Kept)) => Fate::kept(VFIO, first),
+            Some((_, Wanted::Stray { is_vfio_first: true })) => {
+                Fate::host(Some(first.unwrap_or(VFIO)))
+            }
+            Some((_, Wanted::Stray { is_vfio_first: false })) => {
+                Fate::host(Some(host.map_or(VFIO, |driver| driver.name)))
+            }
         };
         match self.histories.iter().find(|(known, _)| known == address) {
             None => fate,

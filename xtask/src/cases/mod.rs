@@ -160,6 +160,12 @@ fn displays() -> Vec<Case> {
             )
             .parameter("vfio-pci.ids=1234:1111")
             .logged("vfio-pci.ids= has vfio-pci take 0000:00:02.0, which no rule does"),
+        // Here vfio-pci does, as in every image with a hook. busybox's modprobe reads this spelling only.
+        twins("twins-and-ids-take-both", Machine::new(), VGA, VGA)
+            .parameter("guest.modprobe")
+            .parameter("vfio_pci.ids=1234:1111")
+            .strays(["00:02.0"])
+            .logged("vfio-pci.ids= has vfio-pci take 0000:00:02.0, which no rule does"),
         // Both have the same IDs; the firmware's stays with the host.
         on_demo("all-displays-but-the-firmwares")
             .rules("1234:1111+slot,!boot_vga")

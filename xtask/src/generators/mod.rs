@@ -111,6 +111,9 @@ const EARLIEST: [&str; 2] = ["e1000e", "nvme"];
 const RULES: &str = "01:00.0+slot,00:04.0,00:05.0,00:06.0";
 const TAKEN: [&str; 6] = ["01:00.0", "01:00.1", "01:00.2", "00:04.0", "00:05.0", "00:06.0"];
 
+/// The twins of the first card's display and of the network card, which stay with the host.
+const STRAYS: [&str; 2] = ["00:02.0", "00:03.0"];
+
 /// Where the udev rule is, on every host and in every image.
 const RULE: &str = "usr/lib/udev/rules.d/70-vfio-override.rules";
 
@@ -191,13 +194,13 @@ impl Generator {
             Self::DracutSystemd | Self::Dracut | Self::InitramfsTools if is_common => {
                 How::ALL.to_vec()
             }
-            Self::DracutSystemd | Self::Dracut | Self::InitramfsTools => {
-                vec![How::Hook, How::Strict]
-            }
+            Self::InitramfsTools => vec![How::Hook, How::Strict, How::Ids],
             Self::DracutSystemdHostonly | Self::DracutHostonly if is_common => {
                 vec![How::Hook, How::Strict]
             }
-            Self::MkinitcpioUdev | Self::MkinitcpioSystemd => vec![How::Hook, How::Strict],
+            Self::DracutSystemd | Self::Dracut | Self::MkinitcpioUdev | Self::MkinitcpioSystemd => {
+                vec![How::Hook, How::Strict]
+            }
             Self::Booster | Self::Ugrd => vec![How::Strict],
             Self::Busybox if is_common => vec![How::Strict, How::BadRules, How::CrashingBinary],
             Self::DracutSystemdHostonly | Self::DracutHostonly | Self::Busybox => Vec::new(),
@@ -241,14 +244,22 @@ enum How {
     Hook,
     /// As PID 1, from the overlay, which is appended to the image.
     Strict,
+    /// By the hook, with `vfio-pci.ids=` still on the command line.
+    Ids,
     BadRules,
     MissingBinary,
     CrashingBinary,
 }
 
 impl How {
-    const ALL: [Self; 5] =
-        [Self::Hook, Self::Strict, Self::BadRules, Self::MissingBinary, Self::CrashingBinary];
+    const ALL: [Self; 6] = [
+        Self::Hook,
+        Self::Strict,
+        Self::Ids,
+        Self::BadRules,
+        Self::MissingBinary,
+        Self::CrashingBinary,
+    ];
 }
 
 impl fmt::Display for How {
@@ -256,6 +267,7 @@ impl fmt::Display for How {
         f.pad(match self {
             Self::Hook => "hook",
             Self::Strict => "overlay, rdinit=",
+            Self::Ids => "hook, vfio-pci.ids=",
             Self::BadRules => "every rule is bad",
             Self::MissingBinary => "the binary is missing",
             Self::CrashingBinary => "the binary crashes",
@@ -323,12 +335,22 @@ impl Cell {
         let taken = |case: Case| {
             case.rules(RULES).taken(TAKEN).logged("rules: 4 applied; functions: 6 taken")
         };
-        match self.how {
+        let hooked = |case: Case| {
             // systemd itself loads it before any unit.
-            How::Hook if self.generator.is_systemd() => {
-                taken(case).loaded_before(&["virtio_pci"]).logged("6 of 6 functions bound")
-            }
-            How::Hook => taken(case).logged("6 of 6 functions bound"),
+            let first = if self.generator.is_systemd() { &["virtio_pci"][..] } else { &[] };
+            taken(case).loaded_before(first).logged("6 of 6 functions bound")
+        };
+        match self.how {
+            How::Hook => hooked(case),
+            // The image loads vfio-pci before the drivers of the host.
+            How::Ids => STRAYS.iter().fold(
+                hooked(case).parameter("vfio-pci.ids=1234:1111,8086:10d3").strays(STRAYS),
+                |case, stray| {
+                    case.logged(&format!(
+                        "vfio-pci.ids= has vfio-pci take 0000:{stray}, which no rule does"
+                    ))
+                },
+            ),
             How::Strict => taken(case),
             How::BadRules => case
                 .rules("nonsense,00:1e.0,00:1c.0,00:03.0@1234:1111")
@@ -370,7 +392,7 @@ impl Cell {
         let mut archive = Archive::default();
         match self.how {
             How::Strict | How::BadRules if self.is_strict() => return image::overlay(early),
-            How::Strict | How::Hook | How::BadRules => return Ok(Vec::new()),
+            How::Strict | How::Hook | How::Ids | How::BadRules => return Ok(Vec::new()),
             // What is PID 1 must not crash: its worker does.
             How::CrashingBinary if self.is_strict() => {
                 archive.program_from(EARLY, early)?;
@@ -406,7 +428,7 @@ impl Cell {
                 complaints
                     .extend(EARLIEST.iter().filter_map(|driver| judge_time(evidence, driver)));
             }
-            _ => {}
+            How::Strict | How::Hook | How::Ids | How::BadRules => {}
         }
         complaints
     }
