@@ -15,17 +15,23 @@ use crate::ground::progress;
 use crate::guest::kernel::Kernel;
 
 /// What their builds take, and what they put into images.
-pub const PACKAGES: [&str; 20] = [
+pub const PACKAGES: [&str; 26] = [
     "?essential",
     "bc",
     "busybox",
     "cpio",
     "e2fsprogs",
     "file",
+    "gcc",
     "git",
     "initramfs-tools-core",
     "kmod",
     "libarchive-tools",
+    "libblkid-dev",
+    "libc6-dev",
+    "libcryptsetup-dev",
+    "libkmod-dev",
+    "make",
     "meson",
     "mount",
     "pax-utils",
@@ -43,17 +49,19 @@ pub const PACKAGES: [&str; 20] = [
 pub enum Project {
     Booster,
     Mkinitcpio,
+    Mkinitfs,
     Ugrd,
 }
 
 impl Project {
-    pub const ALL: [Self; 3] = [Self::Booster, Self::Mkinitcpio, Self::Ugrd];
+    pub const ALL: [Self; 4] = [Self::Booster, Self::Mkinitcpio, Self::Mkinitfs, Self::Ugrd];
 
     /// Its name, and that of the option with its checkout.
     pub fn name(self) -> &'static str {
         match self {
             Self::Booster => "booster",
             Self::Mkinitcpio => "mkinitcpio",
+            Self::Mkinitfs => "mkinitfs",
             Self::Ugrd => "ugrd",
         }
     }
@@ -61,7 +69,7 @@ impl Project {
     /// Checkouts that have to be beside its own.
     fn beside(self) -> &'static [&'static str] {
         match self {
-            Self::Booster | Self::Mkinitcpio => &[],
+            Self::Booster | Self::Mkinitcpio | Self::Mkinitfs => &[],
             Self::Ugrd => &["zenlib", "pycpio"],
         }
     }
@@ -71,6 +79,7 @@ impl Project {
         match self {
             Self::Booster => include_str!("checkouts/booster.sh"),
             Self::Mkinitcpio => include_str!("checkouts/mkinitcpio.sh"),
+            Self::Mkinitfs => include_str!("checkouts/mkinitfs.sh"),
             Self::Ugrd => include_str!("checkouts/ugrd.sh"),
         }
     }
@@ -87,6 +96,10 @@ pub struct Checkouts {
     #[arg(long, value_name = "DIR")]
     mkinitcpio: Option<PathBuf>,
 
+    /// The same of Alpine's mkinitfs, as it comes
+    #[arg(long, value_name = "DIR")]
+    mkinitfs: Option<PathBuf>,
+
     /// The same of ugrd, with checkouts of zenlib and pycpio, which it imports, beside it
     #[arg(long, value_name = "DIR")]
     ugrd: Option<PathBuf>,
@@ -97,6 +110,7 @@ impl Checkouts {
         match project {
             Project::Booster => self.booster.as_deref(),
             Project::Mkinitcpio => self.mkinitcpio.as_deref(),
+            Project::Mkinitfs => self.mkinitfs.as_deref(),
             Project::Ugrd => self.ugrd.as_deref(),
         }
     }

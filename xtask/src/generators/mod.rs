@@ -137,6 +137,7 @@ pub enum Generator {
     Booster,
     MkinitcpioUdev,
     MkinitcpioSystemd,
+    Mkinitfs,
     Ugrd,
 }
 
@@ -153,8 +154,8 @@ impl Generator {
     ];
 
     /// Those that no Debian has.
-    const FOREIGN: [Self; 4] =
-        [Self::Booster, Self::MkinitcpioUdev, Self::MkinitcpioSystemd, Self::Ugrd];
+    const FOREIGN: [Self; 5] =
+        [Self::Booster, Self::MkinitcpioUdev, Self::MkinitcpioSystemd, Self::Mkinitfs, Self::Ugrd];
 
     fn is_systemd(self) -> bool {
         matches!(
@@ -171,6 +172,7 @@ impl Generator {
         match self {
             Self::MkinitcpioUdev | Self::MkinitcpioSystemd => Some(Project::Mkinitcpio),
             Self::Booster => Some(Project::Booster),
+            Self::Mkinitfs => Some(Project::Mkinitfs),
             Self::Ugrd => Some(Project::Ugrd),
             _ => None,
         }
@@ -178,7 +180,7 @@ impl Generator {
 
     /// Whether this project has a hook for it.
     fn has_hook(self) -> bool {
-        !matches!(self, Self::Busybox | Self::Booster | Self::Ugrd)
+        !matches!(self, Self::Busybox | Self::Booster | Self::Mkinitfs | Self::Ugrd)
     }
 
     /// What is tried with its image on a root. How the hook is started and what goes wrong differs between generators,
@@ -201,7 +203,7 @@ impl Generator {
             Self::DracutSystemd | Self::Dracut | Self::MkinitcpioUdev | Self::MkinitcpioSystemd => {
                 vec![How::Hook, How::Strict]
             }
-            Self::Booster | Self::Ugrd => vec![How::Strict],
+            Self::Booster | Self::Mkinitfs | Self::Ugrd => vec![How::Strict],
             Self::Busybox if is_common => vec![How::Strict, How::BadRules, How::CrashingBinary],
             Self::DracutSystemdHostonly | Self::DracutHostonly | Self::Busybox => Vec::new(),
         }
@@ -213,7 +215,9 @@ impl Generator {
             Self::DracutSystemd | Self::DracutSystemdHostonly => &["dracut-core", "systemd"],
             Self::Dracut | Self::DracutHostonly => &["dracut-core"],
             Self::InitramfsTools => &["initramfs-tools-core"],
-            Self::Busybox | Self::Booster | Self::MkinitcpioUdev | Self::Ugrd => &[],
+            Self::Busybox | Self::Booster | Self::MkinitcpioUdev | Self::Mkinitfs | Self::Ugrd => {
+                &[]
+            }
             Self::Mkosi | Self::MkinitcpioSystemd => &["systemd"],
         }
     }
@@ -232,6 +236,7 @@ impl fmt::Display for Generator {
             Self::Booster => "booster",
             Self::MkinitcpioUdev => "mkinitcpio, udev",
             Self::MkinitcpioSystemd => "mkinitcpio, systemd",
+            Self::Mkinitfs => "mkinitfs",
             Self::Ugrd => "ugrd",
         })
     }
@@ -328,10 +333,20 @@ impl Cell {
             if self.generator.is_systemd() { case.parameter("resume=/dev/vda") } else { case };
         let case = match self.generator {
             Generator::Ugrd => case.parameter("rootfstype=ext4 rootflags=rw"),
+            Generator::Mkinitfs => {
+                let modules = [&ROOT_DRIVERS[..], &FORCED].concat().join(",");
+                case.parameter(&format!("rootfstype=ext4 rootflags=rw modules={modules}"))
+            }
             _ => case,
         };
-        let case =
-            if self.is_strict() { case.parameter("rdinit=/vfio-override-early") } else { case };
+        let case = match self.generator {
+            // As docs/alpine.md has it.
+            Generator::Mkinitfs => {
+                case.parameter("rdinit=/usr/lib/vfio-override/vfio-override-early")
+            }
+            _ if self.is_strict() => case.parameter("rdinit=/vfio-override-early"),
+            _ => case,
+        };
         let taken = |case: Case| {
             case.rules(RULES).taken(TAKEN).logged("rules: 4 applied; functions: 6 taken")
         };
@@ -391,6 +406,7 @@ impl Cell {
     fn addition(&self, early: &Path) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         match self.how {
+            How::Strict if self.generator == Generator::Mkinitfs => return Ok(Vec::new()),
             How::Strict | How::BadRules if self.is_strict() => return image::overlay(early),
             How::Strict | How::Hook | How::Ids | How::BadRules => return Ok(Vec::new()),
             // What is PID 1 must not crash: its worker does.
@@ -748,7 +764,7 @@ impl Workshop {
             Generator::MkinitcpioSystemd => {
                 self.make_foreign(debian, kernel, generator, "base systemd vfio-override", &image)
             }
-            Generator::Booster | Generator::Ugrd => {
+            Generator::Booster | Generator::Mkinitfs | Generator::Ugrd => {
                 self.make_foreign(debian, kernel, generator, "", &image)
             }
         }?;
