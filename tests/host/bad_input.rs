@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -81,72 +83,93 @@ fn damage(path: &Path, kind: &str) {
 fn a_damaged_machine_gets_an_answer_or_one_clear_line() {
     let machines = copy::names();
     let rounds = if std::env::var_os("VFIO_OVERRIDE_ALL").is_some() { 2000 } else { 60 };
-    let mut answers = [0; 3];
-    for round in 0..rounds {
-        let mut draw = Draw(round);
-        let machine = &machines[draw.below(machines.len())];
-        let desk = TempDir::new().unwrap();
-        let root = desk.path().join("m");
-        copy::unfold(machine, &root);
-        let mut paths = Vec::new();
-        walk(&root, &mut paths);
-        paths.sort();
-        let damages: Vec<(PathBuf, &str)> = (0..=draw.below(4))
-            .map(|_| (paths[draw.below(paths.len())].clone(), DAMAGES[draw.below(DAMAGES.len())]))
-            .collect();
-        for (path, kind) in &damages {
-            damage(path, kind);
-        }
-        let functions =
-            fs::read_dir(root.join("sys/bus/pci/devices")).into_iter().flatten().flatten();
-        // Where the directory became a link to the root, there are others.
-        let names = functions.filter_map(|entry| entry.file_name().into_string().ok());
-        let address = names.filter(|name| name.contains(':')).max();
-        let address = address.unwrap_or_else(|| "0000:01:00.0".to_owned());
-        let source = ["--from m", "--sysfs m/sys --cmdline m/proc/cmdline"][draw.below(2)];
-        for command in [
-            "list",
-            "plan class:03+group,!boot_vga",
-            "plan",
-            "status",
-            "claims",
-            "collect c.tar",
-            "release",
-            "suggest",
-        ] {
-            // What is no copy is changed by those that change something.
-            let address = match command {
-                "release" if source != "--from m" => continue,
-                "release" | "suggest" => address.as_str(),
-                _ => "",
-            };
-            let line = format!("{command} {address} {source}");
-            let output = Command::new("timeout")
-                .args(["--signal=KILL", PATIENCE, tool()])
-                .args(line.split_whitespace())
-                .current_dir(desk.path())
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
-            let _ = fs::remove_file(desk.path().join("c.tar"));
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let (out, err) = (text(&output.stdout), text(&output.stderr));
-            let shown = || format!("round {round}, {machine}: {damages:?}\n{line}\n{out}{err}");
-            match output.status.code() {
-                Some(status @ 0..=2) => answers[usize::try_from(status).unwrap()] += 1,
-                other => panic!("status {other:?}: {}", shown()),
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut answers = [0; 3];
+        loop {
+            let round = next.fetch_add(1, Ordering::Relaxed);
+            if round >= rounds {
+                return answers;
             }
-            assert!(!err.contains("panicked"), "{}", shown());
-            if output.status.code() == Some(2) {
-                assert!(err.starts_with("error: ") && err.lines().count() == 1, "{}", shown());
-            } else {
-                assert!(!out.is_empty(), "{}", shown());
+            for status in try_damaged(round, &machines) {
+                answers[status] += 1;
             }
         }
-    }
-    let [good, differ, cannot] = answers;
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let answers = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Vec<[usize; 3]>>()
+    });
+    let [good, differ, cannot] = [0, 1, 2]
+        .map(|status| -> usize { answers.iter().map(|of_worker| of_worker[status]).sum() });
     figures::tell(&format!(
         "damaged machines: {rounds}, with {good} answers that all is well, {differ} that something differs, {cannot} \
          that it cannot be told"
     ));
+}
+
+/// Damages a machine, as the number of the round has it, and asks every command for it. Returns the exit statuses.
+fn try_damaged(round: u64, machines: &[String]) -> Vec<usize> {
+    let mut statuses = Vec::new();
+    let mut draw = Draw(round);
+    let machine = &machines[draw.below(machines.len())];
+    let desk = TempDir::new().unwrap();
+    let root = desk.path().join("m");
+    copy::unfold(machine, &root);
+    let mut paths = Vec::new();
+    walk(&root, &mut paths);
+    paths.sort();
+    let damages: Vec<(PathBuf, &str)> = (0..=draw.below(4))
+        .map(|_| (paths[draw.below(paths.len())].clone(), DAMAGES[draw.below(DAMAGES.len())]))
+        .collect();
+    for (path, kind) in &damages {
+        damage(path, kind);
+    }
+    let functions = fs::read_dir(root.join("sys/bus/pci/devices")).into_iter().flatten().flatten();
+    // Where the directory became a link to the root, there are others.
+    let names = functions.filter_map(|entry| entry.file_name().into_string().ok());
+    let address = names.filter(|name| name.contains(':')).max();
+    let address = address.unwrap_or_else(|| "0000:01:00.0".to_owned());
+    let source = ["--from m", "--sysfs m/sys --cmdline m/proc/cmdline"][draw.below(2)];
+    for command in [
+        "list",
+        "plan class:03+group,!boot_vga",
+        "plan",
+        "status",
+        "claims",
+        "collect c.tar",
+        "release",
+        "suggest",
+    ] {
+        // What is no copy is changed by those that change something.
+        let address = match command {
+            "release" if source != "--from m" => continue,
+            "release" | "suggest" => address.as_str(),
+            _ => "",
+        };
+        let line = format!("{command} {address} {source}");
+        let output = Command::new("timeout")
+            .args(["--signal=KILL", PATIENCE, tool()])
+            .args(line.split_whitespace())
+            .current_dir(desk.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let _ = fs::remove_file(desk.path().join("c.tar"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        let shown = || format!("round {round}, {machine}: {damages:?}\n{line}\n{out}{err}");
+        match output.status.code() {
+            Some(status @ 0..=2) => statuses.push(usize::try_from(status).unwrap()),
+            other => panic!("status {other:?}: {}", shown()),
+        }
+        assert!(!err.contains("panicked"), "{}", shown());
+        if output.status.code() == Some(2) {
+            assert!(err.starts_with("error: ") && err.lines().count() == 1, "{}", shown());
+        } else {
+            assert!(!out.is_empty(), "{}", shown());
+        }
+    }
+    statuses
 }

@@ -250,9 +250,9 @@ fn check_counts(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledger)
     });
 }
 
-/// A minute in all, so that each target is seen to work; with `--all` ten.
+/// A minute in all, so that each target is seen to work; with `--all` five.
 fn check_fuzzing(workspace: &Workspace, ledger: &mut Ledger) {
-    let seconds: u32 = if ledger.all { 600 } else { 60 };
+    let seconds: u32 = if ledger.all { 300 } else { 60 };
     let name = |target: fuzz::Target| format!("fuzz: {target}");
     let targets = fuzz::Target::value_variants().iter().copied();
     let targets: Vec<fuzz::Target> =
