@@ -3,7 +3,7 @@
 //! variant drivers match it.
 
 use crate::pci::{Address, Class, Function, Id};
-use crate::rule::{MAX_DRIVER, VFIO_PCI};
+use crate::rule::{Ids, MAX_DRIVER, VFIO_PCI};
 use crate::text::hex;
 
 /// The fields of a `modalias` and of an alias, each with the number of its digits (`do_pci_entry` in
@@ -11,9 +11,9 @@ use crate::text::hex;
 const FIELDS: [(&[u8], usize); 7] =
     [(b"v", 8), (b"d", 8), (b"sv", 8), (b"sd", 8), (b"bc", 2), (b"sc", 2), (b"i", 2)];
 
-/// The number of each field; a field is `None` if it is `*`, which means any. The result is `None` if the text does
-/// not have these fields.
-fn fields(mut text: &[u8]) -> Option<[Option<u32>; 7]> {
+/// The IDs and the class in these fields, and how many fields are `*`, which means any; `None` if the text does not
+/// have these fields.
+fn fields(mut text: &[u8]) -> Option<(Ids, usize)> {
     let mut numbers = [None; 7];
     for (number, (name, digits)) in numbers.iter_mut().zip(FIELDS) {
         for letter in name {
@@ -24,27 +24,32 @@ fn fields(mut text: &[u8]) -> Option<[Option<u32>; 7]> {
         } else {
             let (field, after) = text.split_at_checked(digits)?;
             let field = field.strip_prefix(b"0000").unwrap_or(field);
-            *number = Some(hex::number(field, digits)?);
+            *number = Some(u16::try_from(hex::number(field, digits)?).ok()?);
             after
         };
     }
-    matches!(text, [] | [b'\n', ..]).then_some(numbers)
+    let [vendor, device, subvendor, subdevice, class @ ..] = numbers;
+    let (mut code, mut mask) = (0, 0);
+    for part in class {
+        code = code << 8 | u32::from(part.unwrap_or(0));
+        mask = mask << 8 | if part.is_some() { 0xff } else { 0 };
+    }
+    let ids = Ids { vendor, device, subvendor, subdevice, class: Class::new(code), mask };
+    let wildcards = numbers.iter().filter(|number| number.is_none()).count();
+    matches!(text, [] | [b'\n', ..]).then_some((ids, wildcards))
 }
 
 /// Reads the function at this address from its `modalias`, such as
 /// `pci:v000010DEd00002204sv00001043sd000087B8bc03sc00i00`; `None` for any other text (`modalias_show` in
 /// `drivers/pci/pci-sysfs.c`).
 pub(crate) fn function(address: Address, text: &[u8]) -> Option<Function> {
-    let [vendor, device, subvendor, subdevice, base, sub, interface] =
-        fields(text.strip_prefix(b"pci:")?)?;
-    let half = |number: Option<u32>| u16::try_from(number?).ok();
+    let (ids, 0) = fields(text.strip_prefix(b"pci:")?)? else { return None };
     Some(Function {
         address,
-        id: Id { vendor: half(vendor)?, device: half(device)? },
-        subsystem: Id { vendor: half(subvendor)?, device: half(subdevice)? },
-        class: Class::new(base? << 16 | sub? << 8 | interface?)?,
-        group: None,
-        boot_vga: false,
+        id: Id { vendor: ids.vendor?, device: ids.device? },
+        subsystem: Id { vendor: ids.subvendor?, device: ids.subdevice? },
+        class: ids.class?,
+        ..Function::default()
     })
 }
 
@@ -53,7 +58,10 @@ pub(crate) fn function(address: Address, text: &[u8]) -> Option<Function> {
 /// (`do_pci_entry` in `scripts/mod/file2alias.c`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alias<'a> {
-    pattern: &'a [u8],
+    /// The functions that it matches.
+    pub ids: Ids,
+    /// How many fields match anything: the alias with the fewest is the most specific.
+    pub wildcards: usize,
     module: &'a [u8],
 }
 
@@ -65,9 +73,13 @@ impl<'a> Alias<'a> {
         let line = line.strip_prefix(b"alias vfio_pci:")?;
         let (pattern, after) = line.split_at(line.iter().position(|&byte| byte == b' ')?);
         let module = after.get(1..)?;
+        let (ids, wildcards) = fields(pattern)?;
         let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
-        (matches!(module.len(), 1..=MAX_DRIVER) && module.iter().all(is_name))
-            .then_some(Self { pattern, module })
+        (matches!(module.len(), 1..=MAX_DRIVER) && module.iter().all(is_name)).then_some(Self {
+            ids,
+            wildcards,
+            module,
+        })
     }
 
     /// The name of the driver in this module, as far as it is known before the module is loaded: nearly all variant
@@ -80,30 +92,6 @@ impl<'a> Alias<'a> {
             b"xe_vfio_pci" => b"xe-vfio-pci",
             module => module,
         }
-    }
-
-    /// How many fields match anything: the alias with the fewest is the most specific.
-    #[must_use]
-    pub fn wildcards(&self) -> usize {
-        self.pattern.iter().filter(|&&byte| byte == b'*').count()
-    }
-
-    /// Whether the alias matches the function.
-    #[must_use]
-    pub fn match_function(&self, function: &Function) -> bool {
-        let class = function.class.code();
-        let numbers = [
-            function.id.vendor.into(),
-            function.id.device.into(),
-            function.subsystem.vendor.into(),
-            function.subsystem.device.into(),
-            class >> 16,
-            class >> 8 & 0xff,
-            class & 0xff,
-        ];
-        fields(self.pattern).is_some_and(|fields| {
-            fields.iter().zip(numbers).all(|(field, number)| field.is_none_or(|it| it == number))
-        })
     }
 }
 
@@ -144,8 +132,9 @@ mod tests {
                 ..FUNCTION
             };
             prop_assert_eq!(function(FUNCTION.address, text.as_bytes()), Some(told));
-            let alias = Alias { pattern: &text.as_bytes()[4..], module: b"" };
-            prop_assert!(alias.match_function(&told));
+            let (ids, wildcards) = fields(&text.as_bytes()[4..]).unwrap();
+            prop_assert!(ids.match_function(&told));
+            prop_assert_eq!(wildcards, 0);
 
             // One wrong byte is noticed: it is no function's, or another one's. Numbers are in capitals.
             let right = text.as_bytes()[position];
@@ -186,13 +175,11 @@ mod tests {
             ("alias vfio_pci:v*d*sv*sd*bc02sc00i00 a", "a", 4, true),
             ("alias vfio_pci:v*d*sv*sd*bc03sc*i* a", "a", 6, false),
             ("alias vfio_pci:v000015B3d0000101Fsv*sd*bc*sc*i* a", "a", 5, false),
-            ("alias vfio_pci:v000015B3d0000101E a", "a", 0, false),
-            ("alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i*x a", "a", 5, false),
         ] {
             let alias = Alias::parse(line.as_bytes()).unwrap();
             assert_eq!(alias.driver(), driver.as_bytes(), "{line}");
-            assert_eq!(alias.wildcards(), wildcards, "{line}");
-            assert_eq!(alias.match_function(&FUNCTION), matches, "{line}");
+            assert_eq!(alias.wildcards, wildcards, "{line}");
+            assert_eq!(alias.ids.match_function(&FUNCTION), matches, "{line}");
         }
     }
 
@@ -205,6 +192,8 @@ mod tests {
             "alias vfio_pci:v*d*sv*sd*bc*sc*i* ",
             "alias vfio_pci:v*d*sv*sd*bc*sc*i* ../evil",
             "alias vfio_pci:v*d*sv*sd*bc*sc*i* a b",
+            "alias vfio_pci:v000015B3d0000101E a",
+            "alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i*x a",
             "",
         ] {
             assert_eq!(Alias::parse(line.as_bytes()), None, "{line}");

@@ -314,10 +314,9 @@ pub fn find_variants(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan
     }
     let result = view.lines(Text::Aliases, &mut |line| {
         let Some(alias) = Alias::parse(line) else { return };
-        let wildcards = alias.wildcards();
         for step in plan.steps.iter_mut().filter(|step| is_auto(step)) {
-            if wildcards < step.wildcards && alias.match_function(&step.function) {
-                step.wildcards = wildcards;
+            if alias.wildcards < step.wildcards && alias.ids.match_function(&step.function) {
+                step.wildcards = alias.wildcards;
                 store_name(&mut step.driver, alias.driver());
             }
         }

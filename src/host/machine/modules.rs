@@ -82,7 +82,7 @@ pub fn names_for(machine: &Machine, function: &Function) -> Option<Vec<String>> 
 /// others in their first word only.
 fn is_alias_for(line: &str, function: &Function) -> bool {
     let line = line.replacen("alias pci:", "alias vfio_pci:", 1);
-    Alias::parse(line.as_bytes()).is_some_and(|alias| alias.match_function(function))
+    Alias::parse(line.as_bytes()).is_some_and(|alias| alias.ids.match_function(function))
 }
 
 /// Whether a line of `modules.dep` or `modules.builtin` begins with this driver's module. Module names
