@@ -2,12 +2,11 @@
 //! Paths below the sysfs root.
 
 use core::ffi::CStr;
-use core::fmt;
+use core::fmt::{self, Write};
 
 use heapless::Vec;
 
 use crate::pci::Address;
-use crate::rule::MAX_DRIVER;
 use crate::text::{Decimal, Escaped};
 
 /// A path, stored as its parts: small enough to be stored with every problem.
@@ -63,31 +62,29 @@ const DEVICES: &[u8] = b"bus/pci/devices/";
 /// What comes before a driver's name.
 const DRIVERS: &[u8] = b"bus/pci/drivers/";
 
-/// The most bytes of a path, including its final NUL. A driver's path is the longest.
-const MAX_PATH: usize = DRIVERS.len() + MAX_DRIVER + 1;
+/// The most bytes of a path, including its final NUL: more than any below the sysfs root has.
+pub const MAX_PATH: usize = 256;
 
 impl Path {
     /// The path as system calls take it.
     #[must_use]
     #[inline(never)]
     pub fn text(self) -> PathText {
-        let (start, number, end): (&[u8], _, &[u8]) = match self {
-            Self::Devices => (b"bus/pci/devices", None, b""),
-            Self::DriversProbe => (b"bus/pci/drivers_probe", None, b""),
-            Self::Iommus => (b"class/iommu", None, b""),
-            Self::Groups => (b"kernel/iommu_groups", None, b""),
-            Self::GroupDevices(number) => (b"kernel/iommu_groups/", Some(number), b"/devices"),
-            Self::Device(address) => return PathText::of_function(DEVICES, address, b""),
+        match self {
+            Self::Devices => PathText::of(&[b"bus/pci/devices"]),
+            Self::Device(address) => PathText::of(&[DEVICES, &address.name()]),
             Self::Attribute(address, attribute) => {
-                return PathText::of_function(DEVICES, address, attribute.name());
+                PathText::of(&[DEVICES, &address.name(), attribute.name()])
             }
-        };
-        let mut text = PathText(Vec::new());
-        text.add(start);
-        if let Some(number) = number {
-            text.add(&Decimal(number).digits());
+            Self::DriversProbe => PathText::of(&[b"bus/pci/drivers_probe"]),
+            Self::Groups => PathText::of(&[b"kernel/iommu_groups"]),
+            Self::Iommus => PathText::of(&[b"class/iommu"]),
+            Self::GroupDevices(number) => {
+                let mut digits = Vec::<u8, 10>::new();
+                let _ = write!(digits, "{}", Decimal(number));
+                PathText::of(&[b"kernel/iommu_groups/", &digits, b"/devices"])
+            }
         }
-        text.end(end)
     }
 
     /// The path of a function's attribute, relative to the directory that holds all functions of its bus. Empty for
@@ -96,9 +93,11 @@ impl Path {
     pub fn below_bus(self) -> PathText {
         match self {
             Self::Attribute(address, attribute) => {
-                PathText::of_function(b"", address, attribute.name())
+                let mut text = PathText(address.name());
+                text.end(&[attribute.name()]);
+                text
             }
-            _ => PathText(Vec::new()),
+            _ => PathText::of(&[]),
         }
     }
 }
@@ -107,12 +106,26 @@ impl Path {
 pub struct PathText(Vec<u8, MAX_PATH>);
 
 impl PathText {
+    /// The path that is made of these parts, which must fit.
+    #[must_use]
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut text = Self(Vec::new());
+        text.end(parts);
+        text
+    }
+
+    /// Adds the rest of the path, and the NUL.
+    #[inline(never)]
+    fn end(&mut self, parts: &[&[u8]]) {
+        let added = parts.iter().try_for_each(|part| self.0.extend_from_slice(part));
+        debug_assert!(added.is_ok() && !self.0.is_full());
+        let _ = self.0.push(0);
+    }
+
     /// The directory of the driver of this name.
     #[must_use]
     pub fn of_driver(name: &[u8]) -> Self {
-        let mut text = Self(Vec::new());
-        text.add(DRIVERS);
-        text.end(name)
+        Self::of(&[DRIVERS, name])
     }
 
     /// The directory with a link for each driver of this module, such as `pci:vfio-pci` (`module_add_driver` in
@@ -120,42 +133,15 @@ impl PathText {
     /// this.
     #[must_use]
     pub fn of_module_drivers(name: &[u8]) -> Self {
-        let mut text = Self(Vec::new());
-        text.add(b"module/");
-        text.add(name);
+        let mut text = Self::of(&[b"module/", name, b"/drivers"]);
         text.0.iter_mut().filter(|byte| **byte == b'-').for_each(|byte| *byte = b'_');
-        text.end(b"/drivers")
+        text
     }
 
     /// The directory that holds the function's own, all links followed.
     #[must_use]
     pub fn around(address: Address) -> Self {
-        Self::of_function(DEVICES, address, b"/..")
-    }
-
-    #[inline(never)]
-    fn of_function(start: &[u8], address: Address, end: &[u8]) -> Self {
-        let mut text = Self(Vec::new());
-        if !start.is_empty() {
-            text.add(start);
-        }
-        let added = address.name().add_to(&mut text.0);
-        debug_assert!(added.is_ok());
-        text.end(end)
-    }
-
-    #[inline(never)]
-    fn add(&mut self, part: &[u8]) {
-        let added = self.0.extend_from_slice(part);
-        debug_assert!(added.is_ok());
-    }
-
-    /// Adds the end of the path and the NUL. Every path fits, as a test shows.
-    fn end(mut self, end: &[u8]) -> Self {
-        self.add(end);
-        let added = self.0.push(0);
-        debug_assert!(added.is_ok());
-        self
+        Self::of(&[DEVICES, &address.name(), b"/.."])
     }
 
     /// The path for a system call.
@@ -172,6 +158,7 @@ mod tests {
     use std::string::ToString;
 
     use super::*;
+    use crate::rule::MAX_DRIVER;
 
     #[test]
     fn every_path_fits() {

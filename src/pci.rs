@@ -2,10 +2,10 @@
 //! Names and numbers of PCI functions, each printed exactly as sysfs prints it.
 
 use core::fmt::{self, Write};
-use core::ops::Deref;
 
 use heapless::Vec;
 
+use crate::path::MAX_PATH;
 use crate::text::hex;
 
 /// The address of one PCI function, printed as sysfs names it: `0000:03:00.0`.
@@ -91,10 +91,11 @@ pub const MAX_DEVICE: u8 = 0x1f;
 pub const MAX_FUNCTION: u8 = 7;
 
 impl Address {
-    /// The name that sysfs has for it.
+    /// The name that sysfs has for it, such as `0000:03:00.0`, with room for the rest of a path. The domain may have up
+    /// to 8 digits.
     #[must_use]
     #[inline(never)]
-    pub fn name(self) -> Name {
+    pub fn name(self) -> Vec<u8, MAX_PATH> {
         let numbers = u32::from_be_bytes([self.bus(), self.device(), self.function(), 0]);
         // Two digits each. The two of the bus, the two of the device and the last of the function fill the gaps of
         // `between`.
@@ -110,32 +111,9 @@ impl Address {
         let zeros = (self.domain().leading_zeros() / 4).min(4);
         let text =
             (u128::from(u64::from_be_bytes(domain)) << 64 | u128::from(place)) << (zeros * 8);
-        Name { text: text.to_be_bytes(), length: 16 - zeros as usize }
-    }
-}
-
-/// The name of a function in sysfs, such as `0000:03:00.0`; the domain may have up to 8 digits.
-pub struct Name {
-    text: [u8; 16],
-    length: usize,
-}
-
-impl Name {
-    /// Adds it to a path: all 16 bytes, then cut. That is two move instructions; to copy a variable number of bytes
-    /// takes fifty.
-    pub(crate) fn add_to<const N: usize>(&self, path: &mut Vec<u8, N>) -> Result<(), ()> {
-        let end = path.len() + self.length;
-        path.extend_from_slice(&self.text).map_err(drop)?;
-        path.truncate(end);
-        Ok(())
-    }
-}
-
-impl Deref for Name {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.text.get(..self.length).unwrap_or_default()
+        let mut name = Vec::from_array(text.to_be_bytes());
+        name.truncate(16 - zeros as usize);
+        name
     }
 }
 

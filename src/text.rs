@@ -2,7 +2,6 @@
 //! Digits, and texts that this program did not write: an operator, the kernel or a device did.
 
 use core::fmt::{self, Write};
-use core::ops::Deref;
 
 /// Bytes as a log or a terminal may show them: printable ASCII as it is, any other byte like `\x1b`.
 pub(crate) struct Escaped<'a>(pub &'a [u8]);
@@ -54,40 +53,12 @@ impl From<usize> for Decimal {
     }
 }
 
-impl Decimal {
-    /// Its digits, no zero before them.
-    #[must_use]
-    pub fn digits(&self) -> Digits {
-        let (mut rest, mut digits) = (self.0, Digits { bytes: [b'0'; 10], first: 0 });
-        for (index, byte) in digits.bytes.iter_mut().enumerate().rev() {
-            *byte += u8::try_from(rest % 10).unwrap_or(0);
-            digits.first = index;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        digits
-    }
-}
-
-/// The digits of a number in decimal.
-pub struct Digits {
-    bytes: [u8; 10],
-    first: usize,
-}
-
-impl Deref for Digits {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.bytes.get(self.first..).unwrap_or_default()
-    }
-}
-
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.digits().iter().try_for_each(|&digit| f.write_char(char::from(digit)))
+        if self.0 > 9 {
+            Self(self.0 / 10).fmt(f)?;
+        }
+        f.write_char(char::from_digit(self.0 % 10, 10).unwrap_or_default())
     }
 }
 
@@ -96,22 +67,12 @@ pub(crate) mod hex {
 
     use core::fmt;
 
-    /// The value of one digit, either case.
-    pub(crate) fn digit(byte: u8) -> Option<u32> {
-        match byte {
-            b'0'..=b'9' => Some(u32::from(byte - b'0')),
-            b'a'..=b'f' => Some(u32::from(byte - b'a' + 10)),
-            b'A'..=b'F' => Some(u32::from(byte - b'A' + 10)),
-            _ => None,
-        }
-    }
-
     /// The value of `text`, when it is 1 to `max_digits` (at most 8) digits and nothing else.
     pub(crate) fn number(text: &[u8], max_digits: usize) -> Option<u32> {
         if text.is_empty() || text.len() > max_digits {
             return None;
         }
-        text.iter().try_fold(0, |value, &byte| Some(value << 4 | digit(byte)?))
+        text.iter().try_fold(0, |value, &byte| Some(value << 4 | char::from(byte).to_digit(16)?))
     }
 
     /// The eight digits of `value`, in lower case. They are made all at once, since a run writes little else than

@@ -40,9 +40,7 @@ impl Kmsg {
     pub fn open(path: &'static CStr, process: Pid) -> Self {
         let mut start = Line::default();
         start.add_text(TARGET);
-        start.add_text("[");
-        start.add_bytes(&Decimal(process.as_raw().unsigned_abs()).digits());
-        start.add_text("]: ");
+        start.add(format_args!("[{}]: ", Decimal(process.as_raw().unsigned_abs())));
         Self { path, fd: open_log(path).number().into(), records: 0.into(), process, start }
     }
 

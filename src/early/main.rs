@@ -23,7 +23,7 @@ use args::{Options, Request};
 use kmsg::Kmsg;
 use sys::Fd;
 use sys::memory::Once;
-use tree::{Bus, Buses, Tree};
+use tree::{Buses, Tree};
 use vfio_override::cmdline;
 use vfio_override::message::Message;
 use vfio_override::run::Run;
@@ -38,11 +38,8 @@ struct Room {
     buses: Buses,
 }
 
-static ROOM: Once<Room> = Once::new(Room {
-    line: [0; cmdline::MAX_LENGTH + 1],
-    run: Run::new(),
-    buses: [Bus::UNKNOWN; 256],
-});
+static ROOM: Once<Room> =
+    Once::new(Room { line: [0; cmdline::MAX_LENGTH + 1], run: Run::new(), buses: [None; 256] });
 
 /// The program, once the C library has started.
 fn start(process: sys::Process) -> c_int {

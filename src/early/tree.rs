@@ -3,14 +3,13 @@
 
 use core::ffi::CStr;
 
-use heapless::Vec;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::uio::pread;
 use nix::sys::utsname::uname;
 use nix::unistd::{read, write};
 use vfio_override::beneath;
-use vfio_override::path::{Attribute, Path, PathText};
+use vfio_override::path::{Attribute, MAX_PATH, Path, PathText};
 use vfio_override::pci::Address;
 use vfio_override::system::{Access, File, System, Text};
 
@@ -38,27 +37,15 @@ pub struct Tree {
     cmdline: &'static CStr,
 }
 
-/// Where the functions of each bus are.
-pub type Buses = [Bus; 256];
+/// Where the functions of each bus are, as far as this is known.
+pub type Buses = [Option<Bus>; 256];
 
 /// Where the functions of a bus are.
 #[derive(Clone, Copy)]
 pub struct Bus {
     domain: u32,
-    place: Place,
-}
-
-impl Bus {
-    pub const UNKNOWN: Self = Self { domain: 0, place: Place::Unknown };
-}
-
-#[derive(Clone, Copy)]
-enum Place {
-    Unknown,
-    /// All in this directory.
-    Directory(Fd),
-    /// Not all in one directory, as in a tree that no kernel made.
-    Anywhere,
+    /// The directory that holds all of them. There is none in a tree that no kernel made.
+    directory: Option<Fd>,
 }
 
 impl Tree {
@@ -90,33 +77,31 @@ impl Tree {
 
     fn close_all(&mut self) {
         self.probe = None;
-        self.buses.fill(Bus::UNKNOWN);
+        self.buses.fill(None);
         sys::close_between(self.root, Some(self.directory));
         sys::close_between(self.directory, None);
     }
 
     /// The directory that holds the function's own, or would; `None` where its bus has no such directory.
     fn directory(&mut self, address: Address) -> nix::Result<Option<Fd>> {
-        let bus = self.buses.get(usize::from(address.bus()));
-        match bus.filter(|bus| bus.domain == address.domain()).map(|bus| bus.place) {
-            Some(Place::Directory(directory)) => return Ok(Some(directory)),
-            Some(Place::Anywhere) => return Ok(None),
-            Some(Place::Unknown) | None => {}
+        let bus = self.buses.get(usize::from(address.bus())).copied().flatten();
+        if let Some(bus) = bus.filter(|bus| bus.domain == address.domain()) {
+            return Ok(bus.directory);
         }
         let path = PathText::around(address);
         match self.open_path(path.as_c_str(), OFlag::O_PATH | OFlag::O_DIRECTORY) {
             Err(Errno::ENOENT) => Err(Errno::ENODEV),
             opened => {
-                let directory = opened?;
-                self.remember(address, Place::Directory(directory));
-                Ok(Some(directory))
+                let directory = Some(opened?);
+                self.remember(address, directory);
+                Ok(directory)
             }
         }
     }
 
-    fn remember(&mut self, address: Address, place: Place) {
+    fn remember(&mut self, address: Address, directory: Option<Fd>) {
         if let Some(bus) = self.buses.get_mut(usize::from(address.bus())) {
-            *bus = Bus { domain: address.domain(), place };
+            *bus = Some(Bus { domain: address.domain(), directory });
         }
     }
 
@@ -166,7 +151,7 @@ impl Tree {
         }
         let opened = self.open_path(path.text().as_c_str(), flags);
         if let Some(address) = address.filter(|_| opened.is_ok()) {
-            self.remember(address, Place::Anywhere);
+            self.remember(address, None);
         }
         opened
     }
@@ -260,34 +245,21 @@ impl System for Tree {
     }
 }
 
-/// A path that is joined from parts.
-struct Joined(Vec<u8, 256>);
-
-impl Joined {
-    fn new(parts: &[&[u8]]) -> Result<Self, Errno> {
-        let mut path = Vec::new();
-        for part in parts.iter().chain(&[&b"\0"[..]]) {
-            path.extend_from_slice(part).map_err(|_| Errno::ENAMETOOLONG)?;
-        }
-        Ok(Self(path))
-    }
-
-    fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
-    }
-}
-
 /// The aliases of all modules of the running kernel.
-fn modules_alias() -> Result<Joined, Errno> {
+fn modules_alias() -> Result<PathText, Errno> {
     use std::os::unix::ffi::OsStrExt;
     let release = uname()?;
-    Joined::new(&[b"/lib/modules/", release.release().as_bytes(), b"/modules.alias"])
+    Ok(PathText::of(&[b"/lib/modules/", release.release().as_bytes(), b"/modules.alias"]))
 }
 
 /// The file of this name in the same directory.
-fn beside(path: &CStr, name: &[u8]) -> Result<Joined, Errno> {
+fn beside(path: &CStr, name: &[u8]) -> Result<PathText, Errno> {
     let path = path.to_bytes();
     let last = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let directory = path.get(..path.len().saturating_sub(last.len())).unwrap_or_default();
-    Joined::new(&[directory, name])
+    let directory = path.get(..path.len() - last.len()).unwrap_or_default();
+    if directory.len() + name.len() < MAX_PATH {
+        Ok(PathText::of(&[directory, name]))
+    } else {
+        Err(Errno::ENAMETOOLONG)
+    }
 }
