@@ -19,8 +19,6 @@
 //! A selector with a `.` is an address or a path, one without is a list of IDs. `BUS:DEV` and `DOMAIN:BUS:DEV`, with
 //! as many digits as lspci prints, are errors: they name a slot, not a function.
 
-use core::fmt;
-
 use crate::pci::{Address, Class, Id, MAX_DEVICE};
 use crate::rule::{
     Action, Driver, Expansion, Ids, MAX_DRIVER, MAX_HOPS, NOBODY, Place, Rule, Selector, Statement,
@@ -33,63 +31,17 @@ pub struct SyntaxError {
     /// The byte at which the rule goes wrong, counted from 1; one past the end where it is too short.
     pub column: u32,
     /// What was expected there.
-    pub expected: Expected,
+    pub expected: &'static str,
 }
 
-/// Defines the enum and its texts in one list.
-macro_rules! expected {
-    ($($name:ident: $text:literal,)*) => {
-        /// What the grammar expects at some point.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "their texts say it")]
-        pub enum Expected {
-            $($name,)*
-        }
-
-        impl fmt::Display for Expected {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self {
-                    $(Self::$name => $text,)*
-                })
-            }
-        }
-    };
-}
-
-expected! {
-    Selector: "an address (03:00.0), a path, IDs (10de:2204), class:03 or boot_vga",
-    NameOfLspci: "0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot",
-    FunctionOfSlot: ".0, or .* for the whole slot (IDs like this take 4 digits)",
-    Domain: "a domain of 1 to 8 hexadecimal digits",
-    Bus: "a bus of 1 or 2 hexadecimal digits",
-    Device: "a device from 00 to 1f",
-    Function: "a function from 0 to 7",
-    FunctionOrAny: "a function from 0 to 7, or *",
-    OneFunction: "one function: a path starts at a single bridge, * may only follow a /",
-    Colon: "\":\"",
-    Dot: "\".\"",
-    VendorOrAny: "a vendor ID of 1 to 4 hexadecimal digits, or *",
-    DeviceIdOrAny: "a device ID of 1 to 4 hexadecimal digits, or *",
-    SubvendorOrAny: "a subsystem vendor ID of 1 to 4 hexadecimal digits, or *",
-    SubdeviceOrAny: "a subsystem device ID of 1 to 4 hexadecimal digits, or *",
-    SubdeviceOfPair: "\":\" and a subsystem device ID: in the pci: form the two come as a pair",
-    ClassOrAny: "a class of 1 to 6 hexadecimal digits, or *",
-    Mask: "a class mask of 1 to 6 hexadecimal digits",
-    ClassDigits: "a class of 2, 4 or 6 hexadecimal digits",
-    GuardVendor: "a vendor ID of 1 to 4 hexadecimal digits",
-    GuardDevice: "a device ID of 1 to 4 hexadecimal digits",
-    GuardOnAddress: "no guard: only an address or a path can have one",
-    Expansion: "slot or group",
-    Driver: "a driver name of letters, digits and _ - . +, or none or auto",
-    ShorterDriver: "the end: a driver name has at most 64 characters",
-    ShorterPath: "the end: a path has at most 16 hops",
-    BareExclusion: "the end: an exclusion has a selector and an expansion, nothing else",
-    AfterSelector: "\"@\", \"+\", \"=\" or the end of the rule",
-    AfterGuard: "\"+\", \"=\" or the end of the rule",
-    AfterExpansion: "\"=\" or the end of the rule",
-    End: "nothing more",
-}
-
+const COLON: &str = "\":\"";
+const DEVICE: &str = "a device from 00 to 1f";
+const CLASS: &str = "a class of 2, 4 or 6 hexadecimal digits";
+const DRIVER: &str = "a driver name of letters, digits and _ - . +, or none or auto";
+const BARE_EXCLUSION: &str = "the end: an exclusion has a selector and an expansion, nothing else";
+const NOTHING_MORE: &str = "nothing more";
+const LONG_DRIVER: &str = "the end: a driver name has at most 64 characters";
+const LONG_PATH: &str = "the end: a path has at most 16 hops";
 const _: () = assert!(MAX_DRIVER == 64 && MAX_HOPS == 16, "the texts above say so");
 
 /// Reads one rule, blanks around it already taken off.
@@ -105,10 +57,10 @@ pub fn parse(text: &[u8]) -> Result<Statement<'_>, SyntaxError> {
 pub fn parse_address(text: &[u8]) -> Result<Address, SyntaxError> {
     Cursor::read(text, |cursor| {
         let (domain, bus) = cursor.bus()?;
-        let place = cursor.place(Expected::Function)?;
+        let place = cursor.place(false)?;
         match place.addresses(domain, bus).next() {
             Some(address) if cursor.rest.is_empty() => Some(address),
-            _ => cursor.fail(Expected::End),
+            _ => cursor.fail(NOTHING_MORE),
         }
     })
 }
@@ -117,7 +69,7 @@ pub fn parse_address(text: &[u8]) -> Result<Address, SyntaxError> {
 /// what was expected there.
 struct Cursor<'a> {
     rest: &'a [u8],
-    expected: Expected,
+    expected: &'static str,
 }
 
 impl<'a> Cursor<'a> {
@@ -125,16 +77,12 @@ impl<'a> Cursor<'a> {
         text: &'a [u8],
         read: impl FnOnce(&mut Self) -> Option<T>,
     ) -> Result<T, SyntaxError> {
-        let mut cursor = Self { rest: text, expected: Expected::End };
+        let mut cursor = Self { rest: text, expected: NOTHING_MORE };
         read(&mut cursor).ok_or_else(|| {
             let before = text.len() - cursor.rest.len();
             let column = u32::try_from(before + 1).unwrap_or(u32::MAX);
             SyntaxError { column, expected: cursor.expected }
         })
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.rest.first().copied()
     }
 
     /// Skips this many bytes. There must be at least as many.
@@ -153,24 +101,24 @@ impl<'a> Cursor<'a> {
 
     /// [`Cursor::eat`] for one byte.
     fn eat_byte(&mut self, byte: u8) -> bool {
-        let is_next = self.peek() == Some(byte);
+        let is_next = self.rest.first() == Some(&byte);
         self.skip(is_next.into());
         is_next
     }
 
     /// Stores what was expected at the cursor. Returns `None`, so that the caller can return it.
-    fn fail<T>(&mut self, expected: Expected) -> Option<T> {
+    fn fail<T>(&mut self, expected: &'static str) -> Option<T> {
         self.expected = expected;
         None
     }
 
-    fn expect(&mut self, byte: u8, expected: Expected) -> Option<()> {
+    fn expect(&mut self, byte: u8, expected: &'static str) -> Option<()> {
         if self.eat_byte(byte) { Some(()) } else { self.fail(expected) }
     }
 
     /// Reads all hexadecimal digits that come next. There must be 1 to `max` (at most 8).
     #[inline(never)]
-    fn number(&mut self, max: usize, expected: Expected) -> Option<u32> {
+    fn number(&mut self, max: usize, expected: &'static str) -> Option<u32> {
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let value = self.rest.get(..digits).and_then(|text| hex::number(text, max));
         self.skip(digits.min(max));
@@ -178,24 +126,25 @@ impl<'a> Cursor<'a> {
     }
 
     fn rule(&mut self) -> Option<Rule<'a>> {
-        let exclude = self.eat_byte(b'!');
-        let may_be_absent = !exclude && self.eat_byte(b'?');
+        let excludes = self.eat_byte(b'!');
+        let may_be_absent = !excludes && self.eat_byte(b'?');
         let selector = self.selector()?;
 
-        let mut after = Expected::AfterSelector;
+        let mut after = "\"@\", \"+\", \"=\" or the end of the rule";
         let mut guard = None;
-        if self.peek() == Some(b'@') {
-            if exclude {
-                return self.fail(Expected::BareExclusion);
+        if let [b'@', ..] = self.rest {
+            if excludes {
+                return self.fail(BARE_EXCLUSION);
             }
             if selector.needs_scan() {
-                return self.fail(Expected::GuardOnAddress);
+                return self.fail("no guard: only an address or a path can have one");
             }
             self.skip(1);
-            let vendor = self.id(Expected::GuardVendor)?;
-            self.expect(b':', Expected::Colon)?;
-            guard = Some(Id { vendor, device: self.id(Expected::GuardDevice)? });
-            after = Expected::AfterGuard;
+            let vendor = self.id("a vendor ID of 1 to 4 hexadecimal digits")?;
+            self.expect(b':', COLON)?;
+            let device = self.id("a device ID of 1 to 4 hexadecimal digits")?;
+            guard = Some(Id { vendor, device });
+            after = "\"+\", \"=\" or the end of the rule";
         }
 
         let mut expansion = None;
@@ -205,20 +154,20 @@ impl<'a> Cursor<'a> {
             } else if self.eat(b"group") {
                 Expansion::Group
             } else {
-                return self.fail(Expected::Expansion);
+                return self.fail("slot or group");
             });
-            after = Expected::AfterExpansion;
+            after = "\"=\" or the end of the rule";
         }
 
-        let action = match self.peek() {
-            Some(b'=') if !exclude => {
+        let action = match self.rest {
+            [] if excludes => Action::Exclude,
+            [] => Action::Take(Driver::DEFAULT),
+            [b'=', ..] if excludes => return self.fail(BARE_EXCLUSION),
+            [b'=', ..] => {
                 self.skip(1);
                 Action::Take(self.driver()?)
             }
-            Some(b'=') => return self.fail(Expected::BareExclusion),
-            Some(_) => return self.fail(after),
-            None if exclude => Action::Exclude,
-            None => Action::Take(Driver::DEFAULT),
+            _ => return self.fail(after),
         };
         Some(Rule { selector, guard, expansion, action, may_be_absent })
     }
@@ -237,20 +186,20 @@ impl<'a> Cursor<'a> {
             return self.ids(true);
         }
         if selector.starts_with(b"pci_") {
-            return self.fail(Expected::NameOfLspci);
+            return self
+                .fail("0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot");
         }
         // A word is no selector, rather than a bad number, even where its first letter is a hexadecimal digit, as in
         // `boot`.
         let mut first_field = selector.iter().take_while(|byte| **byte != b':');
         let is_word = first_field.any(|byte| matches!(byte | 0x20, b'g'..=b'w' | b'y' | b'z'));
         if is_word || !matches!(selector, [b'*' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) {
-            return self.fail(Expected::Selector);
-        }
-        if selector.contains(&b'.') {
+            self.fail("an address (03:00.0), a path, IDs (10de:2204), class:03 or boot_vga")
+        } else if selector.contains(&b'.') {
             self.address_or_path()
         } else if is_slot(selector) {
             self.skip(selector.len());
-            self.fail(Expected::FunctionOfSlot)
+            self.fail(".0, or .* for the whole slot (IDs like this take 4 digits)")
         } else {
             self.ids(false)
         }
@@ -259,8 +208,8 @@ impl<'a> Cursor<'a> {
     fn address_or_path(&mut self) -> Option<Selector> {
         let (domain, bus) = self.bus()?;
         let before_place = self.rest;
-        let place = self.place(Expected::FunctionOrAny)?;
-        if self.peek() != Some(b'/') {
+        let place = self.place(true)?;
+        if !self.rest.starts_with(b"/") {
             return Some(Selector::Address { domain, bus, place });
         }
         let Some(start) = place.function.and_then(|f| Address::new(domain, bus, place.device, f))
@@ -268,15 +217,16 @@ impl<'a> Cursor<'a> {
             // The error is at the `*`, which stands for any function.
             self.rest = before_place;
             self.skip(before_place.iter().take_while(|byte| **byte != b'*').count());
-            return self.fail(Expected::OneFunction);
+            return self
+                .fail("one function: a path starts at a single bridge, * may only follow a /");
         };
         let mut hops = heapless::Vec::new();
-        while self.peek() == Some(b'/') {
+        while let [b'/', ..] = self.rest {
             if hops.is_full() {
-                return self.fail(Expected::ShorterPath);
+                return self.fail(LONG_PATH);
             }
             self.skip(1);
-            let _ = hops.push(self.place(Expected::FunctionOrAny)?);
+            let _ = hops.push(self.place(true)?);
         }
         Some(Selector::Path { start, hops })
     }
@@ -284,43 +234,42 @@ impl<'a> Cursor<'a> {
     /// `[DOMAIN:]BUS:`
     fn bus(&mut self) -> Option<(u32, u8)> {
         let address = self.rest.split(|&byte| byte == b'.').next().unwrap_or_default();
-        let has_domain = address.iter().filter(|&&byte| byte == b':').count() > 1;
         let mut domain = 0;
-        if has_domain {
-            domain = self.number(8, Expected::Domain)?;
-            self.expect(b':', Expected::Colon)?;
+        if address.iter().filter(|&&byte| byte == b':').count() > 1 {
+            domain = self.number(8, "a domain of 1 to 8 hexadecimal digits")?;
+            self.expect(b':', COLON)?;
         }
-        let bus = self.number(2, Expected::Bus)?;
-        self.expect(b':', Expected::Colon)?;
+        let bus = self.number(2, "a bus of 1 or 2 hexadecimal digits")?;
+        self.expect(b':', COLON)?;
         Some((domain, u8::try_from(bus).ok()?))
     }
 
-    /// `DEV.FN`, where `function` says whether `*` is allowed.
+    /// `DEV.FN`, where FN may be `*` if that `may_be_any`.
     #[inline(never)]
-    fn place(&mut self, function: Expected) -> Option<Place> {
+    fn place(&mut self, may_be_any: bool) -> Option<Place> {
         let before = self.rest;
-        let device = self.number(2, Expected::Device)?;
-        if device > MAX_DEVICE.into() {
+        let device = u8::try_from(self.number(2, DEVICE)?).ok()?;
+        if device > MAX_DEVICE {
             self.rest = before;
-            return self.fail(Expected::Device);
+            return self.fail(DEVICE);
         }
-        let device = u8::try_from(device).ok()?;
-        self.expect(b'.', Expected::Dot)?;
-        let place = match self.peek() {
-            Some(digit @ b'0'..=b'7') => Place { device, function: Some(digit - b'0') },
-            Some(b'*') if function == Expected::FunctionOrAny => Place { device, function: None },
-            _ => return self.fail(function),
+        self.expect(b'.', "\".\"")?;
+        let function = match self.rest {
+            [digit @ b'0'..=b'7', ..] => Some(digit - b'0'),
+            [b'*', ..] if may_be_any => None,
+            _ if may_be_any => return self.fail("a function from 0 to 7, or *"),
+            _ => return self.fail("a function from 0 to 7"),
         };
         self.skip(1);
-        Some(place)
+        Some(Place { device, function })
     }
 
     fn class(&mut self) -> Option<Selector> {
         let before = self.rest.len();
-        let prefix = self.number(6, Expected::ClassDigits)?;
+        let prefix = self.number(6, CLASS)?;
         match u8::try_from(before - self.rest.len()) {
             Ok(digits @ (2 | 4 | 6)) => Some(Selector::Class { prefix, digits }),
-            _ => self.fail(Expected::ClassDigits),
+            _ => self.fail(CLASS),
         }
     }
 
@@ -329,34 +278,35 @@ impl<'a> Cursor<'a> {
     /// means any.
     #[inline(never)]
     fn ids(&mut self, is_pci_dev: bool) -> Option<Selector> {
-        const FIELDS: [(Expected, Expected); 4] = [
-            (Expected::VendorOrAny, Expected::End),
-            (Expected::DeviceIdOrAny, Expected::Colon),
-            (Expected::SubvendorOrAny, Expected::End),
-            (Expected::SubdeviceOrAny, Expected::SubdeviceOfPair),
+        const FIELDS: [&str; 4] = [
+            "a vendor ID of 1 to 4 hexadecimal digits, or *",
+            "a device ID of 1 to 4 hexadecimal digits, or *",
+            "a subsystem vendor ID of 1 to 4 hexadecimal digits, or *",
+            "a subsystem device ID of 1 to 4 hexadecimal digits, or *",
         ];
+        const PAIR: &str =
+            "\":\" and a subsystem device ID: in the pci: form the two come as a pair";
         let mut ids = [None; 4];
-        for (at, (id, (expected, or))) in ids.iter_mut().zip(FIELDS).enumerate() {
-            if at > 0 && !self.eat_byte(b':') {
-                if at == 1 || at == 3 && is_pci_dev {
-                    return self.fail(or);
-                }
-                break;
+        for (at, (id, expected)) in ids.iter_mut().zip(FIELDS).enumerate() {
+            match at {
+                0 => {}
+                1 => self.expect(b':', COLON)?,
+                3 if is_pci_dev => self.expect(b':', PAIR)?,
+                _ if self.eat_byte(b':') => {}
+                _ => break,
             }
-            self.number_or_any(4, expected, id)?;
-            *id = id.filter(|&id| !is_pci_dev || id != 0);
+            *id = self.number_or_any(4, expected)?.filter(|&id| !is_pci_dev || id != 0);
         }
         let [vendor, device, subvendor, subdevice] = ids.map(|id| u16::try_from(id?).ok());
         let (mut class, mut mask) = (None, 0);
         if !is_pci_dev && self.eat_byte(b':') {
-            self.number_or_any(6, Expected::ClassOrAny, &mut class)?;
+            class = self.number_or_any(6, "a class of 1 to 6 hexadecimal digits, or *")?;
             if self.eat_byte(b':') {
                 // To the kernel, `ffffffff` is a mask like any other, and it compares only 24 bits.
-                let is_number = self.peek() != Some(b'*');
-                mask = if is_number && self.eat_any() {
+                mask = if !self.rest.starts_with(b"*") && self.eat_any() {
                     0x00ff_ffff
                 } else {
-                    self.prefixed_number(6, Expected::Mask)?
+                    self.prefixed_number(6, "a class mask of 1 to 6 hexadecimal digits")?
                 };
             }
             mask = class.map_or(0, |_| mask);
@@ -380,51 +330,39 @@ impl<'a> Cursor<'a> {
         any
     }
 
-    fn prefixed_number(&mut self, max: usize, expected: Expected) -> Option<u32> {
+    fn prefixed_number(&mut self, max: usize, expected: &'static str) -> Option<u32> {
         let _ = self.eat(b"0x") || self.eat(b"0X");
         self.number(max, expected)
     }
 
-    /// Reads a number into `number`. Where the text means any number, leaves `number` as it is.
-    fn number_or_any(
-        &mut self,
-        max: usize,
-        expected: Expected,
-        number: &mut Option<u32>,
-    ) -> Option<()> {
-        if !self.eat_any() {
-            *number = Some(self.prefixed_number(max, expected)?);
-        }
-        Some(())
+    /// Reads a number, or what means any number, which is `Some(None)`.
+    #[expect(clippy::option_option, reason = "the outer one is the error")]
+    fn number_or_any(&mut self, max: usize, expected: &'static str) -> Option<Option<u32>> {
+        if self.eat_any() { Some(None) } else { self.prefixed_number(max, expected).map(Some) }
     }
 
-    fn id(&mut self, expected: Expected) -> Option<u16> {
+    fn id(&mut self, expected: &'static str) -> Option<u16> {
         u16::try_from(self.prefixed_number(4, expected)?).ok()
     }
 
     fn driver(&mut self) -> Option<Driver<'a>> {
         let name = self.rest;
-        let valid =
-            name.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"_-.+".contains(byte));
-        let valid = valid.count();
-        match name {
+        let is_valid = |byte: &&u8| byte.is_ascii_alphanumeric() || b"_-.+".contains(byte);
+        let valid = name.iter().take_while(is_valid).count();
+        let (skipped, error) = match name {
             // A driver has a directory in sysfs, and none has one of these names.
-            b"." | b".." | b"" => return self.fail(Expected::Driver),
-            _ if valid < name.len() => {
-                self.skip(valid);
-                return self.fail(Expected::Driver);
-            }
-            _ if valid > MAX_DRIVER => {
-                self.skip(MAX_DRIVER);
-                return self.fail(Expected::ShorterDriver);
-            }
-            _ => self.skip(valid),
+            b"." | b".." | b"" => (0, Some(DRIVER)),
+            _ if valid < name.len() => (valid, Some(DRIVER)),
+            _ if valid > MAX_DRIVER => (MAX_DRIVER, Some(LONG_DRIVER)),
+            _ => (valid, None),
+        };
+        self.skip(skipped);
+        match (error, name) {
+            (Some(error), _) => self.fail(error),
+            (None, NOBODY) => Some(Driver::Nobody),
+            (None, b"auto") => Some(Driver::Auto),
+            (None, name) => Some(Driver::Named(name)),
         }
-        Some(match name {
-            NOBODY => Driver::Nobody,
-            b"auto" => Driver::Auto,
-            name => Driver::Named(name),
-        })
     }
 }
 

@@ -381,7 +381,8 @@ fn write_rule(f: &mut fmt::Formatter<'_>, number: RuleNumber, entry: &Entry<'_>)
             f.write_str(if is_absent { "" } else { "; compare with lspci -Dnn" })
         }
         Outcome::Invalid(SyntaxError { column, expected }) => {
-            write!(f, " at column {}: expected {expected}", Decimal(column))
+            write!(f, " at column {}: expected ", Decimal(column))?;
+            f.write_str(expected)
         }
         Outcome::Refused(problem) | Outcome::Failed(problem) => write!(f, ": {problem}"),
         Outcome::NotInForce

@@ -81,12 +81,11 @@ impl fmt::Display for UsageError {
         match self {
             Self::Unknown(option) => write!(f, "{} is no option", Quoted(option.to_bytes()))?,
             Self::NoValue(option) => write!(f, "{} needs a value", Quoted(option.to_bytes()))?,
-            Self::Device(text, SyntaxError { column, expected }) => write!(
-                f,
-                "--device {}: column {}: expected {expected}",
-                Quoted(text.to_bytes()),
-                Decimal(*column)
-            )?,
+            Self::Device(text, SyntaxError { column, expected }) => {
+                let (text, column) = (Quoted(text.to_bytes()), Decimal(*column));
+                write!(f, "--device {text}: column {column}: expected ")?;
+                f.write_str(expected)?;
+            }
         }
         f.write_str(
             "\nusage: vfio-override-early [--sysfs DIR] [--cmdline FILE] [--kmsg FILE] \
