@@ -23,7 +23,7 @@ use crate::pci::{Address, Class, Id, MAX_DEVICE};
 use crate::rule::{
     Action, Driver, Expansion, Ids, MAX_DRIVER, MAX_HOPS, NOBODY, Place, Rule, Selector, Statement,
 };
-use crate::text::hex;
+use crate::text::number;
 
 /// Where a text stops being a rule, and what could have stood there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,9 +118,9 @@ impl<'a> Cursor<'a> {
 
     /// Reads all hexadecimal digits that come next. There must be 1 to `max` (at most 8).
     #[inline(never)]
-    fn number(&mut self, max: usize, expected: &'static str) -> Option<u32> {
+    fn hex(&mut self, max: usize, expected: &'static str) -> Option<u32> {
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let value = self.rest.get(..digits).and_then(|text| hex::number(text, max));
+        let value = self.rest.get(..digits).and_then(|text| number::<16>(text, max));
         self.skip(digits.min(max));
         if value.is_some() { value } else { self.fail(expected) }
     }
@@ -236,10 +236,10 @@ impl<'a> Cursor<'a> {
         let address = self.rest.split(|&byte| byte == b'.').next().unwrap_or_default();
         let mut domain = 0;
         if address.iter().filter(|&&byte| byte == b':').count() > 1 {
-            domain = self.number(8, "a domain of 1 to 8 hexadecimal digits")?;
+            domain = self.hex(8, "a domain of 1 to 8 hexadecimal digits")?;
             self.expect(b':', COLON)?;
         }
-        let bus = self.number(2, "a bus of 1 or 2 hexadecimal digits")?;
+        let bus = self.hex(2, "a bus of 1 or 2 hexadecimal digits")?;
         self.expect(b':', COLON)?;
         Some((domain, u8::try_from(bus).ok()?))
     }
@@ -248,7 +248,7 @@ impl<'a> Cursor<'a> {
     #[inline(never)]
     fn place(&mut self, may_be_any: bool) -> Option<Place> {
         let before = self.rest;
-        let device = u8::try_from(self.number(2, DEVICE)?).ok()?;
+        let device = u8::try_from(self.hex(2, DEVICE)?).ok()?;
         if device > MAX_DEVICE {
             self.rest = before;
             return self.fail(DEVICE);
@@ -266,7 +266,7 @@ impl<'a> Cursor<'a> {
 
     fn class(&mut self) -> Option<Selector> {
         let before = self.rest.len();
-        let prefix = self.number(6, CLASS)?;
+        let prefix = self.hex(6, CLASS)?;
         match u8::try_from(before - self.rest.len()) {
             Ok(digits @ (2 | 4 | 6)) => Some(Selector::Class { prefix, digits }),
             _ => self.fail(CLASS),
@@ -332,7 +332,7 @@ impl<'a> Cursor<'a> {
 
     fn prefixed_number(&mut self, max: usize, expected: &'static str) -> Option<u32> {
         let _ = self.eat(b"0x") || self.eat(b"0X");
-        self.number(max, expected)
+        self.hex(max, expected)
     }
 
     /// Reads a number, or what means any number, which is `Some(None)`.
@@ -372,8 +372,8 @@ fn is_slot(text: &[u8]) -> bool {
     let &[ref domain @ .., b1, b0, b':', d1, d0] = text else { return false };
     let has_domain = domain
         .strip_suffix(b":")
-        .is_some_and(|digits| digits.len() == 4 && hex::number(digits, 4).is_some());
+        .is_some_and(|digits| digits.len() == 4 && number::<16>(digits, 4).is_some());
     (domain.is_empty() || has_domain)
-        && hex::number(&[b1, b0, d1, d0], 4)
+        && number::<16>(&[b1, b0, d1, d0], 4)
             .is_some_and(|numbers| numbers & 0xff <= MAX_DEVICE.into())
 }

@@ -4,7 +4,7 @@
 
 use crate::pci::{Address, Class, Function, Id};
 use crate::rule::{Ids, MAX_DRIVER, VFIO_PCI};
-use crate::text::hex;
+use crate::text::number;
 
 /// The fields of a `modalias` and of an alias, each with the number of its digits (`do_pci_entry` in
 /// `scripts/mod/file2alias.c`). An ID has 16 bits, and is written as if it had 32.
@@ -15,7 +15,7 @@ const FIELDS: [(&[u8], usize); 7] =
 /// have these fields.
 fn fields(mut text: &[u8]) -> Option<(Ids, usize)> {
     let mut numbers = [None; 7];
-    for (number, (name, digits)) in numbers.iter_mut().zip(FIELDS) {
+    for (slot, (name, digits)) in numbers.iter_mut().zip(FIELDS) {
         for letter in name {
             text = text.split_first().filter(|(first, _)| *first == letter)?.1;
         }
@@ -24,7 +24,7 @@ fn fields(mut text: &[u8]) -> Option<(Ids, usize)> {
         } else {
             let (field, after) = text.split_at_checked(digits)?;
             let field = field.strip_prefix(b"0000").unwrap_or(field);
-            *number = Some(u16::try_from(hex::number(field, digits)?).ok()?);
+            *slot = Some(u16::try_from(number::<16>(field, digits)?).ok()?);
             after
         };
     }

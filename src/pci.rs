@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 use heapless::Vec;
 
 use crate::path::MAX_PATH;
-use crate::text::hex;
+use crate::text::{hex, number};
 
 /// The address of one PCI function, printed as sysfs names it: `0000:03:00.0`.
 ///
@@ -35,9 +35,9 @@ impl Address {
         if domain.len() < 4 || (domain.len() > 4 && domain.starts_with(b"0")) {
             return None;
         }
-        let numbers = hex::number(&[b1, b0, d1, d0, f0], 5)?;
+        let numbers = number::<16>(&[b1, b0, d1, d0, f0], 5)?;
         let [_, bus, device, function] = (numbers >> 4 << 8 | numbers & 0xf).to_be_bytes();
-        Self::new(hex::number(domain, 8)?, bus, device, function)
+        Self::new(number::<16>(domain, 8)?, bus, device, function)
     }
 
     /// Domain, the PCI segment: 0 to ffffffff.
@@ -158,40 +158,35 @@ impl Class {
         self.0
     }
 
-    /// Base class and subclass, without the programming interface: 0 to ffff.
-    const fn subclass(self) -> u32 {
-        self.0 >> 8
-    }
-
     /// A host, PCI, `CardBus` or PCI-to-PCI (semi-transparent) bridge: no driver for passthrough can take these, and
     /// the devices behind a bridge are lost with it.
     #[must_use]
     pub const fn is_bridge(self) -> bool {
-        matches!(self.subclass(), 0x0600 | 0x0604 | 0x0607 | 0x0609)
+        matches!(self.0 >> 8, 0x0600 | 0x0604 | 0x0607 | 0x0609)
     }
 
     /// A VGA controller: the only class for which sysfs has `boot_vga`.
     #[must_use]
     pub const fn is_vga(self) -> bool {
-        self.subclass() == 0x0300
+        self.0 >> 8 == 0x0300
     }
 
     /// Any display controller.
     #[must_use]
     pub const fn is_display(self) -> bool {
-        self.subclass() >> 8 == 0x03
+        self.0 >> 16 == 0x03
     }
 
     /// Any mass-storage controller.
     #[must_use]
     pub const fn is_storage(self) -> bool {
-        self.subclass() >> 8 == 0x01
+        self.0 >> 16 == 0x01
     }
 
     /// Any network controller.
     #[must_use]
     pub const fn is_network(self) -> bool {
-        self.subclass() >> 8 == 0x02
+        self.0 >> 16 == 0x02
     }
 }
 

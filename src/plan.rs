@@ -58,8 +58,6 @@ pub struct Step {
     pub is_groupless: bool,
     /// It is in no IOMMU group and behind a bridge: `+group` then takes its slot along.
     pub(crate) is_of_card: bool,
-    /// The survey has added what its rules take along.
-    pub(crate) is_expanded: bool,
     /// The number of wildcards in the alias that its driver comes from.
     pub(crate) wildcards: usize,
 }
@@ -93,10 +91,6 @@ pub enum State {
 }
 
 impl Step {
-    pub(crate) fn new(function: Function) -> Self {
-        Self { function, wildcards: usize::MAX, ..Self::default() }
-    }
-
     /// Whether it is kept for a driver, or for none.
     #[must_use]
     pub fn is_taken(&self) -> bool {
@@ -188,13 +182,12 @@ impl Plan {
 
     /// Adds a function that is not there yet.
     pub(crate) fn insert(&mut self, function: Function) -> Result<(), Problem> {
-        let inserted = self.steps.push(Step::new(function));
-        inserted.map_err(|_| {
-            Problem::TooMany(&(
-                MAX_FUNCTIONS,
-                "functions: the rest is not protected; use narrower rules",
-            ))
-        })
+        const PROBLEM: Problem = Problem::TooMany(&(
+            MAX_FUNCTIONS,
+            "functions: the rest is not protected; use narrower rules",
+        ));
+        let step = Step { function, wildcards: usize::MAX, ..Step::default() };
+        self.steps.push(step).map_err(|_| PROBLEM)
     }
 
     /// Puts the steps in order: the survey is done. Unlike this, `sort_unstable` can panic.
@@ -311,25 +304,20 @@ impl Plan {
         }
         for (number, entry) in rules.entries_mut() {
             let decides = self.steps.iter().any(|step| step.rule == Some(number));
-            match entry.outcome {
-                Outcome::Applied
-                | Outcome::Excluded
-                | Outcome::Unmatched
-                | Outcome::Absent
-                | Outcome::Failed(Problem::NoGroup(_))
-                    if only.is_some() && !decides =>
-                {
-                    entry.outcome = Outcome::Elsewhere;
+            let may_be_elsewhere = match entry.outcome {
+                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched | Outcome::Absent => {
+                    !decides
                 }
-                Outcome::Refused(Problem::Bridge(address, _) | Problem::Guard(address, _))
-                    if only.is_some_and(|only| only != address) =>
-                {
-                    entry.outcome = Outcome::Elsewhere;
+                Outcome::Failed(Problem::NoGroup(_)) => !decides,
+                Outcome::Refused(Problem::Bridge(address, _) | Problem::Guard(address, _)) => {
+                    only != Some(address)
                 }
-                Outcome::Applied | Outcome::Excluded if !decides => {
-                    entry.outcome = Outcome::Overruled;
-                }
-                _ => {}
+                _ => false,
+            };
+            if may_be_elsewhere && only.is_some() {
+                entry.outcome = Outcome::Elsewhere;
+            } else if !decides && matches!(entry.outcome, Outcome::Applied | Outcome::Excluded) {
+                entry.outcome = Outcome::Overruled;
             }
         }
     }

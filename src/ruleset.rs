@@ -258,16 +258,9 @@ impl<'a> RuleSet<'a> {
     }
 }
 
-fn trim(mut text: &[u8]) -> &[u8] {
-    while let [first, rest @ ..] = text
-        && cmdline::is_space(*first)
-    {
-        text = rest;
-    }
-    while let [rest @ .., last] = text
-        && cmdline::is_space(*last)
-    {
-        text = rest;
-    }
-    text
+fn trim(text: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !cmdline::is_space(*byte);
+    let start = text.iter().position(is_text).unwrap_or_default();
+    let end = text.iter().rposition(is_text).map_or(start, |last| last + 1);
+    text.get(start..end).unwrap_or_default()
 }

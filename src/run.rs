@@ -24,8 +24,8 @@ pub struct Run<'a> {
     pub rules: RuleSet<'a>,
     /// What is known of each function, and what becomes of it.
     pub plan: Plan,
-    /// The only function that the run is for.
-    pub(crate) only: Option<Address>,
+    /// The only function that the run is for; `None` for all. The caller sets it before the run begins.
+    pub only: Option<Address>,
     /// The log may be cut short, so the summary is its first line.
     pub(crate) is_cut_short: bool,
 }
@@ -37,21 +37,19 @@ impl Run<'_> {
         Self { rules: RuleSet::new(), plan: Plan::new(), only: None, is_cut_short: false }
     }
 
-    /// Looks at what the rules concern, and decides; with `only`, for this one function. Nothing is written.
-    /// With the rule `off` nothing is looked at.
-    fn decide(&mut self, view: &mut View<'_, impl System>, only: Option<Address>) {
-        let Self { rules, plan, .. } = self;
-        self.only = only;
+    /// Looks at what the rules concern, and decides. Nothing is written. With the rule `off` nothing is looked at.
+    fn decide(&mut self, view: &mut View<'_, impl System>) {
+        let Self { rules, plan, only, .. } = self;
         if rules.count() > 0 && rules.off.is_none() {
-            survey::survey(view, rules, only, plan);
-            plan.decide(rules, only);
+            survey::survey(view, rules, *only, plan);
+            plan.decide(rules, *only);
             survey::find_variants(view, rules, plan);
         }
     }
 
     /// Looks at and decides all that [`Run::apply`] would, and writes nothing.
     pub fn preview(&mut self, view: &mut View<'_, impl System>) {
-        self.decide(view, None);
+        self.decide(view);
         self.fail_rules();
         self.gather_warnings(view);
     }
@@ -63,12 +61,12 @@ impl Run<'_> {
         }
     }
 
-    /// Applies the rules; with `only`, to this one function.
+    /// Applies the rules.
     ///
     /// All overrides are written before anything else is done to a function, so that no slow one leaves
     /// another unprotected.
-    pub fn apply(&mut self, system: &mut impl System, only: Option<Address>) {
-        self.decide(&mut View::of(system), only);
+    pub fn apply(&mut self, system: &mut impl System) {
+        self.decide(&mut View::of(system));
         for step in self.plan.taken_mut() {
             apply::hold(system, step);
         }
@@ -129,8 +127,8 @@ impl Run<'_> {
 
     /// Sets the overrides and does nothing else. It begins with the last function: a run that came to no end has set
     /// the first ones. Returns whether every override is set.
-    pub fn protect(&mut self, system: &mut impl System, only: Option<Address>) -> bool {
-        self.decide(&mut View::of(system), only);
+    pub fn protect(&mut self, system: &mut impl System) -> bool {
+        self.decide(&mut View::of(system));
         for step in self.plan.taken_mut().rev() {
             apply::hold(system, step);
         }
@@ -139,13 +137,8 @@ impl Run<'_> {
 
     /// Finds out what became of each function in a run that came to no end. `holds` is whether all overrides are
     /// known to be set. This reads no attribute that a driver's lock may guard.
-    pub fn look_back(
-        &mut self,
-        view: &mut View<'_, impl System>,
-        only: Option<Address>,
-        holds: bool,
-    ) {
-        self.decide(view, only);
+    pub fn look_back(&mut self, view: &mut View<'_, impl System>, holds: bool) {
+        self.decide(view);
         self.is_cut_short = true;
         for step in self.plan.taken_mut().filter(|_| holds) {
             step.held = Held::Already;

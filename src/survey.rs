@@ -19,6 +19,7 @@ use crate::problem::{Operation, Problem};
 use crate::rule::{Action, Expansion, Place, Rule, Selector, VFIO_PCI};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{System, Text, View};
+use crate::text::number;
 use crate::warnings::framebuffer;
 
 /// The most functions that rules may concern: all of 16 buses.
@@ -77,14 +78,18 @@ pub fn survey(
     let needs_boot_vga = rules.any(|rule| rule.selector == Selector::BootVga);
     let excludes_group = rules
         .any(|rule| rule.action == Action::Exclude && rule.expansion == Some(Expansion::Group));
-    let mut survey = Survey { rules, plan, needs_boot_vga, is_lit: false, may_be_another: false };
+    plan.seeks_console = needs_boot_vga;
+    let mut survey = Survey { rules, plan, is_lit: false, may_be_another: false };
     // Whether such an exclusion can be honoured depends on all functions.
     survey.begin(view, only.filter(|_| !needs_boot_vga && !excludes_group));
     if needs_boot_vga {
         survey.find_console(view);
     }
     if rules.any(|rule| rule.expansion.is_some()) {
-        while let Some(function) = survey.next_unexpanded() {
+        // What is added on the way is expanded as well.
+        for index in 0.. {
+            let Some(step) = survey.plan.steps.get(index) else { break };
+            let function = step.function;
             survey.expand(view, &function);
         }
     }
@@ -94,7 +99,6 @@ pub fn survey(
 struct Survey<'s, 'r> {
     rules: &'s RuleSet<'r>,
     plan: &'s mut Plan,
-    needs_boot_vga: bool,
     /// Some display has a `boot_vga` of 1.
     is_lit: bool,
     /// The firmware's framebuffer may be on a display that has no such `boot_vga`.
@@ -178,6 +182,14 @@ impl Survey<'_, '_> {
         start: Address,
         hops: &[Place],
     ) {
+        const TOO_BROAD: Problem = Problem::TooMany(&(
+            MAX_PATH_BREADTH,
+            "functions at one hop: the rest is not followed; do without *",
+        ));
+        const TOO_MANY_ENDS: Problem = Problem::TooMany(&(
+            MAX_PATH_ENDS,
+            "functions at the ends of paths: the rest is not protected",
+        ));
         let mut here = Vec::<Address, MAX_PATH_BREADTH>::new();
         let _ = here.push(start);
         for hop in hops {
@@ -193,32 +205,16 @@ impl Survey<'_, '_> {
                 }
             }
             if full {
-                let problem = Problem::TooMany(&(
-                    MAX_PATH_BREADTH,
-                    "functions at one hop: the rest is not followed; do without *",
-                ));
-                self.plan.remember(Scope::Path(number), problem);
+                self.plan.remember(Scope::Path(number), TOO_BROAD);
             }
             here = next;
         }
         for &address in &here {
             if self.plan.path_ends.push((number, address)).is_err() {
-                self.plan.remember(
-                    Scope::Path(number),
-                    Problem::TooMany(&(
-                        MAX_PATH_ENDS,
-                        "functions at the ends of paths: the rest is not protected",
-                    )),
-                );
+                self.plan.remember(Scope::Path(number), TOO_MANY_ENDS);
             }
             self.visit(view, address);
         }
-    }
-
-    fn next_unexpanded(&mut self) -> Option<Function> {
-        let step = self.plan.steps.iter_mut().find(|step| !step.is_expanded)?;
-        step.is_expanded = true;
-        Some(step.function)
     }
 
     /// Adds what rules may take along with the function.
@@ -266,7 +262,7 @@ impl Survey<'_, '_> {
         match read_function(view, address) {
             Ok(function) => {
                 let mut function = function?;
-                if self.needs_boot_vga && function.class.is_display() {
+                if self.plan.seeks_console && function.class.is_display() {
                     match boot_vga(view, &function) {
                         Ok(said) => {
                             function.boot_vga = said == Some(true);
@@ -288,7 +284,6 @@ impl Survey<'_, '_> {
     /// Marks the display of the console, and no other. This is the display that has the firmware's framebuffer. If
     /// none has it, or there is no need to look for it, it is the display with a `boot_vga` of 1.
     fn find_console(&mut self, view: &mut View<'_, impl System>) {
-        self.plan.seeks_console = true;
         if self.may_be_another || !self.is_lit {
             let read = framebuffer(view, &mut self.plan.framebuffer);
             let found = self.plan.framebuffer;
@@ -346,7 +341,7 @@ pub(crate) fn list_group<S: System>(
 ) -> Result<Option<u32>, Problem> {
     let mut buffer = [0; 256];
     let link = Path::Attribute(address, Attribute::IommuGroup);
-    let group = view.link_name(link, &mut buffer)?.and_then(decimal);
+    let group = view.link_name(link, &mut buffer)?.and_then(|name| number::<10>(name, 10));
     if let Some(group) = group {
         let members = Path::GroupDevices(group);
         view.list(members, |view, member| each(view, group, member))?;
@@ -386,23 +381,14 @@ pub(crate) fn read_function(
 ) -> Result<Option<Function>, Problem> {
     let path = Path::Attribute(address, Attribute::Modalias);
     let mut buffer = [0; 64];
-    let text = match view.read(path, &mut buffer) {
-        Ok(text) => text,
+    match view.read(path, &mut buffer) {
+        Ok(text) => modalias::function(address, text).map(Some).ok_or(Problem::Fault {
+            operation: Operation::Read,
+            path,
+            errno: Errno::EBADMSG,
+        }),
         // It is not there, or not any more.
-        Err(Problem::Fault { errno: Errno::ENODEV, .. }) => return Ok(None),
-        Err(problem) => return Err(problem),
-    };
-    let Some(function) = modalias::function(address, text) else {
-        return Err(Problem::Fault { operation: Operation::Read, path, errno: Errno::EBADMSG });
-    };
-    Ok(Some(function))
-}
-
-fn decimal(text: &[u8]) -> Option<u32> {
-    if text.is_empty() {
-        return None;
+        Err(Problem::Fault { errno: Errno::ENODEV, .. }) => Ok(None),
+        Err(problem) => Err(problem),
     }
-    text.iter().try_fold(0_u32, |value, &byte| {
-        value.checked_mul(10)?.checked_add(char::from(byte).to_digit(10)?)
-    })
 }

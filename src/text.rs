@@ -62,18 +62,21 @@ impl fmt::Display for Decimal {
     }
 }
 
+/// The value of `text`, if it is 1 to `max_digits` digits to this base, and nothing else: `from_str_radix` would accept
+/// `+1f`.
+pub(crate) fn number<const BASE: u32>(text: &[u8], max_digits: usize) -> Option<u32> {
+    if text.is_empty() || text.len() > max_digits {
+        return None;
+    }
+    text.iter().try_fold(0_u32, |value, &byte| {
+        value.checked_mul(BASE)?.checked_add(char::from(byte).to_digit(BASE)?)
+    })
+}
+
 pub(crate) mod hex {
-    //! Hexadecimal digits, one by one: `from_str_radix` would accept `+1f`.
+    //! Hexadecimal digits.
 
     use core::fmt;
-
-    /// The value of `text`, when it is 1 to `max_digits` (at most 8) digits and nothing else.
-    pub(crate) fn number(text: &[u8], max_digits: usize) -> Option<u32> {
-        if text.is_empty() || text.len() > max_digits {
-            return None;
-        }
-        text.iter().try_fold(0, |value, &byte| Some(value << 4 | char::from(byte).to_digit(16)?))
-    }
 
     /// The eight digits of `value`, in lower case. They are made all at once, since a run writes little else than
     /// addresses: first they are spread over the bytes of a word, then each becomes a character.

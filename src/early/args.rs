@@ -28,19 +28,6 @@ impl Options {
     };
 }
 
-pub enum Request {
-    Run(Options),
-    Version,
-}
-
-pub struct Version;
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(concat!("vfio-override-early ", env!("CARGO_PKG_VERSION")))
-    }
-}
-
 /// What is wrong with the arguments.
 pub enum UsageError {
     Unknown(&'static CStr),
@@ -48,8 +35,10 @@ pub enum UsageError {
     Device(&'static CStr, SyntaxError),
 }
 
-/// Reads the arguments after the program's name.
-pub fn parse(mut arguments: impl Iterator<Item = &'static CStr>) -> Result<Request, UsageError> {
+/// Reads the arguments after the program's name; `None` if they ask for the version.
+pub fn parse(
+    mut arguments: impl Iterator<Item = &'static CStr>,
+) -> Result<Option<Options>, UsageError> {
     let mut options = Options::DEFAULT;
     while let Some(option) = arguments.next() {
         let path = match option.to_bytes() {
@@ -57,7 +46,7 @@ pub fn parse(mut arguments: impl Iterator<Item = &'static CStr>) -> Result<Reque
                 options.modprobe = true;
                 continue;
             }
-            b"--version" => return Ok(Request::Version),
+            b"--version" => return Ok(None),
             b"--sysfs" => Some(&mut options.sysfs),
             b"--cmdline" => Some(&mut options.cmdline),
             b"--kmsg" => Some(&mut options.kmsg),
@@ -72,7 +61,7 @@ pub fn parse(mut arguments: impl Iterator<Item = &'static CStr>) -> Result<Reque
             options.device = Some(address.map_err(|error| UsageError::Device(value, error))?);
         }
     }
-    Ok(Request::Run(options))
+    Ok(Some(options))
 }
 
 impl fmt::Display for UsageError {

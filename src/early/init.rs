@@ -50,8 +50,12 @@ pub fn run(process: Process, pid: Pid) -> c_int {
     }
 
     kmsg.close();
-    for mounted in provided.into_iter().rev().filter_map(Result::ok).flatten() {
-        mounted.undo();
+    for (file_system, provided) in FILE_SYSTEMS.iter().zip(&provided).rev() {
+        if let Ok(Some(made_directory)) = *provided {
+            // Detached, so that a child which is stuck in it cannot keep it mounted.
+            let _ = umount2(file_system.at, MntFlags::MNT_DETACH);
+            remove_directory(file_system.at, made_directory);
+        }
     }
 
     // This program may stand at one or several of these paths. It must not start itself for ever, so it tries only
@@ -94,28 +98,16 @@ fn needed_by<'b>(program: &CStr, errno: Errno, buffer: &'b mut [u8]) -> Option<&
     needed.or(Some(b"its interpreter"))
 }
 
-/// What has to be undone for a file system.
-struct Undo {
-    at: &'static CStr,
-    made_directory: bool,
-}
-
-impl Undo {
-    /// Detaches the file system, so that a child which is stuck in it cannot keep it mounted.
-    fn undo(&self) {
-        let _ = umount2(self.at, MntFlags::MNT_DETACH);
-        if self.made_directory {
-            remove_directory(self.at);
-        }
+/// Removes a directory that was made to mount something.
+fn remove_directory(at: &CStr, was_made: bool) {
+    if was_made {
+        let _ = unlinkat(AT_FDCWD, at, UnlinkatFlags::RemoveDir);
     }
 }
 
-fn remove_directory(at: &CStr) {
-    let _ = unlinkat(AT_FDCWD, at, UnlinkatFlags::RemoveDir);
-}
-
-/// Mounts a file system where it is missing; `None` where it is not.
-fn provide(file_system: &FileSystem) -> nix::Result<Option<Undo>> {
+/// Mounts a file system where it is missing, and returns whether a directory was made for it; `None` where it is not
+/// missing.
+fn provide(file_system: &FileSystem) -> nix::Result<Option<bool>> {
     let FileSystem { at, kind, proof } = *file_system;
     if access(proof, AccessFlags::F_OK).is_ok() {
         return Ok(None);
@@ -123,9 +115,7 @@ fn provide(file_system: &FileSystem) -> nix::Result<Option<Undo>> {
     let made_directory = mkdir(at, Mode::from_bits_truncate(0o755)).is_ok();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mounted = mount(Some(kind), at, Some(kind), flags, None::<&CStr>);
-    if mounted.is_err() && made_directory {
-        // This program has mounted nothing there. If something else is mounted there, the directory stays.
-        remove_directory(at);
-    }
-    mounted.map(|()| Some(Undo { at, made_directory }))
+    // This program has mounted nothing there. If something else is mounted there, the directory stays.
+    remove_directory(at, made_directory && mounted.is_err());
+    mounted.map(|()| Some(made_directory))
 }

@@ -39,7 +39,7 @@ impl Kmsg {
     /// belong to one run.
     pub fn open(path: &'static CStr, process: Pid) -> Self {
         let mut start = Line::default();
-        start.add_text(TARGET);
+        start.add_bytes(TARGET.as_bytes());
         start.add(format_args!("[{}]: ", Decimal(process.as_raw().unsigned_abs())));
         Self { path, fd: open_log(path).number().into(), records: 0.into(), process, start }
     }
@@ -87,12 +87,12 @@ impl Log for Kmsg {
 
         let mut line = Line::default();
         if !log.is_standard() {
-            line.add_text(match record.level() {
-                Level::Error => "<3>",
-                Level::Warn => "<4>",
-                Level::Info => "<5>",
-                Level::Debug => "<6>",
-                Level::Trace => "<7>",
+            line.add_bytes(match record.level() {
+                Level::Error => b"<3>",
+                Level::Warn => b"<4>",
+                Level::Info => b"<5>",
+                Level::Debug => b"<6>",
+                Level::Trace => b"<7>",
             });
         }
         line.add_bytes(self.start.text());

@@ -18,10 +18,6 @@ impl Line {
         let _ = self.write_fmt(sentence);
     }
 
-    pub fn add_text(&mut self, text: &str) {
-        self.add_bytes(text.as_bytes());
-    }
-
     #[inline(never)]
     pub fn add_bytes(&mut self, bytes: &[u8]) {
         let room = MAX_LINE.saturating_sub(self.0.len() + NEWLINE.len());
@@ -41,7 +37,7 @@ impl Line {
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.add_text(text);
+        self.add_bytes(text.as_bytes());
         Ok(())
     }
 

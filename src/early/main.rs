@@ -19,7 +19,7 @@ mod watchdog;
 
 use core::ffi::c_int;
 
-use args::{Options, Request};
+use args::Options;
 use kmsg::Kmsg;
 use sys::Fd;
 use sys::memory::Once;
@@ -48,13 +48,16 @@ fn start(process: sys::Process) -> c_int {
         return init::run(process, pid);
     }
     let options = match args::parse(process.arguments().skip(1)) {
-        Ok(Request::Run(options)) => options,
-        Ok(Request::Version) => {
-            sys::print(Fd::STDOUT, &args::Version);
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            sys::print(
+                Fd::STDOUT,
+                format_args!(concat!("vfio-override-early ", env!("CARGO_PKG_VERSION"))),
+            );
             return 0;
         }
         Err(error) => {
-            sys::print(Fd::STDERR, &error);
+            sys::print(Fd::STDERR, format_args!("{error}"));
             return 2;
         }
     };
@@ -67,7 +70,7 @@ fn start(process: sys::Process) -> c_int {
 /// All is done before the first line is logged: a console may take a while to print it.
 fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
     let Some((run, mut tree)) = prepare(options, kmsg) else { return NOT_DONE };
-    run.apply(&mut tree, options.device);
+    run.apply(&mut tree);
     let loadings = if options.modprobe {
         modprobe::load_drivers(run, &mut tree, process)
     } else {
@@ -90,9 +93,9 @@ fn work(options: &Options, process: sys::Process, kmsg: &Kmsg) -> c_int {
 fn rescue(options: &Options, kmsg: &Kmsg, holds: Option<bool>) -> c_int {
     let Some((run, mut tree)) = prepare(options, kmsg) else { return UNKNOWN };
     let is_done = match holds {
-        None => run.protect(&mut tree, options.device),
+        None => run.protect(&mut tree),
         Some(holds) => {
-            run.look_back(&mut View::of(&mut tree), options.device, holds);
+            run.look_back(&mut View::of(&mut tree), holds);
             run.report(kmsg)
         }
     };
@@ -110,6 +113,7 @@ fn prepare(options: &Options, kmsg: &Kmsg) -> Option<(&'static mut Run<'static>,
     let problem = match (tree::open_root(options.sysfs), sys::read_file(options.cmdline, line)) {
         (Ok(root), Ok(line)) => {
             run.rules.add_line(line);
+            run.only = options.device;
             return Some((run, Tree::below(root, buses, options.cmdline)));
         }
         (_, Err(errno)) => Message::CommandLine(options.cmdline.to_bytes(), errno),

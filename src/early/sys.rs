@@ -387,9 +387,9 @@ pub fn sign_of_life(watcher: Pid) {
 }
 
 /// Writes a line to a standard stream, if that is open.
-pub fn print(stream: Fd, sentence: &dyn fmt::Display) {
+pub fn print(stream: Fd, sentence: fmt::Arguments) {
     let mut line = Line::default();
-    line.add(format_args!("{sentence}"));
+    line.add(sentence);
     write_line(stream, &mut line);
 }
 

@@ -162,17 +162,14 @@ pub fn open_root(sysfs: &CStr) -> nix::Result<Fd> {
     sys::open(sysfs, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
-/// An open attribute.
-pub struct OpenAttribute(Fd);
-
-impl File for OpenAttribute {
+impl File for Fd {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        sys::fill(buffer, &mut |free, offset| pread(self.0, free, offset))
+        sys::fill(buffer, &mut |free, offset| pread(*self, free, offset))
     }
 
     /// Writes all of a text at once, or fails.
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
-        match retry(|| write(self.0, text))? {
+        match retry(|| write(*self, text))? {
             count if count == text.len() => Ok(()),
             _ => Err(Errno::EIO),
         }
@@ -180,16 +177,16 @@ impl File for OpenAttribute {
 }
 
 impl System for Tree {
-    type File<'a> = OpenAttribute;
+    type File<'a> = Fd;
 
-    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute, Errno> {
+    fn open(&mut self, path: Path, access: Access) -> Result<Fd, Errno> {
         let flags = match access {
             Access::Read => OFlag::O_RDONLY,
             Access::Write => OFlag::O_WRONLY,
             Access::ReadWrite => OFlag::O_RDWR,
         };
         // No attribute that is opened is a link.
-        self.with_room(|tree| tree.open_file(path, flags | OFlag::O_NOFOLLOW)).map(OpenAttribute)
+        self.with_room(|tree| tree.open_file(path, flags | OFlag::O_NOFOLLOW))
     }
 
     fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -221,12 +218,12 @@ impl System for Tree {
     }
 
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
-        let probe = match self.probe {
+        let mut probe = match self.probe {
             Some(probe) => probe,
-            None => self.open(Path::DriversProbe, Access::Write)?.0,
+            None => self.open(Path::DriversProbe, Access::Write)?,
         };
         self.probe = Some(probe);
-        OpenAttribute(probe).write(name)
+        File::write(&mut probe, name)
     }
 
     fn stream(&mut self, text: Text, each: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {

@@ -21,7 +21,7 @@ type Load = fn(&mut Machine);
 fn run(machine: &mut Machine, is_loaded: bool, load: Load) -> (bool, String) {
     let mut run = Box::<Run<'_>>::default();
     run.rules.add_line(LINE);
-    run.apply(machine, None);
+    run.apply(machine);
     load(machine);
     for mut driver in run.drivers() {
         run.verify_loaded(machine, &mut driver, is_loaded);
@@ -104,7 +104,7 @@ fn no_name_that_a_rule_gives_is_replaced() {
     let mut machine = machine();
     let mut run = Box::<Run<'_>>::default();
     run.rules.add_line(b"vfio.override=01:00.0=new_vfio_pci");
-    run.apply(&mut machine, None);
+    run.apply(&mut machine);
     machine.load_module("new_vfio_pci", &["pci:other"]);
     for mut driver in run.drivers() {
         run.verify_loaded(&mut machine, &mut driver, true);

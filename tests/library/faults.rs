@@ -203,7 +203,7 @@ fn a_function_whose_override_is_not_set_is_not_said_to_be_taken_or_to_wait() {
         let log = Capture::default();
         let mut run = Box::<Run>::default();
         run.rules.add_value(rules.as_bytes());
-        run.apply(&mut machine, None);
+        run.apply(&mut machine);
         assert!(!run.report(&log));
         let (_, last) = log.into_lines().pop().unwrap();
         assert!(

@@ -222,7 +222,7 @@ fn drivers_past_the_limit_are_left_for_whoever_loads_them_later() {
     let line = format!("vfio.override={rules}");
     let mut run = Box::<Run>::default();
     run.rules.add_line(line.as_bytes());
-    run.apply(&mut machine, None);
+    run.apply(&mut machine);
     assert!(run.report(&Capture::default()));
     assert_eq!(run.drivers().len(), MAX_DRIVERS);
     assert_eq!(machine.kept().len(), count);

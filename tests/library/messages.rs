@@ -238,7 +238,8 @@ fn looked_back_on(only: &str) -> Told {
     let mut machine = board();
     let mut run = Box::<Run>::default();
     run.rules.add_line(b"vfio.override=02:00.0+slot");
-    run.look_back(&mut View::of(&mut machine), Some(address(only)), true);
+    run.only = Some(address(only));
+    run.look_back(&mut View::of(&mut machine), true);
     let log = Capture::default();
     let is_applied = run.report(&log);
     Told { is_applied, lines: log.into_lines() }

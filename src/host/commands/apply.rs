@@ -48,7 +48,7 @@ fn work(machine: &mut Machine, asked: &Asked, taken: &[Device], progress: Progre
     let mut steps = progress.share();
     let recorder = Recorder::new(Change::Apply, machine.kind, progress);
     let mut run = asked.run();
-    run.apply(&mut machine.tree, None);
+    run.apply(&mut machine.tree);
     let loadings = if machine.kind == Kind::Live {
         load_drivers(&mut run, &mut machine.tree, &mut steps)
     } else {
