@@ -341,7 +341,7 @@ pub(crate) fn list_group<S: System>(
 ) -> Result<Option<u32>, Problem> {
     let mut buffer = [0; 256];
     let link = Path::Attribute(address, Attribute::IommuGroup);
-    let group = view.link_name(link, &mut buffer)?.and_then(|name| number::<10>(name, 10));
+    let group = view.link_name(link, &mut buffer)?.and_then(|name| number::<10>(name, 9));
     if let Some(group) = group {
         let members = Path::GroupDevices(group);
         view.list(members, |view, member| each(view, group, member))?;

@@ -63,14 +63,12 @@ impl fmt::Display for Decimal {
 }
 
 /// The value of `text`, if it is 1 to `max_digits` digits to this base, and nothing else: `from_str_radix` would accept
-/// `+1f`.
+/// `+1f`. So many digits must fit: 8 hexadecimal ones do, and 9 decimal ones.
 pub(crate) fn number<const BASE: u32>(text: &[u8], max_digits: usize) -> Option<u32> {
     if text.is_empty() || text.len() > max_digits {
         return None;
     }
-    text.iter().try_fold(0_u32, |value, &byte| {
-        value.checked_mul(BASE)?.checked_add(char::from(byte).to_digit(BASE)?)
-    })
+    text.iter().try_fold(0, |value, &byte| Some(value * BASE + char::from(byte).to_digit(BASE)?))
 }
 
 pub(crate) mod hex {
