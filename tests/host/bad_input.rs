@@ -173,3 +173,134 @@ fn try_damaged(round: u64, machines: &[String]) -> Vec<usize> {
     }
     statuses
 }
+
+/// The files of the host that the answers come from.
+const FILES: [&str; 28] = [
+    "boot/armbianEnv.txt",
+    "boot/limine.conf",
+    "boot/loader/entries/a.conf",
+    "boot/refind_linux.conf",
+    "dev/kmsg",
+    "etc/cmdline.d/a.conf",
+    "etc/default/grub",
+    "etc/default/grub.d/a.cfg",
+    "etc/default/kdump-tools",
+    "etc/default/limine",
+    "etc/dracut.conf.d/a.conf",
+    "etc/driverctl.d/0000:01:00.0",
+    "etc/initramfs-tools/modules",
+    "etc/kernel/cmdline",
+    "etc/libvirt/qemu/a.xml",
+    "etc/mkinitcpio.conf",
+    "etc/mkinitcpio.d/linux.preset",
+    "etc/modprobe.d/a.conf",
+    "etc/modules",
+    "etc/os-release",
+    "etc/sysconfig/bootloader",
+    "initramfs.given",
+    "initramfs.list",
+    "lib/modules/6.12.30/modules.alias",
+    "lib/modules/6.12.30/modules.builtin",
+    "lib/modules/6.12.30/modules.dep",
+    "lib/modules/6.12.30/pkgbase",
+    "sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f",
+];
+
+/// What somebody may have put into such a file, or in its place.
+fn spoil(path: &Path, kind: &str) {
+    const GRUB: &str =
+        "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet vfio-pci.ids=10de:2204\"\nHOOKS=(base udev)\nID=arch\n";
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    match kind {
+        "garbage" => fs::write(path, (0..=255).collect::<Vec<u8>>().repeat(512)).unwrap(),
+        "NULs" => fs::write(path, GRUB.replace(' ', "\0")).unwrap(),
+        "CRLF" => fs::write(path, GRUB.replace('\n', "\r\n")).unwrap(),
+        "UTF-16" => {
+            let text = GRUB.encode_utf16().flat_map(u16::to_le_bytes);
+            fs::write(path, [0xff, 0xfe].into_iter().chain(text).collect::<Vec<u8>>()).unwrap();
+        }
+        "no end of a quote" => {
+            fs::write(path, "HOOKS=(\nID=\"\nGRUB_CMDLINE_LINUX_DEFAULT=\"a\n").unwrap()
+        }
+        // All together little less than is taken of a copy.
+        "huge" => fs::write(path, format!("# {}\n", "x".repeat(1 << 20)).repeat(2)).unwrap(),
+        "too huge" => fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+        "directory" => fs::create_dir(path).unwrap(),
+        "FIFO" => mkfifo(path, Mode::S_IRWXU).unwrap(),
+        "device" => symlink("/dev/zero", path).unwrap(),
+        other => panic!("{other}"),
+    }
+}
+
+/// Whatever stands in one file of the host, the rest of the answer is as without it, or says so; within bounds.
+#[test]
+fn a_file_of_the_host_that_is_none_is_no_harm() {
+    const MACHINE: &str = "\
+kernel 6.12.30
+cmdline root=UUID=0 quiet vfio.override=01:00.0+slot
+0000:00:00.0    060000 8086:4660 1043:8694  0 -
+0000:00:01.0    060400 8086:460d 1043:8694  2 pcieport
+  0000:01:00.0  030000 10de:2204 10de:1454 15 nouveau
+0000:00:02.0    030000 8086:4680 1043:8694  1 i915 boot
+file usr/bin/mkinitcpio
+file usr/bin/dracut
+file usr/bin/limine-update
+file usr/sbin/mkinitramfs
+file usr/sbin/driverctl
+";
+    for kind in [
+        "garbage",
+        "NULs",
+        "CRLF",
+        "UTF-16",
+        "no end of a quote",
+        "huge",
+        "too huge",
+        "directory",
+        "FIFO",
+        "device",
+    ] {
+        let desk = TempDir::new().unwrap();
+        copy::unfold_text(MACHINE, &desk.path().join("m"));
+        // All at once: none hides behind another, and the bounds hold for their sum.
+        for file in FILES {
+            spoil(&desk.path().join("m").join(file), kind);
+        }
+        for command in
+            ["suggest 01:00.0", "plan", "status", "list --tree", "claims", "collect c.tar"]
+        {
+            // 256 MiB, the program and its libraries included.
+            let output = Command::new("timeout")
+                .args([
+                    "--signal=KILL",
+                    PATIENCE,
+                    "sh",
+                    "-c",
+                    "ulimit -v 262144; exec \"$@\"",
+                    "sh",
+                    tool(),
+                ])
+                .args(format!("{command} --from m").split_whitespace())
+                .current_dir(desk.path())
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let (out, err) = (text(&output.stdout), text(&output.stderr));
+            let shown = || format!("{kind}, {command}: {}\n{out}{err}", output.status);
+            assert!(matches!(output.status.code(), Some(0..=2)), "{}", shown());
+            assert!(!err.contains("panicked"), "{}", shown());
+            if output.status.code() == Some(2) {
+                assert!(err.starts_with("error: ") && err.lines().count() == 1, "{}", shown());
+            }
+            // Nothing of such a file reaches the terminal as it is.
+            let is_plain = |letter: char| letter == '\n' || !letter.is_control();
+            assert!(out.chars().all(is_plain), "{}", shown());
+            let is_refused =
+                matches!(kind, "too huge" | "device" | "FIFO") && output.status.code() == Some(2);
+            if command.starts_with("suggest") && !is_refused {
+                assert!(out.contains("10de:2204"), "{}", shown());
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod readme;
 #[path = "../support/mod.rs"]
 mod support;
 mod systems;
+mod touched;
 
 /// The tool under test: cargo's, unless `cargo xtask test` names another, as that of another architecture.
 fn tool() -> &'static str {

@@ -77,6 +77,15 @@ fn look_again(
     for device in taken {
         let address = device.function.address;
         let Some(step) = plan.taken().find(|step| step.function.address == address) else {
+            is_kept = false;
+            message::log(
+                recorder,
+                Level::Warn,
+                &format_args!(
+                    "{}: no rule takes it any more: it went away while the rules were applied, or is another function now",
+                    device.address
+                ),
+            );
             continue;
         };
         let driver = step.driver.escape_ascii().to_string();

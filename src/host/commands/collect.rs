@@ -79,8 +79,9 @@ fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Parameters that a bug report may be about, as the beginnings of their names. All others may hold a
 /// secret, such as the name of a disk's key.
-const PARAMETERS: [&[u8]; 25] = [
+const PARAMETERS: [&[u8]; 26] = [
     b"acpi",
+    b"crashkernel",
     b"vfio",
     b"kvm",
     b"iommu",
@@ -628,14 +629,26 @@ const UNKNOWN: &str = "…";
 /// Mounts of what is on disks, under the kernel's names for these; where, only for the places that every
 /// system has.
 fn public_mounts(disks: &Disks, text: &str) -> String {
-    const PLACES: [&str; 10] =
-        ["/", "/boot", "/boot/efi", "/efi", "/home", "/opt", "/srv", "/tmp", "/usr", "/var"];
+    const PLACES: [&str; 12] = [
+        "/",
+        "/boot",
+        "/boot/efi",
+        "/boot/firmware",
+        "/efi",
+        "/etc",
+        "/home",
+        "/opt",
+        "/srv",
+        "/tmp",
+        "/usr",
+        "/var",
+    ];
     let mounts = text.lines().filter_map(Mount::parse).flat_map(|mount| {
         let disks_of = mount.disks(disks).into_iter().map(|disk| format!("/dev/{disk}"));
         let mut sources: Vec<String> = disks_of.collect();
         if sources.is_empty() && mount.may_be_on_disks() {
             sources.push(format!("/dev/{UNKNOWN}"));
-        } else if sources.is_empty() && mount.place == "/" {
+        } else if sources.is_empty() && ["/", "/etc"].contains(&mount.place) {
             sources.push("none".to_owned());
         }
         let access = if mount.is_read_only() { "ro" } else { "rw" };

@@ -69,6 +69,9 @@ impl Report {
         let run = asked.preview(machine);
         let mut advice = advice::about(machine, devices, &Usage::of(machine, devices), &run);
         advice.extend(Takers::of(machine, devices, &takers::taken(&run)).advice);
+        if asked.values().is_empty() {
+            advice.extend(advice::about_written(machine));
+        }
         let rules: Vec<Rule> = run
             .rules
             .entries()

@@ -129,7 +129,8 @@ impl Report {
         drop(run);
         // What does no harm is for those who plan.
         let others = Takers::of(machine, &devices, &taken).advice.into_iter();
-        let advice = others.filter(|advice| advice.severity == "warning").collect();
+        let unseen = asked.values().is_empty().then(|| advice::about_written(machine)).flatten();
+        let advice = others.filter(|advice| advice.severity == "warning").chain(unseen).collect();
         Self {
             parameter: asked.values(),
             off,

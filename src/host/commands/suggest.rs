@@ -20,7 +20,7 @@ use crate::rules::prospect::{Possible, Prospect};
 use crate::screen::{self, BAD, GOOD, PLAIN, QUIET, Screen, TAKEN};
 use crate::systems::advice::{self, Advice};
 use crate::systems::iommu::Off;
-use crate::systems::steps::{Step, System};
+use crate::systems::steps::{Step, System, Written};
 use crate::systems::takers::{self, Takers};
 use crate::systems::words::{Change, Unwanted};
 use crate::verdict::Verdict;
@@ -123,6 +123,8 @@ impl Report {
             };
         }
         let takers = Takers::of(machine, devices, &takers::taken(&run));
+        let line = machine.cmdline().unwrap_or_default();
+        let left = Left::of(machine, &line, &parameter);
         let system = System::of(machine);
         let obstacle = system.as_ref().and_then(System::obstacle);
         let missing = advice.iter().find(|advice| advice.kind == "driver-missing");
@@ -136,9 +138,9 @@ impl Report {
             };
         }
         let Prospect { possible, sentence } = prospect;
-        let line = machine.cmdline().unwrap_or_default();
         let words = vec![format!("vfio.override={parameter}")];
-        let change = Change { add: words.clone(), drop: BTreeSet::from([Unwanted::Ids]) };
+        let drop = BTreeSet::from([Unwanted::Ids]);
+        let change = Change { add: words.clone(), drop, replaced: left.replaced };
         let mut steps = Vec::new();
         if let Some(system) = system.as_ref().filter(|_| possible != Possible::No) {
             steps = takers.steps;
@@ -156,14 +158,15 @@ impl Report {
                 ))
             }));
             steps.extend(system.to_undo(&words));
+            steps.extend(takers.undo);
         }
         let is_told = |advice: &Advice| {
             advice::OF_IMAGES.contains(&advice.kind)
                 || possible == Possible::No && advice.kind == "driver-missing"
         };
-        let left = about_rules_left(machine, &line, &parameter);
         let off = advice::about_off(&Asked::Line(line).run());
-        let advice = advice.into_iter().filter(|advice| !is_told(advice)).chain(left).chain(off);
+        let advice =
+            advice.into_iter().filter(|advice| !is_told(advice)).chain(left.advice).chain(off);
         let advice = advice.chain(takers.advice).collect();
         Self { possible, verdict: sentence, parameter, functions: choices, advice, steps }
     }
@@ -277,25 +280,43 @@ impl Report {
     }
 }
 
-/// That rules which the kernel command line has already count as well.
-fn about_rules_left(machine: &mut Machine, line: &[u8], parameter: &str) -> Option<Advice> {
-    let asked = Asked::Line(line.to_vec());
-    let mut others = asked.values();
-    others.retain(|value| value != parameter);
-    if others.is_empty() || asked.run().rules.off.is_some() {
-        return None;
+/// Rules that stand on the command line already, or in the file that the next one comes from.
+#[derive(Default)]
+struct Left {
+    /// The values that take nothing else than the new one does.
+    replaced: Vec<String>,
+    advice: Option<Advice>,
+}
+
+impl Left {
+    fn of(machine: &mut Machine, line: &[u8], parameter: &str) -> Self {
+        let mut others = Asked::Line(line.to_vec()).values();
+        let mut place = "the kernel command line".to_owned();
+        if others.is_empty()
+            && let Some(Written { file, text, .. }) = Written::of(machine)
+        {
+            others = Asked::Line(text.into_bytes()).values();
+            place = format!("{file}, which this boot has nothing of,");
+        }
+        others.retain(|value| value != parameter);
+        let asked = Asked::Given(others.clone());
+        if others.is_empty() || asked.run().rules.off.is_some() {
+            return Self::default();
+        }
+        let taken = takers::taken(&Asked::Given(vec![parameter.to_owned()]).preview(machine));
+        let run = asked.preview(machine);
+        // An exclusion, or a rule whose functions are absent, may be there for a reason that does not show now.
+        let is_covered = run.rules.entries().all(|(_, entry)| entry.outcome.word() == "applied")
+            && takers::taken(&run).iter().all(|other| taken.contains(other));
+        let end = if is_covered {
+            "takes nothing else now: the steps take it out, or it may take another function once addresses change"
+        } else {
+            "counts too: where both match a function, the last one decides"
+        };
+        let all: Vec<String> =
+            others.iter().map(|value| format!("vfio.override={value}")).collect();
+        let message = format!("{place} has {} already, which {end}", all.join(" "));
+        let advice = Some(Advice::note("rules-left", Vec::new(), &message));
+        Self { replaced: if is_covered { others } else { Vec::new() }, advice }
     }
-    let taken = takers::taken(&Asked::Given(vec![parameter.to_owned()]).preview(machine));
-    let run = asked.preview(machine);
-    // An exclusion, or a rule whose functions are absent, may be there for a reason that does not show now.
-    let is_covered = run.rules.entries().all(|(_, entry)| entry.outcome.word() == "applied")
-        && takers::taken(&run).iter().all(|other| taken.contains(other));
-    let end = if is_covered {
-        "takes nothing else now: take it out, or it may take another function once addresses change"
-    } else {
-        "counts too: where both match a function, the last one decides"
-    };
-    let all: Vec<String> = others.iter().map(|value| format!("vfio.override={value}")).collect();
-    let message = format!("the kernel command line has {} already, which {end}", all.join(" "));
-    Some(Advice::note("rules-left", Vec::new(), &message))
 }

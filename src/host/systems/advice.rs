@@ -14,10 +14,12 @@ use crate::machine::Machine;
 use crate::machine::functions::Devices;
 use crate::machine::modules::{self, Driver};
 use crate::machine::usage::{Usage, Use};
+use crate::rules::preview::Asked;
 use crate::rules::touched;
 use crate::screen::{PLAIN, Screen, WARN};
 use crate::systems::initramfs::{Hook, Initramfs, Listing, Maker};
 use crate::systems::iommu::Off;
+use crate::systems::steps::Written;
 use crate::systems::table::Way;
 
 /// One piece of advice.
@@ -139,6 +141,20 @@ pub fn show<'a>(advice: impl Iterator<Item = &'a Advice> + Clone, screen: &mut S
     for advice in advice.filter(|advice| advice.kind != "iommu-off" || !has_reason) {
         advice.show(screen);
     }
+}
+
+/// That the file which the command line comes from has rules, of which this boot has none.
+pub fn about_written(machine: &Machine) -> Option<Advice> {
+    let Written { file, text, then } = Written::of(machine)?;
+    let values = Asked::Line(text.into_bytes()).values();
+    let rules: Vec<String> = values.iter().map(|value| format!("vfio.override={value}")).collect();
+    let make = then.map_or_else(String::new, |command| format!("run {command} and "));
+    let message = format_args!(
+        "{file} has {}, which this boot did not get: {make}reboot; if that was done, another entry, or another boot loader's \
+         file, was booted",
+        rules.join(" ")
+    );
+    (!rules.is_empty()).then(|| Advice::warning("not-booted", Vec::new(), &message))
 }
 
 /// That these rules switch all others off.

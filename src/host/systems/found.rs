@@ -8,6 +8,8 @@ use super::table::{Image, Line, SYSTEMS, System};
 pub struct Found {
     /// What boots it, its page, and where its command line is; `None` where that is not known.
     pub loader: Option<(&'static str, &'static str, &'static Line)>,
+    /// Whether the system has ways of its own for all, and nothing else counts.
+    pub is_alone: bool,
     /// Each page and maker of images that is there.
     pub images: Vec<(&'static str, &'static Image)>,
 }
@@ -23,6 +25,7 @@ impl Found {
                 .collect(),
         };
         Self {
+            is_alone: alone.is_some(),
             loader: systems
                 .iter()
                 .find_map(|system| Some((system.name, system.page, system.line.as_ref()?))),

@@ -90,6 +90,7 @@ impl Off {
             let change = Change {
                 add: ask.into_iter().collect(),
                 drop: BTreeSet::from([Unwanted::IommuOff]),
+                ..Change::default()
             };
             return Some(Self {
                 reason: format!("{words} on the kernel command line {verb} the IOMMU off"),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a system is recognised by, and looking for it.
 
+use std::collections::BTreeMap;
+
 use vfio_override::cmdline;
 
 use super::steps::ELSE;
@@ -26,7 +28,7 @@ pub enum Sign {
     Stub(u32),
     /// The root file system is of one of these types.
     RootOn(&'static [&'static str]),
-    /// The root file system is mounted so that nothing can be changed in it.
+    /// The root file system, or /etc, is mounted so that nothing can be changed in it.
     ReadOnly,
     /// The kernel command line has a parameter of this name whose value contains the text.
     Word(&'static str, &'static str),
@@ -72,14 +74,23 @@ pub struct Facts<'a> {
     stub: Option<u32>,
     /// Whether the firmware starts nothing that is not signed.
     pub is_secure_boot: bool,
-    /// The type of the root file system, and whether it is read-only.
-    mount: Option<(String, bool)>,
+    /// The type of the root file system.
+    mount: Option<String>,
+    /// The places of which the file system is mounted read-only.
+    read_only: Vec<String>,
 }
 
 impl<'a> Facts<'a> {
     /// `None` where the host's files are not there to look at.
     pub fn of(machine: &'a Machine) -> Option<Self> {
         let root = machine.root.as_ref()?;
+        let text = machine.proc("self/mountinfo").unwrap_or_default();
+        // A later one lies above.
+        let mounts: BTreeMap<&str, Mount<'_>> = text
+            .lines()
+            .filter_map(|line| Mount::parse(line).map(|mount| (mount.place, mount)))
+            .collect();
+        let read_only = mounts.values().filter(|mount| mount.is_read_only());
         Some(Self {
             root,
             line: machine.cmdline().unwrap_or_default(),
@@ -87,12 +98,8 @@ impl<'a> Facts<'a> {
             loader: loader_of(root),
             stub: stub_of(root),
             is_secure_boot: has_secure_boot(root),
-            mount: machine.proc("self/mountinfo").and_then(|mounts| {
-                let mut mounts = mounts.lines().filter_map(Mount::parse);
-                // A later one lies above.
-                let last = mounts.rfind(|mount| mount.place == "/")?;
-                Some((last.kind.to_owned(), last.is_read_only()))
-            }),
+            mount: mounts.get("/").map(|mount| mount.kind.to_owned()),
+            read_only: read_only.map(|mount| mount.place.to_owned()).collect(),
         })
     }
 
@@ -109,6 +116,11 @@ impl<'a> Facts<'a> {
         self.root.has(path) || beside.is_some_and(|path| self.root.has(&path))
     }
 
+    /// Whether nothing can be changed below this mount.
+    pub fn is_read_only(&self, place: &str) -> bool {
+        self.read_only.iter().any(|read_only| read_only == place)
+    }
+
     pub fn show(&self, sign: &Sign) -> bool {
         match sign {
             Sign::Has(path) => self.has(path),
@@ -122,9 +134,9 @@ impl<'a> Facts<'a> {
             Sign::Loader(name) => self.loader.as_deref() == Some(name),
             Sign::Stub(oldest) => self.stub.is_some_and(|version| version >= *oldest),
             Sign::RootOn(kinds) => {
-                self.mount.as_ref().is_some_and(|(kind, _)| kinds.contains(&kind.as_str()))
+                self.mount.as_ref().is_some_and(|kind| kinds.contains(&kind.as_str()))
             }
-            Sign::ReadOnly => self.mount.as_ref().is_some_and(|(_, is_read_only)| *is_read_only),
+            Sign::ReadOnly => ["/", "/etc"].iter().any(|place| self.is_read_only(place)),
             Sign::Word(name, text) => cmdline::parameters(&self.line).any(|parameter| {
                 let value = parameter.value.map(String::from_utf8_lossy);
                 parameter.name == name.as_bytes() && value.is_some_and(|value| value.contains(text))

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use nix::unistd::geteuid;
 use serde::Serialize;
 use vfio_override::cmdline;
 
@@ -64,8 +65,8 @@ impl From<&Given> for Step {
 struct Start {
     steps: Vec<Step>,
     words: Vec<String>,
-    /// The archive that this puts beside the image, below the root.
-    archive: Option<&'static str>,
+    /// What of these steps is of no use any more without the words, and only then.
+    left: Option<String>,
     /// The command that has to come behind all edits.
     rebuild: Option<&'static str>,
     /// What has to be seen before the machine is booted with the words.
@@ -111,12 +112,14 @@ impl<'a> System<'a> {
     /// All that makes the rules in `change` come true at the next boot. `has_changes`: what an image holds a copy of is
     /// changed besides.
     pub fn to_apply(&self, change: Change, has_changes: bool) -> Vec<Step> {
-        let Start { steps, words, mut rebuild, check, is_tried, .. } = self.start();
+        let Start { mut steps, words, mut rebuild, check, is_tried, .. } = self.start();
+        steps.splice(0..0, self.writable());
         let known = self.image.maker().map(|maker| maker.image.rebuild);
         rebuild = rebuild.or(known.filter(|command| has_changes && !command.is_empty()));
         let add = words.into_iter().chain(change.add).collect();
         let change = Change { add, ..change };
-        let mut line = self.line(&change);
+        let mut line: Vec<Step> = self.of_crash_kernel(&change).into_iter().collect();
+        line.extend(self.line(&change));
         line.extend(check);
         if is_tried {
             line.splice(0..0, self.trial(&change));
@@ -142,6 +145,75 @@ impl<'a> System<'a> {
         all
     }
 
+    /// Where images and entries are on something that is mounted read-only, though the root file system is not.
+    fn writable(&self) -> Option<Step> {
+        const PLACES: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
+        let of_system = self.found.is_alone;
+        let places =
+            PLACES.into_iter().filter(|place| self.facts.is_read_only(place) && !of_system);
+        let commands: Vec<String> =
+            places.map(|place| format!("mount -o remount,rw {place}")).collect();
+        let command = match commands.as_slice() {
+            [] => return None,
+            [one] => one.clone(),
+            several => format!("sh -c '{}'", several.join(" && ")),
+        };
+        Some(Step::run(
+            "What is to be changed is mounted read-only: until the next boot, make it",
+            command,
+        ))
+    }
+
+    /// The kernel that kdump starts after a crash takes these words over, and has an image of its own.
+    fn of_crash_kernel(&self, change: &Change) -> Option<Step> {
+        // Of two such words the later one counts.
+        const NAMES: [(&str, &str); 2] = [
+            ("etc/default/kdump-tools", "KDUMP_CMDLINE_APPEND"),
+            ("etc/sysconfig/kdump", "KDUMP_COMMANDLINE_APPEND"),
+        ];
+        let has_start = change.add.iter().any(|word| word.starts_with("rdinit="));
+        let reserves = |parameter: cmdline::Parameter<'_>| parameter.name == b"crashkernel";
+        if !has_start || !cmdline::parameters(&self.facts.line).any(reserves) {
+            return None;
+        }
+        let what = "The kernel that writes a dump after a crash takes the words below over, and without this one its image, in which \
+                    the early binary is not, does not start";
+        let known = NAMES.iter().find(|(file, _)| self.facts.root.has(file));
+        Some(match known {
+            Some((file, name)) => Step::write(
+                format!(
+                    "{what}: in /{file}, add to the value of {name}, then restart the service that loads it"
+                ),
+                format!("/{file}"),
+                "rdinit=/init",
+            ),
+            None => Step {
+                line: Some("rdinit=/init".to_owned()),
+                ..Step::text(format!(
+                    "{what}: have whatever loads it add, at the end of its own line"
+                ))
+            },
+        })
+    }
+
+    /// Whether Secure Boot is on and an image of ours to make has to be signed anew.
+    fn is_signed(&self) -> bool {
+        let is_remade = |(_, _, line): (_, _, &Line)| matches!(line.before, Some(Before::Keep(_)));
+        self.facts.is_secure_boot && self.found.loader.is_some_and(is_remade)
+    }
+
+    /// A look whether the firmware will start the image that is made.
+    fn signature(&self) -> Option<Step> {
+        let what = "Secure Boot is on: before you reboot, see that the new image is signed, with the key that signed the old one";
+        self.is_signed().then(|| {
+            if self.facts.has("usr/bin/sbctl") || self.facts.has("usr/sbin/sbctl") {
+                Step::run(format!("{what}: it must be listed as signed"), "sbctl verify")
+            } else {
+                Step::text(format!("{what} (sbverify --list shows it): else it does not start"))
+            }
+        })
+    }
+
     /// How to get words onto the command line that need nothing of ours.
     pub fn to_change(&self, change: &Change) -> Vec<Step> {
         self.line(change)
@@ -165,7 +237,8 @@ impl<'a> System<'a> {
             let why = "No image is made anew, since an addon can bring the early binary along";
             let steps = self.own.install.iter().cloned().chain([Step::from(&LOAD)]);
             let steps = steps.chain(self.pack(why, ARCHIVE)).collect();
-            return Start { steps, words: vec![STRICT.to_owned()], ..nothing };
+            let left = Some(left_by_archive(ARCHIVE, &LOAD));
+            return Start { steps, words: vec![STRICT.to_owned()], left, ..nothing };
         }
         if self.has_early() {
             let is_needed = |maker: &Maker| match maker.image.way {
@@ -246,7 +319,7 @@ impl<'a> System<'a> {
         match (&image.way, &maker.hook) {
             (Way::Not(_), _) => Start::default(),
             (Way::Archive(load), _) => self.archive(&format!("There is no hook for {name}"), load),
-            (Way::Steps { steps, start, check }, _) => Start {
+            (Way::Steps { steps, start, check, left }, _) => Start {
                 steps: self
                     .own
                     .install
@@ -256,12 +329,17 @@ impl<'a> System<'a> {
                     .collect(),
                 words: vec![(*start).to_owned()],
                 check: check.as_ref().map(Step::from),
+                left: Some((*left).to_owned()),
                 ..Start::default()
             },
             (Way::ReadyMade { install, build, .. }, state) => {
                 let given = [(*state == Hook::Missing).then_some(install), Some(build)];
                 Start {
-                    steps: given.into_iter().flatten().map(Step::from).collect(),
+                    steps: given
+                        .into_iter()
+                        .flatten()
+                        .map(|given| Self::with_page(given, &maker.page))
+                        .collect(),
                     ..Start::default()
                 }
             }
@@ -323,8 +401,8 @@ impl<'a> System<'a> {
             // The boot that tries it has to have the archive.
             steps.extend(self.command_then(line));
         }
-        let archive = Some(archive);
-        Start { steps, words: vec![STRICT.to_owned()], archive, is_tried, ..Start::default() }
+        let left = Some(left_by_archive(archive, load));
+        Start { steps, words: vec![STRICT.to_owned()], left, is_tried, ..Start::default() }
     }
 
     /// An archive with the early binary, and a look into it.
@@ -350,6 +428,12 @@ impl<'a> System<'a> {
         Step { command, ..step }
     }
 
+    /// A step that names the page about this system.
+    fn with_page(given: &Given, page: &str) -> Step {
+        let step = Step::from(given);
+        Step { what: step.what.replace("{page}", page), ..step }
+    }
+
     /// The hooks for all makers come together.
     fn install_hook(maker: &Maker) -> Step {
         let (name, page) = (maker.image.maker, &maker.page);
@@ -358,8 +442,8 @@ impl<'a> System<'a> {
 
     /// The words for a single boot, which changes nothing.
     fn trial(&self, change: &Change) -> [Step; 2] {
-        let what = "For one boot, at the boot loader's prompt (GRUB, systemd-boot, Limine: the key e), add to the kernel's \
-                    line. Where that boot stops, switch the machine off and on: nothing is changed";
+        let what = "For one boot, at the boot loader's prompt (GRUB, systemd-boot, Limine: the key e; LILO: behind the \
+                    entry's name), add to the kernel's line. Where that boot stops, switch the machine off and on: nothing is changed";
         [
             Step { line: Some(change.added()), ..Step::text(what) },
             self.ours("Go on only if that boot is as asked", "status"),
@@ -372,7 +456,11 @@ impl<'a> System<'a> {
         let what = "This kernel boots without an initramfs: the early binary starts from the root file system, after drivers \
                     that are built into the kernel. See that it is there: without it the next steps stop the boot";
         let mut steps: Vec<Step> = self.own.install.iter().cloned().collect();
-        steps.extend([Step::from(&LOAD), Step::run(what, format!("ls -l {EARLY}"))]);
+        let load = match self.image.maker().map(|maker| &maker.image.way) {
+            Some(Way::Archive(load)) => load,
+            _ => &LOAD,
+        };
+        steps.extend([Step::from(load), Step::run(what, format!("ls -l {EARLY}"))]);
         if cmdline::parameters(&self.facts.line).any(|parameter| parameter.name == b"init") {
             // It starts what the kernel would without that word.
             let what = "The kernel command line names an init of its own, and what would start both is not known here";
@@ -385,10 +473,18 @@ impl<'a> System<'a> {
     pub fn to_undo(&self, words: &[String]) -> Vec<Step> {
         let start = self.start();
         let mut steps = vec![self.line_undone(&[start.words.as_slice(), words].concat())];
-        if let Some(archive) = start.archive {
-            let what = format!(
-                "Only when a boot without these words went well, take away /{archive} and what names it"
-            );
+        if self.is_signed() {
+            let what = "Secure Boot is on: have that image signed as before, too. Until then the image that you kept boots \
+                        without these words";
+            steps.push(Step::text(what));
+        }
+        if let Some(left) = &start.left {
+            let what = format!("Only when a boot without these words went well, take away {left}");
+            steps.push(Step::text(what));
+        }
+        if let Some(Hook::NotListed(_) | Hook::BehindUdev(_)) = self.listed() {
+            let what = "Before vfio-override is ever removed, take its name out of HOOKS: mkinitcpio ends with an error where a \
+                        hook is missing";
             steps.push(Step::text(what));
         }
         let undo = self.image.maker().and_then(|maker| match &maker.image.way {
@@ -397,6 +493,13 @@ impl<'a> System<'a> {
         });
         steps.extend(undo.map(Step::from));
         steps
+    }
+
+    /// What the list of hooks lacks, where these steps have it changed.
+    fn listed(&self) -> Option<Hook> {
+        let is_changed = self.image.has_early() != Some(true);
+        let is_listed = |maker: &&Maker| matches!(maker.image.way, Way::Listed(_)) && is_changed;
+        self.image.maker().filter(is_listed).map(|_| initramfs::listed(self.facts.root))
     }
 
     /// How to take the words off again.
@@ -416,7 +519,8 @@ impl<'a> System<'a> {
                 return Step::run(what, format!("{start} {}", options.join(" ")));
             }
             Location::Command(_) => {
-                return Step::text(format!("{what}: set again what was set before"));
+                let what = format!("{what}: set again, by the same command, what was set before");
+                return Step::text(what);
             }
             Location::Addon(directory) => {
                 return Step::run(what, format!("rm {directory}/{ADDON}"));
@@ -427,32 +531,30 @@ impl<'a> System<'a> {
             Location::Whole(file) => format!("/{file}"),
             Location::Part { file, .. } | Location::Own { file, .. } => (*file).to_owned(),
         };
-        let then = self.then(line).map(|command| format!(", then {command}"));
+        let then = self.then(line);
         let make = match (&line.before, self.found.loader) {
             (Some(Before::Make(what)), Some((_, page, _))) => {
                 Some(format!(". {}", what.replace("{page}", &self.page(page))))
             }
             _ => None,
         };
-        let then: String = make.into_iter().chain(then).collect();
-        Step::text(format!("{what}: take {all} out of {file} again{then}"))
+        let lead = if then.is_some() { ", then" } else { "" };
+        let what =
+            format!("{what}: take {all} out of {file} again{}{lead}", make.unwrap_or_default());
+        Step { command: then.map(str::to_owned), ..Step::text(what) }
     }
 
     /// What comes before the command that makes a change of the command line count.
     fn before(&self, before: &Before, page: &str) -> Step {
-        let step = match before {
-            Before::Keep(given) => Step::from(given),
-            Before::Make(what) => Step::text(*what),
-        };
-        Step { what: step.what.replace("{page}", &self.page(page)), ..step }
+        match before {
+            Before::Keep(given) => Self::with_page(given, &self.page(page)),
+            Before::Make(what) => Step::text(what.replace("{page}", &self.page(page))),
+        }
     }
 
     /// What makes a change of the command line count.
     fn then(&self, line: &'static Line) -> Option<&'static str> {
-        let is_there =
-            |(program, _): &&(&str, &str)| !program.is_empty() && self.facts.has(program);
-        let then = line.then.iter().find(is_there).or_else(|| line.then.last());
-        then.map(|(_, command)| *command)
+        then(&self.facts, line)
     }
 
     /// How an addon of ours is made, in place of one that is there.
@@ -478,6 +580,11 @@ impl<'a> System<'a> {
                 " --secureboot-private-key=/{key} --secureboot-certificate=/{certificate}"
             );
         }
+        if !self.facts.has("usr/bin/ukify") && !root.has("usr/lib/systemd/ukify") {
+            what.push_str(
+                " (ukify is a package of its own, systemd-ukify, which is not installed here)",
+            );
+        }
         push_dropped(&mut what, dropped, "; and take out, where the image's own is made,");
         if self.is_brought_along() {
             let _ = write!(call, " --initrd=/{ARCHIVE}");
@@ -499,7 +606,11 @@ impl<'a> System<'a> {
             return Vec::new();
         }
         let Some((name, page, line)) = self.found.loader else {
-            let mut what = "What boots this machine is not known here: get onto the kernel command line, all in one".to_owned();
+            let is_blind = self.facts.root.is_live() && !geteuid().is_root();
+            let more = if is_blind { " (as root this command sees more)" } else { "" };
+            let mut what = format!(
+                "What boots this machine is not known here{more}: get onto the kernel command line, all in one"
+            );
             push_dropped(&mut what, &dropped, ", and off it");
             return vec![Step { line: Some(change.added()), ..Step::text(what) }];
         };
@@ -512,10 +623,7 @@ impl<'a> System<'a> {
             }
             Location::Whole(file) => {
                 let file_name = format!("/{file}");
-                let keep = |line: &str| {
-                    (!line.trim_start().starts_with('#')).then(|| line.trim().to_owned())
-                };
-                let there = self.facts.root.lines(file, keep).unwrap_or_default().join(" ");
+                let there = whole(self.facts.root, file);
                 // What the boot loader adds itself is not for the file.
                 let is_loader_s = |word: &&str| {
                     ["BOOT_IMAGE=", "initrd="].iter().any(|start| word.starts_with(start))
@@ -554,6 +662,7 @@ impl<'a> System<'a> {
         };
         steps.extend(line.before.as_ref().map(|before| self.before(before, page)));
         steps.extend(self.command_then(line));
+        steps.extend(self.signature());
         steps
     }
 
@@ -562,8 +671,48 @@ impl<'a> System<'a> {
     }
 }
 
+/// What makes a change of the command line count.
+fn then(facts: &Facts<'_>, line: &'static Line) -> Option<&'static str> {
+    let is_there = |(program, _): &&(&str, &str)| !program.is_empty() && facts.has(program);
+    let then = line.then.iter().find(is_there).or_else(|| line.then.last());
+    then.map(|(_, command)| *command)
+}
+
+/// What the command line of the next boot is made from.
+pub struct Written {
+    /// With its leading slash.
+    pub file: String,
+    pub text: String,
+    /// What makes a change there count, where that takes a command.
+    pub then: Option<&'static str>,
+}
+
+impl Written {
+    /// `None` where it is no file of which that can be told.
+    pub fn of(machine: &Machine) -> Option<Self> {
+        let facts = Facts::of(machine)?;
+        let (_, _, line) = Found::of(&facts).loader?;
+        let (file, text) = match &line.place {
+            Location::Variable { file, name, more } => {
+                let assignment = Assignment::of(facts.root, file, name, more.as_ref());
+                let text = assignment.line.as_deref().and_then(|line| plain_value(line, name))?;
+                (format!("/{}", assignment.file), text.to_owned())
+            }
+            Location::Whole(file) => (format!("/{file}"), whole(facts.root, file)),
+            _ => return None,
+        };
+        Some(Self { file, text, then: then(&facts, line) })
+    }
+}
+
 /// Where the early binary's archive is put where nothing asks for another place.
 const ARCHIVE: &str = "boot/vfio-override.cpio.gz";
+
+/// What is left over of the steps for an archive.
+fn left_by_archive(archive: &str, load: &Given) -> String {
+    let load = load.file.map_or_else(String::new, |file| format!(", and the line in {file}"));
+    format!("/{archive}, what names it{load}")
+}
 
 /// What an addon of ours is called.
 const ADDON: &str = "vfio-override.addon.efi";
@@ -575,6 +724,12 @@ const AGAIN: &str = "Make the image anew, since it holds copies of all this";
 
 /// What has the kernel start the early binary itself.
 const STRICT: &str = "rdinit=/vfio-override-early";
+
+/// The lines of a file that is a command line, but for its comments, as one.
+fn whole(root: &Root, file: &str) -> String {
+    let keep = |line: &str| (!line.trim_start().starts_with('#')).then(|| line.trim().to_owned());
+    root.lines(file, keep).unwrap_or_default().join(" ")
+}
 
 /// A word of a shell.
 fn quoted(text: &str) -> String {

@@ -112,7 +112,8 @@ pub enum Way {
     ReadyMade { hook: &'static str, install: Given, build: Given, undo: Option<Given> },
     /// Steps of the system's own. With them, and never without, the kernel is told to start the early binary; `check`
     /// tells whether it can, once all is made.
-    Steps { steps: &'static [Given], start: &'static str, check: Option<Given> },
+    /// `left` is what may be taken away once a boot without the words went well.
+    Steps { steps: &'static [Given], start: &'static str, check: Option<Given>, left: &'static str },
     /// There is no hook: an archive beside the image, where the boot loader can load one. What has vfio-pci loaded, which
     /// is not there before.
     Archive(Given),
@@ -184,13 +185,32 @@ const fn dracut(rebuild: &'static str) -> Image {
 }
 const KERNEL_INSTALL_UKI: Sign =
     All(&[Stub(0), Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]);
-const SYSTEMD_BOOT: Sign = Loader("systemd-boot");
+/// GRUB names the kernel, and no image; the name that the firmware keeps may be that of one which started GRUB.
+const BY_GRUB: Sign = All(&[Word("BOOT_IMAGE", "/"), Not(&Word("initrd", ""))]);
+const SYSTEMD_BOOT: Sign = All(&[Loader("systemd-boot"), Not(&BY_GRUB)]);
+/// As its package does it for each kernel that is installed: by itself it makes the image of the running one alone.
+const MKINITFS: &str = "sh -c 'for k in /usr/share/kernel/*; do mkinitfs -o /boot/initramfs-${k##*/} $(cat $k/kernel.release); \
+                        done'";
 /// Another one booted, and Limine's files lie there as well.
-const NO_OTHER_THAN_LIMINE: Sign = Not(&Any(&[SYSTEMD_BOOT, Loader("GRUB")]));
+const NO_OTHER_THAN_LIMINE: Sign = Not(&Any(&[SYSTEMD_BOOT, Loader("GRUB"), Loader("rEFInd")]));
+/// Images that kernel-install never gives such names, in entries that were written by hand.
+const BY_HAND: Sign = Any(&[
+    Word("initrd", "initramfs-linux"),
+    Word("initrd", "initramfs-cachyos"),
+    Word("initrd", "booster-"),
+]);
 const PROXMOX: Sign = Has("etc/kernel/proxmox-boot-uuids");
 const PROXMOX_REFRESH: &[(&str, &str)] = &[("", "proxmox-boot-tool refresh")];
-const REINSTALL: &[(&str, &str)] =
-    &[("usr/bin/reinstall-kernels", "reinstall-kernels"), ("", "kernel-install add-all")];
+/// `kernel-install add-all` is there since systemd 256, and finds no kernel in Debian 13, which has it in /boot.
+const KERNEL_INSTALL_ALL: &str = "sh -c 'for m in /lib/modules/*; do v=${m##*/}; for k in $m/vmlinuz /boot/vmlinuz-$v; do \
+                                  if [ -e $k ]; then kernel-install add $v $k; break; fi; done; done'";
+const REINSTALL: &[(&str, &str)] = &[
+    ("usr/bin/reinstall-kernels", "reinstall-kernels"),
+    // Debian's systemd-boot has kernel-install called for each image that is made anew.
+    ("etc/initramfs/post-update.d/systemd-boot", UPDATE_INITRAMFS),
+    ("", KERNEL_INSTALL_ALL),
+];
+const UPDATE_INITRAMFS: &str = "update-initramfs -u -k all";
 /// One that mkinitcpio makes, where no image by itself was booted.
 const MKINITCPIO_UKI: Sign = All(&[
     Has("usr/bin/mkinitcpio"),
@@ -305,13 +325,17 @@ pub const KEYS: [(&str, &str); 2] = [
     ("etc/kernel/secure-boot-private-key.pem", "etc/kernel/secure-boot-certificate.pem"),
 ];
 
-const fn entries(sign: &'static str, file: &'static str, archive: &'static str) -> System {
+const OF_ENTRY: &str = "the line that begins with options, of each entry that is to have it (sudo bootctl list tells which boots)";
+
+const fn entries(sign: Sign, file: &'static str, archive: &'static str) -> System {
     let edit = Edit { file, what: BEHIND, line: "initrd  /vfio-override.cpio.gz" };
     let second = Second { archive, edit: Some(edit) };
-    let place = Location::Part { file, to: "the line that begins with options", word: "{}" };
+    let place = Location::Part { file, to: OF_ENTRY, word: "{}" };
     let line = Line { place, before: None, then: &[], second: Some(second) };
-    loader("systemd-boot", "systemd-boot.md", Has(sign), line)
+    loader("systemd-boot", "systemd-boot.md", sign, line)
 }
+
+const NOT_BY_REFIND: Sign = Not(&Loader("rEFInd"));
 
 const fn unknown(name: &'static str, sign: Sign, why: &'static str) -> System {
     System {
@@ -378,11 +402,14 @@ pub static SYSTEMS: &[System] = &[
                     },
                 ],
                 start: "rdinit=/vfio-override-early",
+                // The processor's microcode is an archive in front, behind which cpio would not look.
                 check: Some(command(
                     "Before you reboot, see that the image holds the early binary: its name must come. Else take rdinit= \
                      out again, and nixos-rebuild boot",
-                    "sh -c 'cpio -t </nix/var/nix/profiles/system/initrd | grep vfio-override-early'",
+                    "grep -a -o vfio-override-early /nix/var/nix/profiles/system/initrd",
                 )),
+                left: "what these steps added to boot.initrd.prepend and boot.kernelModules, and \
+                       /etc/nixos/vfio-override.cpio",
             },
             rebuild: "nixos-rebuild boot",
             list: None,
@@ -491,6 +518,11 @@ pub static SYSTEMS: &[System] = &[
          its own way is kernel-arguments and initrd-modules there, which go by IDs",
     ),
     unknown(
+        "postmarketOS",
+        Os("postmarketos"),
+        "its mkinitfs is a program of its own, and how it has something started before drivers is not known here",
+    ),
+    unknown(
         "an appliance",
         Any(&[
             Os("flatcar"),
@@ -518,6 +550,8 @@ pub static SYSTEMS: &[System] = &[
             Os("openwrt"),
             Os("nitrux"),
             Os("chromeos"),
+            Os("chromiumos"),
+            Says("etc/lsb-release", "CHROMEOS_RELEASE"),
             Has("etc/qubes-release"),
         ]),
         "this system comes as a whole and replaces its image with every update, and how anything of one's own stays in \
@@ -563,15 +597,18 @@ pub static SYSTEMS: &[System] = &[
             files: &["boot/initrd.img-{release}"],
             way: Way::ReadyMade {
                 hook: INITRAMFS_TOOLS,
-                install: line(
-                    "TrueNAS keeps /usr read-only and replaces it with every update, so that the hook has to be put \
-                     there again each time: the page tells how. Its own setting, which goes by IDs, needs no hook",
-                    "System > Advanced Settings > Isolated GPU Device(s)",
-                ),
-                build: command("Have the image made anew", "update-initramfs -u -k all"),
+                install: Given {
+                    what: "TrueNAS keeps /usr read-only and replaces it with every update: install vfio-override's package \
+                           as {page} says, and again after each update. (TrueNAS' own setting, Isolated GPU Device(s), needs \
+                           none of this; it goes by IDs, and takes both of two equal cards)",
+                    file: None,
+                    line: None,
+                    command: None,
+                },
+                build: command("Have the image made anew", UPDATE_INITRAMFS),
                 undo: None,
             },
-            rebuild: "update-initramfs -u -k all",
+            rebuild: UPDATE_INITRAMFS,
             list: Some("lsinitramfs"),
         }),
     },
@@ -713,7 +750,11 @@ pub static SYSTEMS: &[System] = &[
         "limine.md",
         All(&[
             Has("etc/default/limine"),
-            Any(&[Has("usr/bin/limine-mkinitcpio"), Has("usr/bin/limine-update")]),
+            Any(&[
+                Has("usr/bin/limine-mkinitcpio"),
+                Has("usr/bin/limine-dracut"),
+                Has("usr/bin/limine-update"),
+            ]),
             NO_OTHER_THAN_LIMINE,
         ]),
         Line {
@@ -724,6 +765,7 @@ pub static SYSTEMS: &[System] = &[
             before: None,
             then: &[
                 ("usr/bin/limine-mkinitcpio", "limine-mkinitcpio"),
+                ("usr/bin/limine-dracut", "limine-dracut"),
                 ("usr/bin/limine-update", "limine-update"),
             ],
             second: None,
@@ -740,6 +782,11 @@ pub static SYSTEMS: &[System] = &[
             rebuild: "limine-mkinitcpio",
             list: Some("lsinitcpio"),
         },
+    ),
+    maker(
+        "limine.md",
+        All(&[DRACUT_HERE, Has("usr/bin/limine-dracut"), NO_OTHER_THAN_LIMINE]),
+        dracut("limine-dracut"),
     ),
     loader(
         "UKI by mkinitcpio",
@@ -812,7 +859,11 @@ pub static SYSTEMS: &[System] = &[
     loader(
         "grubby",
         "grub.md",
-        Any(&[Has("usr/sbin/grubby"), Has("usr/bin/grubby")]),
+        All(&[
+            Any(&[Has("usr/sbin/grubby"), Has("usr/bin/grubby")]),
+            // What it writes to there is made anew from that file.
+            Not(&All(&[SYSTEMD_BOOT, Has("etc/kernel/cmdline")])),
+        ]),
         Line {
             place: Location::Command(Command {
                 start: "grubby --update-kernel=ALL",
@@ -858,7 +909,8 @@ pub static SYSTEMS: &[System] = &[
     loader(
         "Armbian",
         "raspberry-pi.md",
-        Has("boot/armbianEnv.txt"),
+        // U-Boot reads the other file first, and this one not at all then.
+        All(&[Has("boot/armbianEnv.txt"), Not(&Has("boot/extlinux/extlinux.conf"))]),
         Line {
             place: Location::Part {
                 file: "/boot/armbianEnv.txt",
@@ -888,10 +940,51 @@ pub static SYSTEMS: &[System] = &[
         Line { place: Location::Whole("boot/cmdline.txt"), before: None, then: &[], second: None },
     ),
     loader(
+        "LILO",
+        "appliances.md",
+        // It names an entry of its file, not a path.
+        All(&[
+            Has("etc/lilo.conf"),
+            Word("BOOT_IMAGE", ""),
+            Not(&Any(&[Word("BOOT_IMAGE", "/"), Word("BOOT_IMAGE", "\\")])),
+        ]),
+        Line {
+            place: Location::Part {
+                file: "/etc/lilo.conf",
+                to: "the text of append=, in its quotes",
+                word: "{}",
+            },
+            before: None,
+            then: &[("", "lilo")],
+            second: None,
+        },
+    ),
+    loader(
+        "ELILO",
+        "appliances.md",
+        Word("BOOT_IMAGE", "\\EFI\\Slackware"),
+        Line {
+            place: Location::Part {
+                file: "/boot/efi/EFI/Slackware/elilo.conf",
+                to: "the text of append=, in its quotes",
+                word: "{}",
+            },
+            before: None,
+            then: &[],
+            second: None,
+        },
+    ),
+    loader(
         "GRUB",
         "grub.md",
         // One that was there before may have left its files.
-        All(&[Has("etc/default/grub"), Not(&SYSTEMD_BOOT), Not(&Loader("Limine"))]),
+        All(&[
+            Has("etc/default/grub"),
+            Any(&[
+                BY_GRUB,
+                Not(&Any(&[SYSTEMD_BOOT, Loader("Limine"), Loader("rEFInd"), Word("initrd", "")])),
+            ]),
+        ]),
         Line {
             place: GRUB,
             before: None,
@@ -928,15 +1021,39 @@ pub static SYSTEMS: &[System] = &[
     loader(
         "systemd-boot",
         "kernel-install.md",
-        Has("etc/kernel/cmdline"),
+        All(&[Has("etc/kernel/cmdline"), Not(&BY_HAND), Not(&Loader("rEFInd"))]),
         Line { place: KERNEL_INSTALL, before: None, then: REINSTALL, second: None },
     ),
-    entries("boot/loader/entries", "/boot/loader/entries/*.conf", "boot/vfio-override.cpio.gz"),
-    entries("efi/loader/entries", "/efi/loader/entries/*.conf", "efi/vfio-override.cpio.gz"),
     entries(
-        "boot/efi/loader/entries",
+        All(&[Has("boot/loader/entries"), NOT_BY_REFIND]),
+        "/boot/loader/entries/*.conf",
+        "boot/vfio-override.cpio.gz",
+    ),
+    entries(
+        All(&[Has("efi/loader/entries"), NOT_BY_REFIND]),
+        "/efi/loader/entries/*.conf",
+        "efi/vfio-override.cpio.gz",
+    ),
+    entries(
+        All(&[Has("boot/efi/loader/entries"), NOT_BY_REFIND]),
         "/boot/efi/loader/entries/*.conf",
         "boot/efi/vfio-override.cpio.gz",
+    ),
+    loader(
+        "systemd-boot",
+        "systemd-boot.md",
+        // Its files are where only root sees them, or on a partition that is not mounted.
+        SYSTEMD_BOOT,
+        Line {
+            place: Location::Part {
+                file: "the entry that boots, which sudo bootctl list shows",
+                to: "the line that begins with options",
+                word: "{}",
+            },
+            before: None,
+            then: &[],
+            second: None,
+        },
     ),
     loader(
         "rEFInd",
@@ -1000,6 +1117,19 @@ pub static SYSTEMS: &[System] = &[
     ),
     maker(
         "mkinitcpio.md",
+        // Void has no presets, of which `-P` would make images.
+        All(&[Has("usr/bin/mkinitcpio"), Os("void")]),
+        Image {
+            maker: "mkinitcpio",
+            mark: Some(MKINITCPIO_MARK),
+            files: &["boot/initramfs-{release}.img"],
+            way: MKINITCPIO,
+            rebuild: "sh -c 'for m in /lib/modules/*; do mkinitcpio -k ${m##*/} -g /boot/initramfs-${m##*/}.img; done'",
+            list: Some("lsinitcpio"),
+        },
+    ),
+    maker(
+        "mkinitcpio.md",
         Has("usr/bin/mkinitcpio"),
         Image {
             maker: "mkinitcpio",
@@ -1018,7 +1148,7 @@ pub static SYSTEMS: &[System] = &[
             mark: Some("scripts/init-top"),
             files: &["boot/initrd.img-{release}"],
             way: Way::Hook(INITRAMFS_TOOLS),
-            rebuild: "update-initramfs -u -k all",
+            rebuild: UPDATE_INITRAMFS,
             list: Some("lsinitramfs"),
         },
     ),
@@ -1036,7 +1166,7 @@ pub static SYSTEMS: &[System] = &[
             Has("usr/bin/kernel-install"),
             Has("etc/kernel/cmdline"),
         ]),
-        dracut("kernel-install add-all"),
+        dracut(KERNEL_INSTALL_ALL),
     ),
     maker("dracut.md", DRACUT_HERE, dracut("dracut --force --regenerate-all")),
     maker(
@@ -1076,6 +1206,23 @@ pub static SYSTEMS: &[System] = &[
         },
     ),
     maker(
+        "overlay.md",
+        Has("etc/slackware-version"),
+        Image {
+            maker: "Slackware's mkinitrd",
+            mark: None,
+            files: &["boot/initrd.gz"],
+            way: Way::Archive(Given {
+                what: "In /etc/rc.d/rc.modules.local, add the line, since vfio-pci does not load by itself",
+                file: Some("/etc/rc.d/rc.modules.local"),
+                line: Some("/sbin/modprobe vfio-pci"),
+                command: None,
+            }),
+            rebuild: "geninitrd",
+            list: None,
+        },
+    ),
+    maker(
         "alpine.md",
         Any(&[Has("sbin/mkinitfs"), Has("usr/sbin/mkinitfs")]),
         Image {
@@ -1102,16 +1249,18 @@ pub static SYSTEMS: &[System] = &[
                         line: Some("vfio-pci"),
                         command: None,
                     },
-                    command("Make the image anew", "mkinitfs"),
+                    command("Make the image of each kernel anew", MKINITFS),
                     command(
-                        "See that it holds the early binary: a line must come. Without it the next steps stop the boot",
-                        "sh -c 'zcat /boot/initramfs-* | cpio -t | grep vfio-override-early'",
+                        "See that each holds the early binary: a line must come for every image. An image without it does not \
+                         boot with the next steps",
+                        "sh -c 'for i in /boot/initramfs-*; do echo $i: $(zcat $i | cpio -t | grep vfio-override-early); done'",
                     ),
                 ],
                 start: "rdinit=/usr/lib/vfio-override/vfio-override-early",
                 check: None,
+                left: "what these steps added to /etc/mkinitfs/mkinitfs.conf, /etc/mkinitfs/features.d and /etc/modules",
             },
-            rebuild: "mkinitfs",
+            rebuild: MKINITFS,
             list: None,
         },
     ),

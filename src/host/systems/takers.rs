@@ -5,13 +5,14 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 
+use vfio_override::cmdline;
 use vfio_override::pci::Address;
 use vfio_override::plan::Step as Taken;
 use vfio_override::run::Run;
 
 use super::advice::Advice;
-use super::steps::{ELSE, Step};
-use super::words::{Unwanted, split};
+use super::steps::{ELSE, Step, Written};
+use super::words::{Unwanted, is_name, split};
 use crate::machine::Machine;
 use crate::machine::functions::{Device, Devices};
 use crate::machine::modules::{self, Driver};
@@ -24,6 +25,8 @@ pub struct Takers {
     pub advice: Vec<Advice>,
     /// What has to be done beside the kernel command line. Each stands for itself.
     pub steps: Vec<Step>,
+    /// What takes these back, for who wants what was there before.
+    pub undo: Vec<Step>,
     /// Whether the image holds a copy of something that these steps change.
     pub is_in_image: bool,
 }
@@ -81,7 +84,7 @@ impl Takers {
         takers.by_ids(machine, devices, taken);
         let machine = &*machine;
         let Some(root) = &machine.root else { return takers };
-        takers.by_modprobe(root, devices, taken);
+        takers.by_modprobe(machine, root, devices, taken);
         takers.by_driverctl(root, devices, taken);
         takers.by_scripts(root);
         takers.by_libvirt(root, taken);
@@ -94,11 +97,25 @@ impl Takers {
         let line = machine.cmdline().unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         let mut found: Vec<(String, String)> = Vec::new();
-        for word in split(&line).into_iter().filter(|word| Unwanted::Ids.is(word)) {
-            let (name, ids) = word.split_once('=').unwrap_or((word, ""));
+        let written = Written::of(machine);
+        let (file, text) = written.map(|it| (it.file, it.text)).unwrap_or_default();
+        let words = |line: &str| {
+            let words = split(line).into_iter().filter(|word| Unwanted::Ids.is(word));
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let running = words(&line);
+        let next = words(&text).into_iter().filter(|word| !running.contains(word));
+        let next = next.map(|word| (word, format!("in {file}")));
+        let now =
+            running.iter().map(|word| (word.clone(), "on the kernel command line".to_owned()));
+        for (word, place) in now.chain(next) {
+            let (name, ids) = word.split_once('=').unwrap_or((&word, ""));
             let ids = ids.trim_matches('"').to_owned();
             let name = name.trim_matches('"');
-            found.push((format!("{name} on the kernel command line"), ids));
+            found.push((format!("{name} {place}"), ids));
+            let what =
+                format!("To have back what {name} did, too, write again where these words stood");
+            self.undo.push(Step { line: Some(word), ..Step::text(what) });
         }
         for (file, text) in options_of(machine) {
             let mut words = text.split_whitespace();
@@ -112,7 +129,11 @@ impl Takers {
                 format!("ids={ids}")
             };
             let what = format!("In /{file}, take out (the image may hold a copy of it)");
-            self.steps.push(Step::write(what, format!("/{file}"), part));
+            self.steps.push(Step::write(what, format!("/{file}"), part.clone()));
+            let what = format!(
+                "To have back what /{file} did, too, write there again, and make the image anew"
+            );
+            self.undo.push(Step::write(what, format!("/{file}"), part));
         }
         for (place, ids) in found {
             let asked = Asked::Given(vec![ids]);
@@ -144,19 +165,27 @@ impl Takers {
         }
     }
 
-    /// Lines that order modules or keep drivers away.
-    fn by_modprobe(&mut self, root: &Root, devices: &Devices, taken: &[(Address, String)]) {
+    /// Lines and words that order modules or keep drivers away.
+    fn by_modprobe(
+        &mut self,
+        machine: &Machine,
+        root: &Root,
+        devices: &Devices,
+        taken: &[(Address, String)],
+    ) {
         let is_taken =
             |device: &&Device| taken.iter().any(|(taken, _)| *taken == device.function.address);
         // What a distribution brings along is as it wants it.
-        for (file, text) in modprobe_lines(root, &MODPROBE[..1]) {
+        let of_files = modprobe_lines(root, &MODPROBE[..1]).into_iter();
+        let of_files = of_files.map(|(file, text)| (format!("/{file}"), text));
+        for (place, text) in of_files.chain(blacklisted(machine)) {
             let words: Vec<&str> = text.split_whitespace().collect();
             let message = match words.as_slice() {
                 ["softdep", module, "pre:", ..] => format!(
-                    "/{file} has {module} wait for vfio-pci, which is not needed: overrides are set before either loads"
+                    "{place} has {module} wait for vfio-pci, which is not needed: overrides are set before either loads"
                 ),
                 ["install", "vfio-pci" | "vfio_pci", ..] => format!(
-                    "/{file} has a command run in place of vfio-pci, which may take functions that no rule selects"
+                    "{place} has a command run in place of vfio-pci, which may take functions that no rule selects"
                 ),
                 ["blacklist", module] | ["install", module, _] => {
                     let module = module.replace('-', "_");
@@ -180,7 +209,7 @@ impl Takers {
                         None => String::new(),
                     };
                     format!(
-                        "/{file} keeps {module} from being loaded for any function, which vfio.override= does not need{harm}"
+                        "{place} keeps {module} from being loaded for any function, which vfio.override= does not need{harm}"
                     )
                 }
                 _ => continue,
@@ -254,6 +283,8 @@ impl Takers {
                 )
             };
             self.advice.push(advice);
+            let what = format!("To have back what driverctl did for {address}, too");
+            self.undo.push(Step::run(what, format!("driverctl set-override {address} {driver}")));
             self.steps
                 .push(Step::run(
                     format!(
@@ -334,6 +365,23 @@ impl Takers {
             self.steps.push(Step::write(what, format!("/{file}"), OLD));
         }
     }
+}
+
+/// The modules that words on the kernel command line keep away, each with that word and as a line of modprobe's.
+fn blacklisted(machine: &Machine) -> Vec<(String, String)> {
+    const NAMES: [&[u8]; 3] = [b"modprobe.blacklist", b"module_blacklist", b"rd.driver.blacklist"];
+    let line = machine.cmdline().unwrap_or_default();
+    let words = cmdline::parameters(&line).filter(|it| NAMES.contains(&it.name));
+    let modules = words.flat_map(|parameter| {
+        let name = String::from_utf8_lossy(parameter.name).into_owned();
+        let value = parameter.value.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+        let modules: Vec<String> =
+            value.split(',').filter(|module| is_name(module)).map(str::to_owned).collect();
+        modules.into_iter().map(move |module| {
+            (format!("{name}= on the kernel command line"), format!("blacklist {module}"))
+        })
+    });
+    modules.collect()
 }
 
 /// Whether a driver that people keep away for the sake of passthrough is for a function of this kind.

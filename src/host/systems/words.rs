@@ -16,6 +16,8 @@ pub fn is_name(word: &str) -> bool {
 pub struct Change {
     pub add: Vec<String>,
     pub drop: BTreeSet<Unwanted>,
+    /// Values of `vfio.override=` that the new ones stand in for.
+    pub replaced: Vec<String>,
 }
 
 /// What stands in the way on a command line. The rule `off` always does.
@@ -56,6 +58,11 @@ impl Change {
 
     /// What is left of a word.
     fn wanted(&self, word: &str) -> Option<String> {
+        let is_new = self.add.iter().any(|new| new == word);
+        let mut values = cmdline::overrides(word.as_bytes()).map(String::from_utf8_lossy);
+        if !is_new && values.any(|value| self.replaced.iter().any(|old| *old == value)) {
+            return None;
+        }
         let word = without_off(word)?;
         let is_in_the_way = self.drop.iter().any(|unwanted| unwanted.is(&word));
         if !is_in_the_way {
@@ -121,7 +128,8 @@ mod tests {
 
     fn changed(line: &str) -> String {
         let drop = BTreeSet::from([Unwanted::Ids, Unwanted::IommuOff]);
-        Change { add: vec!["vfio.override=01:00.0".to_owned()], drop }.of(line)
+        let replaced = vec!["01:00.0+slot".to_owned()];
+        Change { add: vec!["vfio.override=01:00.0".to_owned()], drop, replaced }.of(line)
     }
 
     #[test]
@@ -149,6 +157,8 @@ mod tests {
             "vfio.override=off,",
             "vfio.override=\" off , off\"",
             "vfio.override=off vfio.override=off",
+            "vfio.override=01:00.0+slot",
+            "\"vfio.override=01:00.0+slot\"",
             "amd_iommu=off",
             "\"iommu=off\"",
             "intel_iommu=\"off\"",
