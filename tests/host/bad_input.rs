@@ -220,7 +220,7 @@ fn spoil(path: &Path, kind: &str) {
             fs::write(path, [0xff, 0xfe].into_iter().chain(text).collect::<Vec<u8>>()).unwrap();
         }
         "no end of a quote" => {
-            fs::write(path, "HOOKS=(\nID=\"\nGRUB_CMDLINE_LINUX_DEFAULT=\"a\n").unwrap()
+            fs::write(path, "HOOKS=(\nID=\"\nGRUB_CMDLINE_LINUX_DEFAULT=\"a\n").unwrap();
         }
         // All together little less than is taken of a copy.
         "huge" => fs::write(path, format!("# {}\n", "x".repeat(1 << 20)).repeat(2)).unwrap(),

@@ -27,7 +27,7 @@ const KEYBOARD: &str =
     "sys/devices/pci0000:00/0000:00:14.0/usb1/1-5/1-5:1.0/0003:046D:C31C.0001/input/input3";
 
 /// A kind, what makes a machine one of it, what is taken there, and what is said of it then.
-struct Kind {
+struct Case {
     name: &'static str,
     lines: &'static [&'static str],
     rule: &'static str,
@@ -35,8 +35,8 @@ struct Kind {
     says: &'static str,
 }
 
-const KINDS: &[Kind] = &[
-    Kind {
+const KINDS: &[Case] = &[
+    Case {
         name: "a USB controller with the keyboard",
         lines: &[
             "dir KEYBOARD",
@@ -47,7 +47,7 @@ const KINDS: &[Kind] = &[
         kind: "no-keyboard",
         says: "no USB keyboard is left to the host",
     },
-    Kind {
+    Case {
         name: "a USB controller with a disk",
         lines: &[
             "disk sda 8:0 0000:00:14.0 usb2/2-1/2-1:1.0/host0/target0:0:0/0:0:0:0/block/sda",
@@ -57,7 +57,7 @@ const KINDS: &[Kind] = &[
         kind: "in-use",
         says: "the host loses what is behind 0000:00:14.0: sda is mounted at /srv",
     },
-    Kind {
+    Case {
         name: "the console on a serial port of a card",
         lines: &[
             "0000:00:16.3 070002 8086:7aeb 1043:8694 7 serial",
@@ -69,7 +69,7 @@ const KINDS: &[Kind] = &[
         kind: "in-use",
         says: "ttyS4",
     },
-    Kind {
+    Case {
         name: "the way out through a bridge",
         lines: &[
             "vnet br0 up",
@@ -80,7 +80,7 @@ const KINDS: &[Kind] = &[
         kind: "network",
         says: "eno1 carries the default route, which goes through br0",
     },
-    Kind {
+    Case {
         name: "the way out through a bond with a bridge on it",
         lines: &[
             "vnet bond0 up",
@@ -93,7 +93,7 @@ const KINDS: &[Kind] = &[
         kind: "network",
         says: "eno1 carries the default route, which goes through br0",
     },
-    Kind {
+    Case {
         name: "the way out of IPv6",
         lines: &[
             "file proc/net/ipv6_route 00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe80 00000400 \
@@ -103,7 +103,7 @@ const KINDS: &[Kind] = &[
         kind: "network",
         says: "eno1 has the default route",
     },
-    Kind {
+    Case {
         name: "an LVM volume, not mounted",
         lines: &[
             "mapping dm-4 252:4 nvme0n1p1 vm-disk",
@@ -113,21 +113,21 @@ const KINDS: &[Kind] = &[
         kind: "storage",
         says: "the LVM volume",
     },
-    Kind {
+    Case {
         name: "a member of a volume group that is not active",
         lines: &["file run/udev/data/b259:1 E:ID_FS_TYPE=LVM2_member"],
         rule: "02:00.0",
         kind: "storage",
         says: "an LVM volume group",
     },
-    Kind {
+    Case {
         name: "an array, not mounted",
         lines: &["mapping md0 9:0 nvme0n1p1"],
         rule: "02:00.0",
         kind: "storage",
         says: "the array md0",
     },
-    Kind {
+    Case {
         name: "an encrypted device, not mounted",
         lines: &[
             "mapping dm-1 252:1 nvme0n1p1 luks",
@@ -137,14 +137,14 @@ const KINDS: &[Kind] = &[
         kind: "storage",
         says: "the encrypted device",
     },
-    Kind {
+    Case {
         name: "the disk of a cache, by its holder alone",
         lines: &["holder bcache0 nvme0n1p1"],
         rule: "02:00.0",
         kind: "storage",
         says: "the cache bcache0",
     },
-    Kind {
+    Case {
         name: "a member of a ZFS pool",
         lines: &[
             "file run/udev/data/b259:1 E:ID_FS_TYPE=zfs_member",
@@ -154,7 +154,7 @@ const KINDS: &[Kind] = &[
         kind: "storage",
         says: "a ZFS pool",
     },
-    Kind {
+    Case {
         name: "the display of a BMC",
         lines: &[
             "0000:00:1c.7 060400 8086:7abf 0000:0000 9 pcieport",
@@ -164,35 +164,35 @@ const KINDS: &[Kind] = &[
         kind: "management",
         says: "its remote console goes dark",
     },
-    Kind {
+    Case {
         name: "IPMI",
         lines: &["0000:00:1a.0 0c0701 1137:0042 0000:0000 9 -"],
         rule: "00:1a.0",
         kind: "management",
         says: "the host loses IPMI",
     },
-    Kind {
+    Case {
         name: "the flash with the firmware beside onboard sound",
         lines: &["0000:00:1f.5 0c8000 8086:7aa4 1043:8694 6 intel-spi"],
         rule: "00:1f.3+group",
         kind: "firmware",
         says: "0000:00:1f.5 gives access to the flash with this machine's firmware",
     },
-    Kind {
+    Case {
         name: "SMBus beside onboard sound",
         lines: &["0000:00:1f.4 0c0500 8086:7aa3 1043:8694 6 i801_smbus"],
         rule: "00:1f.3+group",
         kind: "firmware",
         says: "0000:00:1f.4 is the board's SMBus",
     },
-    Kind {
+    Case {
         name: "memory that the firmware reserves (RMRR)",
         lines: &["file sys/kernel/iommu_groups/15/reserved_regions 0x7b800000 0x7b80ffff direct"],
         rule: "01:00.0",
         kind: "reserved-memory",
         says: "the firmware reserves memory for group 15",
     },
-    Kind {
+    Case {
         name: "virtual functions of a physical one",
         lines: &[
             "  0000:03:10.0 020000 8086:1520 8086:0001 19 igbvf",
@@ -202,7 +202,7 @@ const KINDS: &[Kind] = &[
         kind: "virtual-functions",
         says: "0000:03:00.0 has the virtual function 0000:03:10.0",
     },
-    Kind {
+    Case {
         name: "a virtual function with its physical one",
         lines: &[
             "  0000:03:10.0 020000 8086:1520 8086:0001 19 igbvf",
@@ -212,7 +212,7 @@ const KINDS: &[Kind] = &[
         kind: "virtual-functions",
         says: "0000:03:10.0 will not be there",
     },
-    Kind {
+    Case {
         name: "the children of a VMD controller",
         lines: &[
             "0000:00:0e.0 010400 8086:467f 0000:0000 9 vmd",
@@ -223,14 +223,14 @@ const KINDS: &[Kind] = &[
         kind: "never-there",
         says: "10000:e1:00.0 will not be there: 0000:00:0e.0 is taken",
     },
-    Kind {
+    Case {
         name: "a Thunderbolt controller",
         lines: &["0000:00:0d.2 088000 8086:466d 0000:0000 9 thunderbolt"],
         rule: "00:0d.2",
         kind: "thunderbolt",
         says: "0000:00:0d.2 is a Thunderbolt controller",
     },
-    Kind {
+    Case {
         name: "the processor's security processor",
         lines: &["0000:00:08.2 108000 1022:15df 1022:15df 9 ccp"],
         rule: "00:08.2",
@@ -247,7 +247,7 @@ fn each_kind_is_told_where_it_is_and_nowhere_else() {
         copy::unfold_text(&format!("{MACHINE}{lines}\n"), &desk.path("m"));
         json(&desk.run(&format!("plan --json --from m {rule}")))["advice"].clone()
     };
-    for Kind { name, lines, rule, kind, says } in KINDS {
+    for Case { name, lines, rule, kind, says } in KINDS {
         let is_it = |advice: &serde_json::Value| {
             advice["kind"] == *kind && advice["message"].as_str().unwrap().contains(says)
         };
