@@ -3,10 +3,14 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::libc::O_NONBLOCK;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The most bytes of one file. The longest that is asked for, a kernel's `modules.alias`, has 2 MiB.
 pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -37,8 +41,36 @@ pub fn read_text(path: &Path) -> io::Result<String> {
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
+/// What a file holds that a person names, up to [`MAX_BYTES`]: a pipe or a device, too. Waits for whoever writes to a pipe, and
+/// a second for somebody who does.
+///
+/// # Errors
+///
+/// Those of the kernel, and `TimedOut` for a FIFO that nobody opens.
+pub fn read_named(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    let is_pipe = file.metadata()?.file_type().is_fifo();
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let mut text = Vec::new();
+    loop {
+        match (&file).take(MAX_BYTES - text.len() as u64).read_to_end(&mut text) {
+            Ok(_) if !is_pipe || !text.is_empty() => return Ok(text),
+            Ok(_) if Instant::now() > deadline => {
+                return Err(io::Error::new(ErrorKind::TimedOut, "nobody writes to it"));
+            }
+            Ok(_) => sleep(Duration::from_millis(10)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
 
@@ -57,6 +89,22 @@ mod tests {
             let error = read(&what).unwrap_err();
             assert_eq!(error.to_string(), "it is no regular file", "{}", what.display());
         }
+
+        let error = read_named(&path("fifo")).unwrap_err();
+        assert_eq!(error.to_string(), "nobody writes to it");
+        let fifo = path("fifo");
+        let slow = std::thread::spawn(move || {
+            let mut writer = OpenOptions::new().write(true).open(fifo).unwrap();
+            for part in [&b"slow"[..], b"ly"] {
+                sleep(Duration::from_millis(100));
+                writer.write_all(part).unwrap();
+            }
+        });
+        assert_eq!(read_named(&path("fifo")).unwrap(), b"slowly");
+        slow.join().unwrap();
+        assert_eq!(read_named(&path("file")).unwrap(), b"a\xff");
+        assert_eq!(read_named(Path::new("/dev/null")).unwrap(), b"");
+        assert_eq!(read_named(Path::new("/dev/zero")).unwrap().len() as u64, MAX_BYTES);
 
         let large = std::fs::File::create(path("large")).unwrap();
         large.set_len(MAX_BYTES).unwrap();

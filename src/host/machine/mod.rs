@@ -18,7 +18,6 @@ pub mod usage;
 pub mod vfio_users;
 
 use std::fs;
-use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -130,13 +129,8 @@ impl Machine {
 
     /// The kernel command line.
     pub fn cmdline(&self) -> Result<Vec<u8>> {
-        let read = || -> io::Result<Vec<u8>> {
-            // It may be anything that a person names: a pipe, a device.
-            let mut text = Vec::new();
-            fs::File::open(&self.cmdline)?.take(file::MAX_BYTES).read_to_end(&mut text)?;
-            Ok(text)
-        };
-        read().with_context(|| format!("cannot read {}", self.cmdline.display()))
+        file::read_named(&self.cmdline)
+            .with_context(|| format!("cannot read {}", self.cmdline.display()))
     }
 
     /// The release of the running kernel, as `uname -r` prints it.

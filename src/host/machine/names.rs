@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use pciid_parser::Database;
 use vfio_override::pci::{Class, Function};
 
+use crate::machine::file;
+
 /// Names of vendors, devices and classes; numbers where there is no pci.ids.
 pub struct Names(Option<Database>);
 
@@ -14,8 +16,9 @@ impl Names {
     /// Reads this file, or else that of the system, which need not have one.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         match file {
-            Some(file) => Database::read_from_file(file)
-                .map(|database| Self(Some(database)))
+            Some(file) => file::read_named(file)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| Ok(Self(Some(Database::parse_db(&text[..])?))))
                 .with_context(|| format!("cannot read names from {}", file.display())),
             None => Ok(Self(Database::read().ok())),
         }

@@ -120,6 +120,10 @@ const RULE: &str = "usr/lib/udev/rules.d/70-vfio-override.rules";
 /// How every hook starts the early binary.
 const START: &str = "/usr/lib/vfio-override/vfio-override-early --modprobe || :";
 
+/// What the kernel prints of every program that is started, and of ours.
+const TRACE: &str = "tp_printk trace_event=sched:sched_process_exec";
+const STARTED: &str = "sched_process_exec: filename=/usr/lib/vfio-override/vfio-override-early ";
+
 /// Unpacked Debian images are large.
 const IMAGE_MEMORY: u32 = 512;
 
@@ -251,16 +255,19 @@ enum How {
     Strict,
     /// By the hook, with `vfio-pci.ids=` still on the command line.
     Ids,
+    /// By the hook, without the parameter: nothing of ours is to run for any function.
+    NoRules,
     BadRules,
     MissingBinary,
     CrashingBinary,
 }
 
 impl How {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Hook,
         Self::Strict,
         Self::Ids,
+        Self::NoRules,
         Self::BadRules,
         Self::MissingBinary,
         Self::CrashingBinary,
@@ -273,6 +280,7 @@ impl fmt::Display for How {
             Self::Hook => "hook",
             Self::Strict => "overlay, rdinit=",
             Self::Ids => "hook, vfio-pci.ids=",
+            Self::NoRules => "hook, no rules",
             Self::BadRules => "every rule is bad",
             Self::MissingBinary => "the binary is missing",
             Self::CrashingBinary => "the binary crashes",
@@ -367,6 +375,9 @@ impl Cell {
                 },
             ),
             How::Strict => taken(case),
+            How::NoRules => case
+                .parameter(TRACE)
+                .logged("no vfio.override= on the kernel command line, nothing to do"),
             How::BadRules => case
                 .rules("nonsense,00:1e.0,00:1c.0,00:03.0@1234:1111")
                 .logged("rule 1 \"nonsense\": invalid")
@@ -408,7 +419,9 @@ impl Cell {
         match self.how {
             How::Strict if self.generator == Generator::Mkinitfs => return Ok(Vec::new()),
             How::Strict | How::BadRules if self.is_strict() => return image::overlay(early),
-            How::Strict | How::Hook | How::Ids | How::BadRules => return Ok(Vec::new()),
+            How::Strict | How::Hook | How::Ids | How::NoRules | How::BadRules => {
+                return Ok(Vec::new());
+            }
             // What is PID 1 must not crash: its worker does.
             How::CrashingBinary if self.is_strict() => {
                 archive.program_from(EARLY, early)?;
@@ -443,6 +456,14 @@ impl Cell {
                 }
                 complaints
                     .extend(EARLIEST.iter().filter_map(|driver| judge_time(evidence, driver)));
+            }
+            How::NoRules => {
+                let starts = evidence.log.lines().filter(|line| line.contains(STARTED)).count();
+                if starts != 1 {
+                    complaints.push(format!(
+                        "the early binary was started {starts} times; expected once, by the hook, and never by udev"
+                    ));
+                }
             }
             How::Strict | How::Hook | How::Ids | How::BadRules => {}
         }
