@@ -6,13 +6,14 @@
 
 use heapless::Vec;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use crate::path::{Attribute, Path};
 use crate::pci::Address;
 use crate::plan::{Held, Plan, State, Step};
 use crate::problem::{Operation, Problem};
 use crate::rule::{MAX_DRIVER, NOBODY};
-use crate::system::{Access, File, System, View, first_line};
+use crate::system::{File, System, View, first_line};
 
 /// The name of a driver as sysfs has it. Its bytes come from the kernel or from a rule; nothing here checks them.
 pub type DriverName = Vec<u8, MAX_DRIVER, u8>;
@@ -44,7 +45,7 @@ fn set_override(
     let path = Path::Attribute(address, Attribute::DriverOverride);
     // Room for the newline and for one byte more, by which a longer name differs.
     let mut buffer = [0; MAX_DRIVER + 2];
-    let opened = system.open(path, Access::ReadWrite);
+    let opened = system.open(path, OFlag::O_RDWR);
     let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
     for held in [Held::Already, Held::Written] {
         let length = file.read(&mut buffer).map_err(Problem::fault(Operation::Read, path))?;
@@ -96,7 +97,8 @@ pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
 fn unbind_other(system: &mut impl System, step: &mut Step) -> Result<bool, Problem> {
     let address = step.function.address;
     let mut buffer = [0; 256];
-    let Some(name) = View::of(system).driver(address, &mut buffer)? else { return Ok(false) };
+    let link = Path::Attribute(address, Attribute::Driver);
+    let Some(name) = View::of(system).link_name(link, &mut buffer)? else { return Ok(false) };
     if name == step.driver.as_slice() {
         return Ok(true);
     }
@@ -113,7 +115,8 @@ pub(crate) fn verify(view: &mut View<'_, impl System>, plan: &mut Plan) {
             continue;
         }
         let address = step.function.address;
-        step.state = match view.driver(address, &mut [0; 256]) {
+        let link = Path::Attribute(address, Attribute::Driver);
+        step.state = match view.link_name(link, &mut [0; 256]) {
             Ok(Some(name)) if name == step.driver.as_slice() => State::Bound,
             Ok(Some(_)) => State::Failed(Problem::StillBound(address)),
             Ok(None) => before,
@@ -163,7 +166,7 @@ pub fn unbind(system: &mut impl System, address: Address) -> Result<(), Problem>
 
 /// Writes one value to the attribute.
 pub fn write(system: &mut impl System, path: Path, text: &[u8]) -> Result<(), Problem> {
-    let opened = system.open(path, Access::Write);
+    let opened = system.open(path, OFlag::O_WRONLY);
     let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
     file.write(text).map_err(Problem::fault(Operation::Write, path))
 }

@@ -385,11 +385,7 @@ fn write_rule(f: &mut fmt::Formatter<'_>, number: RuleNumber, entry: &Entry<'_>)
             f.write_str(expected)
         }
         Outcome::Refused(problem) | Outcome::Failed(problem) => write!(f, ": {problem}"),
-        Outcome::NotInForce
-        | Outcome::Setting
-        | Outcome::Applied
-        | Outcome::Excluded
-        | Outcome::Elsewhere => Ok(()),
+        _ => Ok(()),
     }
 }
 

@@ -7,9 +7,10 @@
 
 use heapless::Vec;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use crate::apply::{DriverName, store_name};
-use crate::path::{Attribute, Path};
+use crate::path::Path;
 use crate::pci::Address;
 use crate::problem::{Operation, Problem};
 use crate::rule::MAX_DRIVER;
@@ -25,8 +26,9 @@ pub trait System {
     where
         Self: 'a;
 
-    /// Opens an attribute, without creating or truncating it.
-    fn open(&mut self, path: Path, access: Access) -> Result<Self::File<'_>, Errno>;
+    /// Opens an attribute for reading, writing or both, by one of these three flags of open(2): without creating or
+    /// truncating it.
+    fn open(&mut self, path: Path, access: OFlag) -> Result<Self::File<'_>, Errno>;
 
     /// Reads a symbolic link into `buffer` and returns its length, at most that of `buffer`.
     fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno>;
@@ -57,15 +59,6 @@ pub trait File {
     fn write(&mut self, text: &[u8]) -> Result<(), Errno>;
 }
 
-/// What an attribute is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the flags of open(2)")]
-pub enum Access {
-    Read,
-    Write,
-    ReadWrite,
-}
-
 /// The text files outside of sysfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Text {
@@ -88,7 +81,7 @@ impl<'s, S: System> View<'s, S> {
     /// Reads the whole attribute, except what does not fit into `buffer`.
     #[inline(never)]
     pub fn read<'b>(&mut self, path: Path, buffer: &'b mut [u8]) -> Result<&'b [u8], Problem> {
-        let opened = self.0.open(path, Access::Read);
+        let opened = self.0.open(path, OFlag::O_RDONLY);
         let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
         let length = file.read(buffer).map_err(Problem::fault(Operation::Read, path))?;
         Ok(buffer.get(..length).unwrap_or_default())
@@ -110,15 +103,6 @@ impl<'s, S: System> View<'s, S> {
         let length = length.map_err(Problem::fault(Operation::ReadLink, path))?;
         let target = buffer.get(..length).unwrap_or_default();
         Ok(target.rsplit(|&byte| byte == b'/').next())
-    }
-
-    /// The driver that has the function.
-    pub fn driver<'b>(
-        &mut self,
-        address: Address,
-        buffer: &'b mut [u8],
-    ) -> Result<Option<&'b [u8]>, Problem> {
-        self.link_name(Path::Attribute(address, Attribute::Driver), buffer)
     }
 
     /// Hands over each entry of a directory that names a function.

@@ -11,7 +11,7 @@ use nix::unistd::{read, write};
 use vfio_override::beneath;
 use vfio_override::path::{Attribute, MAX_PATH, Path, PathText};
 use vfio_override::pci::Address;
-use vfio_override::system::{Access, File, System, Text};
+use vfio_override::system::{File, System, Text};
 
 use crate::sys::{self, Fd, retry};
 
@@ -179,14 +179,9 @@ impl File for Fd {
 impl System for Tree {
     type File<'a> = Fd;
 
-    fn open(&mut self, path: Path, access: Access) -> Result<Fd, Errno> {
-        let flags = match access {
-            Access::Read => OFlag::O_RDONLY,
-            Access::Write => OFlag::O_WRONLY,
-            Access::ReadWrite => OFlag::O_RDWR,
-        };
+    fn open(&mut self, path: Path, access: OFlag) -> Result<Fd, Errno> {
         // No attribute that is opened is a link.
-        self.with_room(|tree| tree.open_file(path, flags | OFlag::O_NOFOLLOW))
+        self.with_room(|tree| tree.open_file(path, access | OFlag::O_NOFOLLOW))
     }
 
     fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -220,7 +215,7 @@ impl System for Tree {
     fn probe(&mut self, name: &[u8]) -> Result<(), Errno> {
         let mut probe = match self.probe {
             Some(probe) => probe,
-            None => self.open(Path::DriversProbe, Access::Write)?,
+            None => self.open(Path::DriversProbe, OFlag::O_WRONLY)?,
         };
         self.probe = Some(probe);
         File::write(&mut probe, name)

@@ -13,9 +13,10 @@ use crate::support::machine::{
     Asked, Function, Machine, address, audio, bridge, network, nvme, vga,
 };
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use proptest::test_runner::{Config, TestRunner};
 use vfio_override::path::Path;
-use vfio_override::system::{Access, File, System, Text};
+use vfio_override::system::{File, System, Text};
 
 const CARD: &str = "0000:01:00.0";
 const AUDIO: &str = "0000:01:00.1";
@@ -149,7 +150,7 @@ impl Seat<'_> {
 struct OpenAttribute<'s> {
     seat: &'s Seat<'s>,
     path: Path,
-    access: Access,
+    access: OFlag,
 }
 
 impl File for OpenAttribute<'_> {
@@ -174,7 +175,7 @@ impl<'s> System for Seat<'s> {
     where
         's: 'a;
 
-    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute<'_>, Errno> {
+    fn open(&mut self, path: Path, access: OFlag) -> Result<OpenAttribute<'_>, Errno> {
         self.act(|machine| machine.open(path, access).map(drop))?;
         Ok(OpenAttribute { seat: self, path, access })
     }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use vfio_override::path::{Attribute, Path};
 use vfio_override::pci::Address;
-use vfio_override::system::{Access, File, System, Text};
+use vfio_override::system::{File, System, Text};
 
 /// The function with this sysfs name.
 pub fn address(name: &str) -> Address {
@@ -189,7 +190,7 @@ impl Function {
 /// What was asked of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    Open(Access),
+    Open(OFlag),
     Read,
     Write(Vec<u8>),
     ReadLink,
@@ -576,13 +577,13 @@ impl Machine {
 pub struct OpenAttribute<'a> {
     machine: &'a mut Machine,
     path: Path,
-    access: Access,
+    access: OFlag,
 }
 
 impl File for OpenAttribute<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.machine.record(Asked::Read, self.path)?;
-        if self.access == Access::Write {
+        if self.access == OFlag::O_WRONLY {
             return Err(Errno::EBADF);
         }
         let text = self.machine.text(self.path)?;
@@ -593,7 +594,7 @@ impl File for OpenAttribute<'_> {
 
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
         self.machine.record(Asked::Write(text.to_vec()), self.path)?;
-        if self.access == Access::Read {
+        if self.access == OFlag::O_RDONLY {
             return Err(Errno::EBADF);
         }
         self.machine.store(self.path, text)
@@ -603,7 +604,7 @@ impl File for OpenAttribute<'_> {
 impl System for Machine {
     type File<'a> = OpenAttribute<'a>;
 
-    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute<'_>, Errno> {
+    fn open(&mut self, path: Path, access: OFlag) -> Result<OpenAttribute<'_>, Errno> {
         self.record(Asked::Open(access), path)?;
         self.resolve(path)?;
         Ok(OpenAttribute { machine: self, path, access })

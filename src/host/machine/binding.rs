@@ -63,7 +63,8 @@ pub fn driver_of(
     address: Address,
 ) -> Result<Option<DriverName>, Problem> {
     let mut buffer = [0; 256];
-    let driver = View::of(system).driver(address, &mut buffer)?;
+    let link = Path::Attribute(address, Attribute::Driver);
+    let driver = View::of(system).link_name(link, &mut buffer)?;
     Ok(driver.map(|name| {
         let mut driver = DriverName::new();
         store_name(&mut driver, name);

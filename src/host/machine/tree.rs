@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, readlinkat};
 use vfio_override::beneath;
 use vfio_override::path::{Attribute, Path, PathText};
 use vfio_override::pci::Address;
-use vfio_override::system::{Access, File, System, Text};
+use vfio_override::system::{File, System, Text};
 
 use crate::change::worker::Progress;
 use crate::machine::file;
@@ -111,24 +111,19 @@ impl File for OpenAttribute {
 impl System for Tree {
     type File<'a> = OpenAttribute;
 
-    fn open(&mut self, path: Path, access: Access) -> Result<OpenAttribute, Errno> {
+    fn open(&mut self, path: Path, access: OFlag) -> Result<OpenAttribute, Errno> {
         let text = path.text();
-        if access != Access::Read {
+        if access != OFlag::O_RDONLY {
             self.progress
                 .about_to_write(&self.root.join(OsStr::from_bytes(text.as_c_str().to_bytes())));
         }
-        let flags = match access {
-            Access::Read => OFlag::O_RDONLY,
-            Access::Write => OFlag::O_WRONLY,
-            Access::ReadWrite => OFlag::O_RDWR,
-        };
         let told = match path {
             Path::Attribute(address, Attribute::DriverOverride) => {
                 Some((self.progress.share(), address))
             }
             _ => None,
         };
-        self.open_beneath(&text, flags | OFlag::O_NOFOLLOW)
+        self.open_beneath(&text, access | OFlag::O_NOFOLLOW)
             .map(|file| OpenAttribute { told, ..OpenAttribute::new(file) })
             .map_err(|errno| self.explain(path, errno))
     }
