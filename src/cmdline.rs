@@ -11,7 +11,6 @@ pub(crate) const PARAMETER: &[u8] = b"vfio.override";
 
 /// White space as `isspace` of `lib/ctype.c` has it: also vertical tab and the Latin-1 no-break
 /// space, which cuts a UTF-8 letter such as `à` in two.
-#[must_use]
 pub const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r' | 0xa0)
 }

@@ -126,7 +126,6 @@ pub enum WorkerEnd {
 }
 
 /// Why a valid rule may not mean what its author meant.
-#[must_use]
 pub fn doubt(rule: &Rule<'_>) -> Option<&'static str> {
     match (&rule.selector, rule.action) {
         (Selector::Ids(ids), _) if ids.class.is_some() && ids.mask == 0 => {
@@ -146,7 +145,6 @@ pub fn doubt(rule: &Rule<'_>) -> Option<&'static str> {
 
 impl Message<'_> {
     /// How severe the message is: a warning where the operator has something to mend.
-    #[must_use]
     pub fn level(&self) -> Level {
         match self {
             Self::NoRules | Self::Off(_) => Level::Info,

@@ -68,7 +68,6 @@ pub struct Alias<'a> {
 impl<'a> Alias<'a> {
     /// Reads one line as depmod writes it (`output_aliases` in kmod's `tools/depmod.c`); `None`
     /// for any other line of the file.
-    #[must_use]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
         let line = line.strip_prefix(b"alias vfio_pci:")?;
         let (pattern, after) = line.split_at(line.iter().position(|&byte| byte == b' ')?);
@@ -84,7 +83,6 @@ impl<'a> Alias<'a> {
 
     /// The name of the driver in this module, as far as it is known before the module is loaded: nearly all variant
     /// drivers have the name of their module (`KBUILD_MODNAME`).
-    #[must_use]
     pub fn driver(&self) -> &'a [u8] {
         match self.module {
             b"vfio_pci" => VFIO_PCI,

@@ -67,7 +67,6 @@ pub const MAX_PATH: usize = 256;
 
 impl Path {
     /// The path as system calls take it.
-    #[must_use]
     #[inline(never)]
     pub fn text(self) -> PathText {
         match self {
@@ -89,7 +88,6 @@ impl Path {
 
     /// The path of a function's attribute, relative to the directory that holds all functions of its bus. Empty for
     /// any other path.
-    #[must_use]
     pub fn below_bus(self) -> PathText {
         match self {
             Self::Attribute(address, attribute) => {
@@ -107,7 +105,6 @@ pub struct PathText(Vec<u8, MAX_PATH>);
 
 impl PathText {
     /// The path that is made of these parts, which must fit.
-    #[must_use]
     pub fn of(parts: &[&[u8]]) -> Self {
         let mut text = Self(Vec::new());
         text.end(parts);
@@ -123,7 +120,6 @@ impl PathText {
     }
 
     /// The directory of the driver of this name.
-    #[must_use]
     pub fn of_driver(name: &[u8]) -> Self {
         Self::of(&[DRIVERS, name])
     }
@@ -131,7 +127,6 @@ impl PathText {
     /// The directory with a link for each driver of this module, such as `pci:vfio-pci` (`module_add_driver` in
     /// `drivers/base/module.c`). The kernel writes `_` for each `-` in a module's name (`KBUILD_MODNAME`), and so does
     /// this.
-    #[must_use]
     pub fn of_module_drivers(name: &[u8]) -> Self {
         let mut text = Self::of(&[b"module/", name, b"/drivers"]);
         text.0.iter_mut().filter(|byte| **byte == b'-').for_each(|byte| *byte = b'_');
@@ -139,13 +134,11 @@ impl PathText {
     }
 
     /// The directory that holds the function's own, all links followed.
-    #[must_use]
     pub fn around(address: Address) -> Self {
         Self::of(&[DEVICES, &address.name(), b"/.."])
     }
 
     /// The path for a system call.
-    #[must_use]
     #[inline(never)]
     pub fn as_c_str(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0).unwrap_or_default()

@@ -17,7 +17,6 @@ pub struct Address(u64);
 
 impl Address {
     /// The function at these numbers; `None` when the device is above 1f or the function above 7.
-    #[must_use]
     pub const fn new(domain: u32, bus: u8, device: u8, function: u8) -> Option<Self> {
         if device > MAX_DEVICE || function > MAX_FUNCTION {
             return None;
@@ -28,7 +27,6 @@ impl Address {
 
     /// Reads the name of a directory in `/sys/bus/pci/devices`, letters in either case; `None` for any
     /// other text.
-    #[must_use]
     pub fn from_sysfs(name: &[u8]) -> Option<Self> {
         let &[ref domain @ .., b':', b1, b0, b':', d1, d0, b'.', f0] = name else { return None };
         // Four digits, or more where four are too few.
@@ -41,14 +39,12 @@ impl Address {
     }
 
     /// Domain, the PCI segment: 0 to ffffffff.
-    #[must_use]
     pub const fn domain(self) -> u32 {
         let [_, _, d3, d2, d1, d0, ..] = self.0.to_be_bytes();
         u32::from_be_bytes([d3, d2, d1, d0])
     }
 
     /// Bus: 0 to ff.
-    #[must_use]
     pub const fn bus(self) -> u8 {
         let [.., bus, _] = self.0.to_be_bytes();
         bus
@@ -61,25 +57,21 @@ impl Address {
     }
 
     /// Device on the bus: 0 to 1f.
-    #[must_use]
     pub const fn device(self) -> u8 {
         self.devfn() >> 3
     }
 
     /// Function of the device: 0 to 7.
-    #[must_use]
     pub const fn function(self) -> u8 {
         self.devfn() & MAX_FUNCTION
     }
 
     /// The function of this number, 0 to 7, in the same slot.
-    #[must_use]
     pub const fn sibling(self, function: u8) -> Self {
         Self(self.0 & !(MAX_FUNCTION as u64) | (function & MAX_FUNCTION) as u64)
     }
 
     /// Whether both are functions of one slot: same domain, bus and device.
-    #[must_use]
     pub const fn same_slot(self, other: Self) -> bool {
         self.0 >> 3 == other.0 >> 3
     }
@@ -93,7 +85,6 @@ pub const MAX_FUNCTION: u8 = 7;
 impl Address {
     /// The name that sysfs has for it, such as `0000:03:00.0`, with room for the rest of a path. The domain may have up
     /// to 8 digits.
-    #[must_use]
     #[inline(never)]
     pub fn name(self) -> Vec<u8, MAX_PATH> {
         let numbers = u32::from_be_bytes([self.bus(), self.device(), self.function(), 0]);
@@ -147,44 +138,37 @@ pub struct Class(u32);
 
 impl Class {
     /// The class with this code, 0 to ffffff; `None` above.
-    #[must_use]
     pub const fn new(code: u32) -> Option<Self> {
         if code > 0x00ff_ffff { None } else { Some(Self(code)) }
     }
 
     /// The class code, 0 to ffffff.
-    #[must_use]
     pub const fn code(self) -> u32 {
         self.0
     }
 
     /// A host, PCI, `CardBus` or PCI-to-PCI (semi-transparent) bridge: no driver for passthrough can take these, and
     /// the devices behind a bridge are lost with it.
-    #[must_use]
     pub const fn is_bridge(self) -> bool {
         matches!(self.0 >> 8, 0x0600 | 0x0604 | 0x0607 | 0x0609)
     }
 
     /// A VGA controller: the only class for which sysfs has `boot_vga`.
-    #[must_use]
     pub const fn is_vga(self) -> bool {
         self.0 >> 8 == 0x0300
     }
 
     /// Any display controller.
-    #[must_use]
     pub const fn is_display(self) -> bool {
         self.0 >> 16 == 0x03
     }
 
     /// Any mass-storage controller.
-    #[must_use]
     pub const fn is_storage(self) -> bool {
         self.0 >> 16 == 0x01
     }
 
     /// Any network controller.
-    #[must_use]
     pub const fn is_network(self) -> bool {
         self.0 >> 16 == 0x02
     }

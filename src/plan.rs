@@ -92,19 +92,16 @@ pub enum State {
 
 impl Step {
     /// Whether it is kept for a driver, or for none.
-    #[must_use]
     pub fn is_taken(&self) -> bool {
         !self.driver.is_empty()
     }
 
     /// Whether its override is set.
-    #[must_use]
     pub fn is_held(&self) -> bool {
         self.held != Held::Not
     }
 
     /// Whether its driver has it.
-    #[must_use]
     pub const fn is_bound(&self) -> bool {
         matches!(self.state, State::Bound)
     }
@@ -123,7 +120,6 @@ impl Step {
 
     /// Whether its driver needs a whole IOMMU group, as every VFIO driver does. This is assumed of any driver but
     /// pci-stub.
-    #[must_use]
     pub fn needs_iommu(&self) -> bool {
         self.is_taken() && self.driver != NOBODY && self.driver != b"pci-stub"
     }
@@ -131,7 +127,6 @@ impl Step {
 
 impl Plan {
     /// A plan for nothing.
-    #[must_use]
     pub const fn new() -> Self {
         Self {
             steps: Vec::new(),
@@ -146,7 +141,6 @@ impl Plan {
     }
 
     /// The functions that are taken, by address.
-    #[must_use]
     pub fn taken(&self) -> impl DoubleEndedIterator<Item = &Step> {
         self.steps.iter().filter(|step| step.is_taken())
     }
@@ -219,7 +213,6 @@ impl Plan {
     }
 
     /// Whether the selector of the rule of this number itself matches the function.
-    #[must_use]
     pub fn selects(&self, number: RuleNumber, selector: &Selector, function: &Function) -> bool {
         match selector {
             Selector::Address { domain, bus, place } => {
@@ -243,7 +236,6 @@ impl Plan {
     }
 
     /// Whether a problem of this scope may keep the rule of this number from a function that it selects.
-    #[must_use]
     pub(crate) fn concerns_rule(&self, scope: Scope, number: RuleNumber, rule: &Rule<'_>) -> bool {
         match scope {
             // The IDs and the class of such a function are not known.

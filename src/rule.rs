@@ -120,7 +120,6 @@ pub struct Place {
 
 impl Place {
     /// Whether the function at `address` is at this place, on whichever bus.
-    #[must_use]
     pub fn holds(self, address: Address) -> bool {
         address.device() == self.device
             && self.function.is_none_or(|function| function == address.function())
@@ -156,7 +155,6 @@ pub struct Ids {
 
 impl Ids {
     /// Whether the function has these IDs (`pci_match_one_device` in `drivers/pci/pci.h`).
-    #[must_use]
     pub fn match_function(&self, function: &Function) -> bool {
         let is = |wanted: Option<u16>, found| wanted.is_none_or(|wanted| wanted == found);
         is(self.vendor, function.id.vendor)
@@ -180,7 +178,6 @@ impl Selector {
     }
 
     /// Whether the selector matches by attributes, so that all functions have to be looked at.
-    #[must_use]
     pub fn needs_scan(&self) -> bool {
         self.place().is_none()
     }

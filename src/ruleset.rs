@@ -62,7 +62,6 @@ pub enum Outcome {
 impl Outcome {
     /// The word for it, as the log and the host tool's JSON have it.
     #[inline(never)]
-    #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
             Self::NotInForce => "off",
@@ -82,7 +81,6 @@ impl Outcome {
 
 impl<'a> Entry<'a> {
     /// The rule, where this is a valid one that selects functions.
-    #[must_use]
     pub fn rule(&self) -> Option<&Rule<'a>> {
         match &self.parsed {
             Ok(Statement::Rule(rule)) => Some(rule),
@@ -111,7 +109,6 @@ pub struct RuleSet<'a> {
 
 impl<'a> RuleSet<'a> {
     /// A set without rules.
-    #[must_use]
     pub const fn new() -> Self {
         Self {
             entries: Vec::new(),
@@ -180,7 +177,6 @@ impl<'a> RuleSet<'a> {
     }
 
     /// How many rules were written.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.entries.len() + self.surplus
     }
@@ -237,7 +233,6 @@ impl<'a> RuleSet<'a> {
     }
 
     /// The rule of this number.
-    #[must_use]
     pub fn entry(&self, number: RuleNumber) -> Option<&Entry<'a>> {
         self.entries.get(usize::from(number).checked_sub(1)?)
     }
@@ -249,7 +244,6 @@ impl<'a> RuleSet<'a> {
     }
 
     /// The driver that the rule of this number keeps its functions for.
-    #[must_use]
     pub fn driver(&self, number: RuleNumber) -> Option<Driver<'a>> {
         match self.entry(number)?.rule()?.action {
             Action::Take(driver) => Some(driver),

@@ -32,7 +32,6 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// A run that has not begun.
-    #[must_use]
     pub const fn new() -> Self {
         Self { rules: RuleSet::new(), plan: Plan::new(), only: None, is_cut_short: false }
     }
@@ -147,7 +146,6 @@ impl Run<'_> {
     }
 
     /// The drivers that taken functions are kept for, each once.
-    #[must_use]
     pub fn drivers(&self) -> Vec<DriverName, MAX_DRIVERS> {
         let mut drivers = Vec::new();
         for step in self.plan.taken() {
@@ -160,7 +158,6 @@ impl Run<'_> {
     }
 
     /// How many functions are kept for this driver, their override set, and how many of them it has.
-    #[must_use]
     pub fn bound_to(&self, driver: &[u8]) -> (usize, usize) {
         let kept = self.plan.taken().filter(|step| step.driver == driver && step.is_held());
         kept.fold((0, 0), |(kept, bound), step| (kept + 1, bound + usize::from(step.is_bound())))

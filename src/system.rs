@@ -174,7 +174,6 @@ fn keep_first(name: &mut DriverName, entry: &[u8], found: &mut Result<(), Errno>
 }
 
 /// The text before the first newline.
-#[must_use]
 pub fn first_line(text: &[u8]) -> &[u8] {
     text.split(|&byte| byte == b'\n').next().unwrap_or_default()
 }
