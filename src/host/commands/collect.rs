@@ -686,7 +686,7 @@ mod tests {
             vfio.override=\"01:00.0, 02:00.0\" ip=10.0.0.1 password=hunter2 pci=nommconf";
         assert_eq!(
             String::from_utf8(public_parameters(line)).unwrap(),
-            "init=… initrd=/entry1 … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
+            "init=… initrd=/entry1 BOOT_IMAGE=/… … quiet … intel_iommu=on vfio.override=\"01:00.0, 02:00.0\" … pci=nommconf"
         );
         for (line, expected) in [
             ("quiet vfio.override=\"01:00.0 password=hunter2", "quiet vfio.override=\"01:00.0 …"),
