@@ -75,70 +75,52 @@ fn is_name(held: &[u8]) -> bool {
 ///
 /// A driver that is not registered yet takes its functions by itself when it loads.
 pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
-    let mut registered = Registered::default();
+    // The last answer is for the next function too, which mostly has the same driver.
+    let (mut asked, mut is_registered) = (DriverName::new(), false);
     for step in plan.taken_mut().filter(|step| matches!(step.state, State::Held)) {
-        let is_registered = registered.has(&mut View::of(system), &step.driver);
-        step.state = unbind_other(system, step)
-            .and_then(|is_bound| {
-                if is_bound {
-                    return Ok(State::Bound);
-                }
-                if is_registered {
-                    probe(system, step.function.address)?;
-                    return Ok(State::Offered);
-                }
-                Ok(State::Waiting)
-            })
-            .unwrap_or_else(State::Failed);
+        if asked != step.driver {
+            store_name(&mut asked, &step.driver);
+            is_registered = asked != NOBODY && View::of(system).has_driver(&asked);
+        }
+        step.state = bind_one(system, step, is_registered).unwrap_or_else(State::Failed);
     }
 }
 
-/// Unbinds the function from any driver but its own. Returns whether that one has it.
-fn unbind_other(system: &mut impl System, step: &mut Step) -> Result<bool, Problem> {
+/// [`bind`] for one function, whose driver may be registered.
+fn bind_one(
+    system: &mut impl System,
+    step: &mut Step,
+    is_registered: bool,
+) -> Result<State, Problem> {
     let address = step.function.address;
-    let mut buffer = [0; 256];
     let link = Path::Attribute(address, Attribute::Driver);
-    let Some(name) = View::of(system).link_name(link, &mut buffer)? else { return Ok(false) };
-    if name == step.driver.as_slice() {
-        return Ok(true);
+    let mut buffer = [0; 256];
+    if let Some(name) = View::of(system).link_name(link, &mut buffer)? {
+        if name == step.driver.as_slice() {
+            return Ok(State::Bound);
+        }
+        store_name(&mut step.freed_from, name);
+        unbind(system, address)?;
     }
-    store_name(&mut step.freed_from, name);
-    unbind(system, address)?;
-    Ok(false)
+    if !is_registered {
+        return Ok(State::Waiting);
+    }
+    probe(system, address)?;
+    Ok(State::Offered)
 }
 
 /// Reads which driver has each taken function now, except those that are bound already or have failed.
 pub(crate) fn verify(view: &mut View<'_, impl System>, plan: &mut Plan) {
-    for step in plan.taken_mut() {
-        let before = step.state;
-        if matches!(before, State::Bound | State::Failed(_)) {
-            continue;
-        }
+    let is_settled = |state| matches!(state, State::Bound | State::Failed(_));
+    for step in plan.taken_mut().filter(|step| !is_settled(step.state)) {
         let address = step.function.address;
         let link = Path::Attribute(address, Attribute::Driver);
-        step.state = match view.link_name(link, &mut [0; 256]) {
-            Ok(Some(name)) if name == step.driver.as_slice() => State::Bound,
-            Ok(Some(_)) => State::Failed(Problem::StillBound(address)),
-            Ok(None) => before,
-            Err(problem) => State::Failed(problem),
-        };
-    }
-}
-
-/// Whether a driver is registered: the last answer, for the next function, which mostly has the same driver.
-#[derive(Default)]
-struct Registered {
-    last: DriverName,
-    is_registered: bool,
-}
-
-impl Registered {
-    fn has(&mut self, view: &mut View<'_, impl System>, driver: &[u8]) -> bool {
-        if self.last != driver {
-            self.is_registered = driver != NOBODY && view.has_driver(driver);
-            store_name(&mut self.last, driver);
+        match view.link_name(link, &mut [0; 256]) {
+            Ok(Some(name)) if name == step.driver.as_slice() => step.state = State::Bound,
+            Ok(Some(_)) => step.state = State::Failed(Problem::StillBound(address)),
+            Ok(None) => {}
+            Err(problem) => step.state = State::Failed(problem),
         }
-        self.is_registered
     }
 }
 

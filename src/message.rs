@@ -294,18 +294,17 @@ impl fmt::Display for Message<'_> {
                 f,
                 "vfio-pci.ids= has vfio-pci take {address}, which no rule does; take it out of the command line"
             ),
-            Self::CommandLine(path, errno) => write!(
-                f,
-                "cannot read {}: {}; no rule is applied; is proc mounted?",
-                Escaped(path),
-                ErrnoName(errno)
-            ),
-            Self::Sysfs(path, errno) => write!(
-                f,
-                "cannot open {}/bus/pci: {}; no rule is applied; is sysfs mounted?",
-                Escaped(path),
-                ErrnoName(errno)
-            ),
+            Self::CommandLine(path, errno) => {
+                let (path, errno) = (Escaped(path), ErrnoName(errno));
+                write!(f, "cannot read {path}: {errno}; no rule is applied; is proc mounted?")
+            }
+            Self::Sysfs(path, errno) => {
+                let (root, errno) = (Escaped(path), ErrnoName(errno));
+                write!(
+                    f,
+                    "cannot open {root}/bus/pci: {errno}; no rule is applied; is sysfs mounted?"
+                )
+            }
             Self::Mount(path, errno) => {
                 write!(f, "cannot mount {}: {}", Escaped(path), ErrnoName(errno))
             }

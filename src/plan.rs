@@ -278,7 +278,9 @@ impl Plan {
                 self.steps.iter_mut().for_each(|step| step.rule = None);
                 rules.refuse_before(number);
             }
-            rules.set_outcome(number, outcome);
+            if let Some(entry) = rules.entry_mut(number) {
+                entry.outcome = outcome;
+            }
         }
 
         for step in &mut self.steps {

@@ -98,11 +98,8 @@ impl fmt::Display for Problem {
                 write!(f, "another driver has {address} still; find it with lspci -k and unload it")
             }
             Self::NotRegistered(errno) => {
-                write!(
-                    f,
-                    "auto finds no PCI driver of its module ({}); write =DRIVER",
-                    ErrnoName(errno)
-                )
+                let errno = ErrnoName(errno);
+                write!(f, "auto finds no PCI driver of its module ({errno}); write =DRIVER")
             }
             Self::NoAliases(errno) => write!(
                 f,

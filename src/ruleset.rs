@@ -190,14 +190,8 @@ impl<'a> RuleSet<'a> {
         (1..).zip(&mut self.entries)
     }
 
-    fn entry_mut(&mut self, number: RuleNumber) -> Option<&mut Entry<'a>> {
+    pub(crate) fn entry_mut(&mut self, number: RuleNumber) -> Option<&mut Entry<'a>> {
         self.entries.get_mut(usize::from(number).checked_sub(1)?)
-    }
-
-    pub(crate) fn set_outcome(&mut self, number: RuleNumber, outcome: Outcome) {
-        if let Some(entry) = self.entry_mut(number) {
-            entry.outcome = outcome;
-        }
     }
 
     /// Makes this problem the outcome of the rule, if the rule counts as applied so far: only its first problem

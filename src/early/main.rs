@@ -108,7 +108,7 @@ fn status(is_done: bool) -> c_int {
 
 /// Reads the rules, and opens the sysfs root below which they are applied.
 fn prepare(options: &Options, kmsg: &Kmsg) -> Option<(&'static mut Run<'static>, Tree)> {
-    let Room { line, run, buses } = ROOM.take()?;
+    let Room { line, run, buses } = ROOM.hand_out()?;
     // The root is first, since all that is opened after it may be closed.
     let problem = match (tree::open_root(options.sysfs), sys::read_file(options.cmdline, line)) {
         (Ok(root), Ok(line)) => {

@@ -23,7 +23,6 @@ use crate::line::Line;
 /// are blocked, and what is done on `SIGCHLD`.
 #[derive(Clone, Copy)]
 pub struct Process {
-    count: c_int,
     arguments: *mut *const c_char,
     environment: *const *const c_char,
     blocked: Signals,
@@ -34,14 +33,10 @@ impl Process {
     /// # Safety
     ///
     /// Both must be arrays of C strings that end with a null pointer and that live, like the strings,
-    /// until the process ends. There must be `count` arguments, in a writable array.
-    unsafe fn new(
-        count: c_int,
-        arguments: *mut *const c_char,
-        environment: *const *const c_char,
-    ) -> Self {
+    /// until the process ends. The array of arguments must be writable.
+    unsafe fn new(arguments: *mut *const c_char, environment: *const *const c_char) -> Self {
         let (blocked, on_child) = (change_blocked(libc::SIG_BLOCK, OURS), on_child(libc::SIG_DFL));
-        Self { count, arguments, environment, blocked, on_child }
+        Self { arguments, environment, blocked, on_child }
     }
 
     /// Makes the signals what they were when the process was started.
@@ -70,7 +65,7 @@ impl Process {
     /// Becomes another program with the same arguments, its own name first, and the same environment.
     /// Returns only where that fails.
     pub fn exec(self, program: &CStr) -> Errno {
-        if self.count < 1 {
+        if self.arguments().next().is_none() {
             return exec(program, &[program], self);
         }
         self.give_back_signals();
@@ -87,13 +82,13 @@ impl Process {
 /// The C library's start calls this.
 #[unsafe(no_mangle)]
 extern "C" fn main(
-    count: c_int,
+    _: c_int,
     arguments: *mut *const c_char,
     environment: *const *const c_char,
 ) -> c_int {
     // SAFETY: the C runtime calls `main` with the process's arguments and environment, both ended by a
     // null pointer, writable, and there until the process ends.
-    crate::start(unsafe { Process::new(count, arguments, environment) })
+    crate::start(unsafe { Process::new(arguments, environment) })
 }
 
 /// The most arguments of a program that [`exec`] starts.

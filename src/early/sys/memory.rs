@@ -7,22 +7,22 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A static value that is handed out once. Pages of it that are never touched cost nothing.
 pub struct Once<T> {
-    is_taken: AtomicBool,
+    is_handed_out: AtomicBool,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: only the one caller that finds `is_taken` unset ever gets at the value.
+// SAFETY: only the one caller that finds `is_handed_out` unset ever gets at the value.
 unsafe impl<T: Send> Sync for Once<T> {}
 
 impl<T> Once<T> {
     pub const fn new(value: T) -> Self {
-        Self { is_taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Self { is_handed_out: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
     /// The value, the first time.
     #[expect(clippy::mut_from_ref, reason = "it is handed out once")]
-    pub fn take(&'static self) -> Option<&'static mut T> {
-        if self.is_taken.swap(true, Ordering::Relaxed) {
+    pub fn hand_out(&'static self) -> Option<&'static mut T> {
+        if self.is_handed_out.swap(true, Ordering::Relaxed) {
             return None;
         }
         // SAFETY: the swap lets one caller pass, so this is the only reference, for good.
