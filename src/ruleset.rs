@@ -156,16 +156,13 @@ impl<'a> RuleSet<'a> {
         let parsed = grammar::parse(text);
         let outcome = match parsed {
             Err(error) => Outcome::Invalid(error),
-            Ok(Statement::Off) => {
-                self.off = self.off.or(Some(number));
-                Outcome::Setting
-            }
-            Ok(Statement::Debug) => {
-                self.debug = true;
-                Outcome::Setting
-            }
+            Ok(Statement::Off | Statement::Debug) => Outcome::Setting,
             Ok(Statement::Rule(_)) => Outcome::NotInForce,
         };
+        self.debug |= matches!(parsed, Ok(Statement::Debug));
+        if matches!(parsed, Ok(Statement::Off)) {
+            self.off = self.off.or(Some(number));
+        }
         // An exclusion that cannot be parsed, or stored, may have protected any function. A `!` counts wherever it
         // stands: behind a quote, for example, an exclusion may have been meant.
         let is_full = self.entries.is_full();

@@ -50,14 +50,7 @@ impl Run<'_> {
     pub fn preview(&mut self, view: &mut View<'_, impl System>) {
         self.decide(view);
         self.fail_rules();
-        self.gather_warnings(view);
-    }
-
-    /// Looks at what only warnings need.
-    fn gather_warnings(&mut self, view: &mut View<'_, impl System>) {
-        if self.rules.off.is_none() {
-            warnings::gather(view, &self.rules, self.only, &mut self.plan);
-        }
+        warnings::gather(view, &self.rules, self.only, &mut self.plan);
     }
 
     /// Applies the rules.
@@ -70,7 +63,7 @@ impl Run<'_> {
             apply::hold(system, step);
         }
         self.fail_rules();
-        self.gather_warnings(&mut View::of(system));
+        warnings::gather(&mut View::of(system), &self.rules, self.only, &mut self.plan);
         apply::bind(system, &mut self.plan);
         self.verify(&mut View::of(system));
     }

@@ -22,7 +22,7 @@ pub(crate) fn gather(
     plan: &mut Plan,
 ) {
     surroundings(view, plan, Step::is_taken);
-    if rules.ids.is_none() {
+    if rules.ids.is_none() || rules.off.is_some() {
         return;
     }
     let _ = view.list(Path::Devices, |view, address| {
