@@ -112,10 +112,17 @@ pub fn exec(program: &CStr, arguments: &[&CStr], process: Process) -> Errno {
 type Signals = u64;
 
 /// Signals that end or stop a process that writes to a pipe without a reader, past `RLIMIT_FSIZE`, or to a terminal
-/// in the background. While they are blocked, the write fails instead. `SIGCHLD` is blocked because [`watch`] waits
-/// for it.
-const OURS: Signals =
-    1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1) | 1 << (libc::SIGTTOU - 1) | CHILD_ENDS;
+/// in the background. While they are blocked, the write fails instead. Those of a terminal that hangs up, and of timers
+/// that were set before this program was started, would end the parent before its child has protected anything.
+/// `SIGCHLD` is blocked because [`watch`] waits for it.
+const OURS: Signals = 1 << (libc::SIGPIPE - 1)
+    | 1 << (libc::SIGXFSZ - 1)
+    | 1 << (libc::SIGTTOU - 1)
+    | 1 << (libc::SIGHUP - 1)
+    | 1 << (libc::SIGALRM - 1)
+    | 1 << (libc::SIGVTALRM - 1)
+    | 1 << (libc::SIGPROF - 1)
+    | CHILD_ENDS;
 const CHILD_ENDS: Signals = 1 << (libc::SIGCHLD - 1);
 
 /// Blocks signals, or sets what is blocked; returns what was before.

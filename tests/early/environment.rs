@@ -5,11 +5,12 @@
 use std::fs;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::early::{Copy, Run, binaries};
-use nix::libc::O_NONBLOCK;
+use crate::support::early::{Copy, Run, binaries, unshare};
+use nix::libc::{self, O_NONBLOCK};
 
 const CARD: &str = "0000:01:00.0";
 const OTHER: &str = "0000:02:00.0";
@@ -231,11 +232,136 @@ fn a_huge_environment_and_an_empty_name_change_nothing() {
         let run = Run::of(&mut command, &copy.path("kmsg"));
         check(&run, &copy, &binary, "a huge environment");
 
+        // The kernel makes one of no arguments at all (`do_execveat_common` in `fs/exec.c`, since 5.18).
         let copy = two_cards();
         let mut command = copy.command(&binary);
-        std::os::unix::process::CommandExt::arg0(&mut command, "");
+        command.arg0("");
         let run = Run::of(&mut command, &copy.path("kmsg"));
         check(&run, &copy, &binary, "an empty name");
+    }
+}
+
+/// A process that may have no more memory than the program needs is as good as any; with less, the kernel does not
+/// start it.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_limit_on_memory_costs_all_or_nothing() {
+    for binary in binaries() {
+        // In KiB.
+        let is_enough = |limit: u32| {
+            let copy = two_cards();
+            let script = format!("ulimit -v {limit}; exec \"$@\"");
+            let run = Run::of(&mut by_script(&script, &copy.command(&binary)), &copy.path("kmsg"));
+            if run.log.is_empty() {
+                assert_eq!(outcome(&copy), outcome(&two_cards()), "{script}: {}", run.story());
+                assert_eq!(run.status, None, "{script}");
+            } else {
+                check(&run, &copy, &binary, &script);
+            }
+            !run.log.is_empty()
+        };
+        let first = (256..=4_096).step_by(256).find(|limit| is_enough(*limit)).expect("a limit");
+        let mut pages = (first - 256..first + 64).step_by(16);
+        pages.find(|limit| is_enough(*limit)).expect("a limit");
+        for limit in pages {
+            assert!(is_enough(limit), "{limit} KiB are less than what was enough");
+        }
+    }
+}
+
+/// A filter of system calls that refuses new processes, as a sandbox has it.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_filter_that_refuses_processes_is_told() {
+    for binary in binaries() {
+        let copy = two_cards();
+        let mut command = copy.command(&binary);
+        refuse(&mut command, &[libc::SYS_clone, libc::SYS_clone3]);
+        let run = Run::of(&mut command, &copy.path("kmsg"));
+        assert_eq!(run.status, Some(1), "{}", run.story());
+        assert!(run.says("cannot fork: EPERM; no rule is applied"), "{}", run.story());
+        assert_eq!(outcome(&copy), outcome(&two_cards()), "{}", run.story());
+    }
+}
+
+/// Makes the command's process get EPERM for these system calls.
+fn refuse(command: &mut Command, calls: &'static [libc::c_long]) {
+    let load = [libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 }];
+    let answer = |k| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k };
+    let refusals = calls.iter().flat_map(|call| {
+        let number = u32::try_from(*call).unwrap();
+        let is_it = libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: number };
+        [is_it, answer(libc::SECCOMP_RET_ERRNO | 1)]
+    });
+    let mut filter: Vec<libc::sock_filter> = load.into_iter().chain(refusals).collect();
+    filter.push(answer(libc::SECCOMP_RET_ALLOW));
+    let install = move || {
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).unwrap(),
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: the kernel copies the filter, which lives longer than the calls.
+        let results = unsafe {
+            [
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program),
+            ]
+        };
+        if results == [0, 0] { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: it makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_sysfs_that_is_mounted_read_only_is_told() {
+    for binary in binaries() {
+        let copy = two_cards();
+        let command = copy.command(&binary);
+        let script = format!(
+            "mount --bind {0} {0} && mount -o remount,ro,bind {0} && exec \"$@\"",
+            copy.path("sys").display()
+        );
+        let mut unshare = unshare(&["--mount"]);
+        let script = by_script(&script, &command);
+        unshare.arg(script.get_program()).args(script.get_args());
+        let run = Run::of(&mut unshare, &copy.path("kmsg"));
+        assert_eq!(run.status, Some(1), "{}", run.story());
+        for function in [CARD, OTHER] {
+            let told = format!("open bus/pci/devices/{function}/driver_override: EROFS");
+            assert!(run.says(&told), "{}", run.story());
+        }
+        assert!(run.says("rules: 1 failed; functions: 0 taken"), "{}", run.story());
+        assert_eq!(outcome(&copy), outcome(&two_cards()), "{}", run.story());
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn no_umask_and_no_clock_that_runs_out_costs_anything() {
+    for binary in binaries() {
+        let copy = two_cards();
+        let mut command = by_script("umask 0777; exec \"$@\"", &copy.command(&binary));
+        let run = Run::of(&mut command, &copy.path("kmsg"));
+        check(&run, &copy, &binary, "umask");
+
+        // The rules come after these signals.
+        for signal in ["ALRM", "HUP", "VTALRM", "PROF"] {
+            let copy = two_cards();
+            let line = fs::read(copy.path("cmdline")).unwrap();
+            fs::remove_file(copy.path("cmdline")).unwrap();
+            nix::unistd::mkfifo(&copy.path("cmdline"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let script = format!("(sleep 0.3; kill -{signal} $$) & exec \"$@\"");
+            let fifo = copy.path("cmdline");
+            let writer = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(900));
+                fs::write(fifo, line).unwrap();
+            });
+            let run = Run::of(&mut by_script(&script, &copy.command(&binary)), &copy.path("kmsg"));
+            writer.join().unwrap();
+            check(&run, &copy, &binary, signal);
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::capture::{Told, apply_line};
+use crate::support::capture::{Capture, Told, apply_line};
 use crate::support::machine::{Asked, Machine, address, function};
-use crate::support::sketch::{aimed, line, machine, machines, rules, variant};
+use crate::support::sketch::{
+    aimed, line, load, machine, machines, registered_variant, rules, variant,
+};
 use log::Level;
 use model::aim::{address_aims, aims, ids_aims};
 use model::oracle::{self, Item, Meaning};
@@ -16,6 +18,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use vfio_override::pci::Address;
 use vfio_override::rule::{Ids, Rule, Selector};
+use vfio_override::run::Run;
 
 fn run(machine: &mut Machine, items: &[Item], only: Option<Address>) -> Told {
     apply_line(machine, line(items).as_bytes(), only)
@@ -78,6 +81,43 @@ proptest! {
         // Only a driver that did not take its function is asked once more.
         let change = machine.operations.iter().find(|operation| matches!(operation.asked, Asked::Write(_)));
         prop_assert!(change.is_none(), "a second run: {:?}", change);
+    }
+
+    #[test]
+    fn auto_is_decided_again_once_its_modules_are_loaded(
+        devices in machines(), aims in rules(aims()),
+    ) {
+        let items = aimed(&devices, &aims);
+        let line = line(&items);
+        let mut machine = machine(&devices);
+        let mut run = Box::<Run<'_>>::default();
+        run.rules.add_line(line.as_bytes());
+        run.apply(&mut machine);
+        let before = oracle::decide(&devices, &items, &variant);
+        prop_assert_eq!(machine.kept(), before.kept(), "{}", line);
+        for mut driver in run.drivers() {
+            let name = String::from_utf8_lossy(&driver).into_owned();
+            load(&mut machine, &name);
+            run.verify_loaded(&mut machine, &mut driver, true);
+        }
+
+        let log = Capture::default();
+        let is_applied = run.report(&log);
+        let told = Told { is_applied, lines: log.into_lines() };
+        let expected = oracle::decide(&devices, &items, &registered_variant);
+        prop_assert_eq!(machine.kept(), expected.kept(), "{}\n{}", line, told);
+        prop_assert_eq!(is_applied, expected.is_applied, "{}\n{}", line, told);
+        let bound = machine.bound();
+        for (address, taken) in &expected.taken {
+            if ["usb-vfio-pci", "another", "narrow-vfio-pci"].contains(&&*taken.driver) {
+                prop_assert_eq!(bound.get(address), Some(&taken.driver), "{}\n{}", line, told);
+            }
+        }
+        // Whoever comes later finds all as it is.
+        machine.operations.clear();
+        let told = apply_line(&mut machine, line.as_bytes(), None);
+        let write = machine.operations.iter().find(|it| matches!(it.asked, Asked::Write(_)));
+        prop_assert!(write.is_none(), "{:?}\n{}\n{}", write, line, told);
     }
 
     #[test]

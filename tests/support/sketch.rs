@@ -37,6 +37,25 @@ pub fn variant(device: &Device) -> Option<&'static str> {
     }
 }
 
+/// The same once the modules that the aliases name are loaded; each registers what [`load`] says.
+pub fn registered_variant(device: &Device) -> Option<&'static str> {
+    Some(match variant(device)? {
+        "usb_vfio_pci" => "usb-vfio-pci",
+        "wide_vfio_pci" => "another",
+        name => name,
+    })
+}
+
+/// Loads the module of this name, if it is one of a variant driver that is not loaded yet.
+pub fn load(machine: &mut Machine, module: &str) {
+    match module {
+        "usb_vfio_pci" => machine.load_module(module, &["pci:usb-vfio-pci"]),
+        "wide_vfio_pci" => machine.load_module(module, &["platform:a", "pci:another"]),
+        "narrow-vfio-pci" => machine.load_module("narrow_vfio_pci", &["pci:narrow-vfio-pci"]),
+        _ => {}
+    }
+}
+
 /// One function to be placed.
 #[derive(Clone, Debug)]
 struct Sketch {

@@ -312,6 +312,10 @@ fn selectors() -> Vec<Case> {
             .rules("00:03.0=auto")
             .taken_by("pci-stub", ["00:03.0"])
             .logged("driver_override set to pci-stub, bound to pci-stub"),
+        Case::new("auto-by-each-alias", Machine::new())
+            .with_drivers("the cloud kernel has no pci-stub")
+            .mode(Mode::Control)
+            .scene(include_str!("../../../tests/guest/aliases"), ""),
         // The firmware's tables make the second host bridge a domain of its own. No IOMMU is there for
         // it, so that vfio-pci refuses what it gets; nobody else is asked.
         Case::new("second-domain", second_domain())

@@ -149,7 +149,9 @@ impl Ingredients {
     }
 
     fn add_modules(&self, archive: &mut Archive, kernel: &Kernel, names: &[&str]) -> Result<()> {
-        let modules = kernel.modules.closure(&loadable(kernel, names))?;
+        let variants = self.vfio_aliases.lines().filter_map(|line| line.rsplit(' ').next());
+        let names: Vec<&str> = names.iter().copied().chain(variants).collect();
+        let modules = kernel.modules.closure(&loadable(kernel, &names))?;
         let directory = format!("lib/modules/{}", kernel.release);
         for module in &modules {
             archive.file(&format!("{directory}/{}.ko", module.name), &*module.bytes);
