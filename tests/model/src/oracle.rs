@@ -467,12 +467,9 @@ pub enum Warning {
     NoGroup(Address),
 }
 
-/// The functions that vfio-pci takes by these IDs, and no rule does; none where nothing is looked at.
+/// The functions that vfio-pci takes by these IDs, and no rule does.
 #[must_use]
 pub fn strays(devices: &[Device], verdict: &Verdict, ids: &[Ids]) -> BTreeSet<Address> {
-    if verdict.outcomes.contains(&Outcome::Off) {
-        return BTreeSet::new();
-    }
     let is_stray = |device: &&Device| {
         !device.is_bridge()
             && !verdict.taken.contains_key(&device.address)
@@ -484,6 +481,10 @@ pub fn strays(devices: &[Device], verdict: &Verdict, ids: &[Ids]) -> BTreeSet<Ad
 /// The warnings about a machine, after this verdict, where `vfio-pci.ids=` has these IDs.
 #[must_use]
 pub fn warnings(devices: &[Device], verdict: &Verdict, ids: &[Ids]) -> BTreeSet<Warning> {
+    // With `off` nothing is looked at.
+    if verdict.outcomes.contains(&Outcome::Off) {
+        return BTreeSet::new();
+    }
     let mut warnings: BTreeSet<Warning> =
         strays(devices, verdict, ids).into_iter().map(Warning::Stray).collect();
     for device in devices {
