@@ -386,9 +386,13 @@ fn suggest_prints_no_line_that_would_not_work() {
         format!("{name}=\"quiet $X\""),
         format!("{name}=\"quiet\"' ro'"),
         format!("export {name}=\"quiet\""),
+        format!("{name}+=\" quiet\""),
     ] {
         let screen = suggest("etc/default/grub", &line);
-        assert!(screen.contains(&format!("add to the value of {name}\n")), "{line}\n{screen}");
+        assert!(
+            screen.contains(&format!("add to the value of {name}, before a -- in it\n")),
+            "{line}\n{screen}"
+        );
     }
     let screen = suggest("etc/default/grub", &format!("{name}=\"quiet {parameter}\"\n"));
     assert!(screen.contains(&format!("{name}=\"quiet {parameter}\"\n")), "{screen}");
@@ -414,10 +418,14 @@ fn suggest_writes_where_the_boot_loader_reads() {
     let exported = format!("export {NAME}=\"nosmt\"\n");
     let proxmox =
         [("etc/kernel/proxmox-boot-uuids", "A-B"), ("etc/kernel/cmdline", "root=ZFS=rpool\n")];
-    let hosts: [(&str, &[(&str, &str)]); 12] = [
+    let added = format!("{NAME}+=\" quiet\"\n");
+    let init = format!("{NAME}=\"quiet acpi_osi=\\\"x y\\\" -- single\"\n");
+    let hosts: [(&str, &[(&str, &str)]); 14] = [
         ("GRUB, where off stands", &[("etc/default/grub", &quiet)]),
         ("GRUB, a later file decides", &[("etc/default/grub.d/50-cloud.cfg", &quiet)]),
         ("GRUB, a later file adds", &[("etc/default/grub.d/50-cloud.cfg", &more)]),
+        ("GRUB, a line that only adds", &[("etc/default/grub", &added)]),
+        ("GRUB, quotes inside, and words for init", &[("etc/default/grub", &init)]),
         ("GRUB, a later file is a script", &[("etc/default/grub.d/50-cloud.cfg", &exported)]),
         ("GRUB, a file that is not read", &[("etc/default/grub.d/50-cloud.cfg.old", &quiet)]),
         (
@@ -483,10 +491,12 @@ fn suggest_says_first_why_nothing_can_be_passed_through() {
     let dmar = ("sys/firmware/acpi/tables/DMAR", "");
     let other = ("sys/firmware/acpi/tables/FACP", "");
     let xen = ("sys/hypervisor/type", "xen\n");
-    let hosts: [Host<'_>; 10] = [
+    let hosts: [Host<'_>; 12] = [
         ("two-t400", "quiet ro\n", &[]),
         ("two-t400", "quiet intel_iommu=off iommu=off,pt\n", &[]),
         ("two-t400", "quiet amd_iommu=off\n", &[dmar]),
+        ("two-t400", "quiet intel_iommu=on -- intel_iommu=off\n", &[dmar]),
+        ("two-t400", "quiet intel_iommu=igfx_off\n", &[dmar]),
         ("two-t400", "quiet ro\n", &[other]),
         ("two-t400", "quiet ro\n", &[("proc/cpuinfo", "flags : fpu hypervisor lahf_lm\n"), other]),
         (

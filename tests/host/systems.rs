@@ -71,7 +71,12 @@ const MACHINES: &[(&str, &[&str])] = &[
 fn without_lines_of_files(told: &str) -> String {
     let (mut kept, mut is_line) = (String::new(), false);
     for line in told.lines() {
-        let places = [", make the line", ", add to the one line", ", add to the value of "];
+        let places = [
+            ", replace the line by this",
+            ", write as its one line",
+            ", add to the one line",
+            ", add to the value of ",
+        ];
         let place = places.iter().find_map(|place| line.split_once(place));
         if !is_line {
             kept.push_str(place.map_or(line, |(before, _)| before));
@@ -782,6 +787,68 @@ fn what_else_takes_functions_is_named_wherever_it_stands() {
         );
         let told = json(&desk.run("plan --json --from m 01:00.0+slot"));
         assert!(!told["advice"].to_string().contains(kind), "{file}");
+    }
+}
+
+/// Drivers that people keep from all functions, each spelling once.
+#[test]
+fn a_driver_that_the_command_line_keeps_away_is_named() {
+    let told = |line: &str| {
+        let desk = Desk::with(&[]);
+        copy::unfold_text(&format!("{MACHINE}cmdline {line}\n"), &desk.path("m"));
+        let told: Vec<_> = ["plan 01:00.0+slot", "suggest 01:00.0"]
+            .map(|command| json(&desk.run(&format!("{command} --json --from m")))["advice"].clone())
+            .map(|advice| {
+                let advice = advice.as_array().unwrap().iter();
+                let named = advice.filter(|advice| advice["kind"] == "modprobe-left");
+                named.map(|advice| advice["message"].as_str().unwrap().to_owned()).collect()
+            })
+            .into();
+        assert_eq!(told[0], told[1], "{line}");
+        told.into_iter().next().unwrap()
+    };
+    for name in ["modprobe.blacklist", "module_blacklist", "rd.driver.blacklist"] {
+        let keeps = |module: &str| {
+            format!(
+                "{name}= on the kernel command line keeps {module} from being loaded for any function, which \
+                 vfio.override= does not need"
+            )
+        };
+        let of_line = |value: &str| -> Vec<String> { told(&format!("quiet {name}={value}")) };
+        assert_eq!(of_line("nouveau"), [keeps("nouveau")]);
+        assert_eq!(of_line("pcspkr,nouveau,nvidia"), [keeps("nouveau"), keeps("nvidia")]);
+        assert_eq!(of_line("snd-hda-intel"), [keeps("snd_hda_intel")]);
+        // What is for no function that a rule takes, what is no name, and what is init's.
+        for value in ["i915", "pcspkr", "", "nouveau;x", "x -- module_blacklist=nouveau"] {
+            assert_eq!(of_line(value), [""; 0], "{value}");
+        }
+    }
+}
+
+/// Rules that are written where the boot loader reads them, and did not come along, are told until they do.
+#[test]
+fn rules_that_were_written_and_not_booted_are_told() {
+    const GRUB: &str =
+        "file usr/sbin/update-grub\nfile etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=";
+    const UKI: &str = "file usr/bin/mkinitcpio\nfile etc/mkinitcpio.d/linux.preset default_uki=\"/efi/x.efi\"\n\
+                       file etc/kernel/cmdline ";
+    let cases = [
+        (GRUB, "\"quiet vfio.override=01:00.0\"", "root=UUID=0", true),
+        (GRUB, "\"quiet vfio.override=01:00.0\"", "root=UUID=0 -- vfio.override=01:00.0", true),
+        (GRUB, "\"quiet\"", "root=UUID=0", false),
+        (GRUB, "\"quiet -- vfio.override=01:00.0\"", "root=UUID=0", false),
+        (GRUB, "\"quiet vfio.override=01:00.0\"", "root=UUID=0 vfio.override=01:00.0", false),
+        (UKI, "root=UUID=0 vfio.override=01:00.0", "root=UUID=0", true),
+        (UKI, "root=UUID=0", "root=UUID=0", false),
+    ];
+    for (file, text, line, is_told) in cases {
+        let desk = Desk::with(&[]);
+        copy::unfold_text(&format!("{MACHINE}cmdline {line}\n{file}{text}\n"), &desk.path("m"));
+        for command in ["plan", "status"] {
+            let told = desk.screen(&[&format!("{command} --from m")]);
+            let says = " has vfio.override=01:00.0, which this boot did not get: run ";
+            assert_eq!(told.contains(says), is_told, "{command} {file}{text} {line}\n{told}");
+        }
     }
 }
 

@@ -47,7 +47,12 @@ pub fn run(machine: &mut Machine, file: &Path, json: bool) -> Result<Verdict> {
     let mut copy = Copy::of(machine);
     copy.machine(machine, &devices)?;
     let archive = copy.archive.into_inner()?;
-    write_whole(file, &archive).with_context(|| format!("cannot write {}", file.display()))?;
+    write_whole(file, &archive).with_context(|| match file.symlink_metadata() {
+        Ok(_) => {
+            format!("cannot write {}, which is there already: name another file", file.display())
+        }
+        Err(_) => format!("cannot write {}", file.display()),
+    })?;
     let bytes = archive.len() as u64;
     let functions = devices.all.len();
     let report = Report { file: file.to_owned(), bytes, functions };
@@ -604,13 +609,16 @@ fn public_file(path: &str, text: Vec<u8>) -> Vec<u8> {
 /// The assignment that counts. Of one that is more than a text in quotes no more is told than that.
 fn public_assignment(lines: &[u8], name: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(lines);
-    let line = text.lines().rfind(|line| !steps::only_adds(line, name));
-    let line = line.map(|line| {
-        let value = steps::plain_value(line, name)
-            .map_or_else(|| "$…".into(), |value| public_parameters(value.as_bytes()));
-        [name.as_bytes(), b"\"", &value, b"\"\n"].concat()
-    });
-    line.unwrap_or_default()
+    let is_adding = |line: &&str| steps::only_adds(line, name);
+    let Some(line) = text.lines().rfind(|line| !is_adding(line)) else {
+        // Nobody's business is what it adds, and that it only adds decides.
+        let adds = format!("{name}\"${}\"\n", name.trim_end_matches('='));
+        let has_any = text.lines().next().is_some();
+        return if has_any { adds.into_bytes() } else { Vec::new() };
+    };
+    let value = steps::plain_value(line, name)
+        .map_or_else(|| "$…".into(), |value| public_parameters(value.as_bytes()));
+    [name.as_bytes(), b"\"", &value, b"\"\n"].concat()
 }
 
 /// The lines about functions and framebuffers.

@@ -3,6 +3,7 @@
 //! looked at as what it is, before anything of it is read.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +42,11 @@ fn unpack(file: &Path) -> Result<TempDir> {
     if metadata.len() > MAX_BYTES {
         bail!("it has more than {} MiB", MAX_BYTES >> 20);
     }
+    if is_compressed(file)? {
+        bail!(
+            "it is compressed: unpack it first, by gunzip, unzstd, unxz or unzip, and name what comes out"
+        );
+    }
     check_headers(file)?;
     let directory = tempfile::Builder::new().prefix("vfio-override-").tempdir()?;
     let mut archive = Archive::new(fs::File::open(file)?);
@@ -61,6 +67,15 @@ fn unpack(file: &Path) -> Result<TempDir> {
         }
     }
     Ok(directory)
+}
+
+/// Whether a file is what people make of a copy before they send it: by gzip, zstd, xz, bzip2 or zip.
+fn is_compressed(file: &Path) -> Result<bool> {
+    const STARTS: [&[u8]; 5] =
+        [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh", b"PK\x03\x04"];
+    let mut start = Vec::new();
+    fs::File::open(file)?.take(8).read_to_end(&mut start)?;
+    Ok(STARTS.iter().any(|it| start.starts_with(it)))
 }
 
 /// Sees that what the archive announces is bounded: its reader makes room for that before it looks.
@@ -295,6 +310,10 @@ mod tests {
             let error = unpack(&file).unwrap_err().to_string();
             assert!(error.ends_with(expected), "{error}");
         }
+        let (_directory, file) = archive(|_| {});
+        fs::write(&file, b"\x1f\x8b\x08\x08").unwrap();
+        let error = unpack(&file).unwrap_err().to_string();
+        assert!(error.starts_with("it is compressed: unpack it first"), "{error}");
         let error = unpack(Path::new("/dev/zero")).unwrap_err().to_string();
         assert_eq!(error, "it is no regular file");
     }

@@ -23,12 +23,13 @@ impl fmt::Display for User {
 }
 
 /// The character devices by which a function can be in use: that of its IOMMU group, which each user of a function
-/// holds, and those of the group's functions (iommufd; `vfio-dev` in sysfs, Linux 6.6), which need no group's.
+/// holds, under the one or the other name (without an IOMMU it is `noiommu-`, drivers/vfio/group.c), and those of the group's functions (iommufd; `vfio-dev` in sysfs, Linux 6.6), which need no group's.
 pub fn nodes(sysfs: &Path, function: &Function) -> Vec<PathBuf> {
     let mut nodes = Vec::new();
     let mut functions = vec![sysfs.join(format!("bus/pci/devices/{}", function.address))];
     if let Some(group) = function.group {
         nodes.push(PathBuf::from(format!("/dev/vfio/{group}")));
+        nodes.push(PathBuf::from(format!("/dev/vfio/noiommu-{group}")));
         let members = fs::read_dir(sysfs.join(format!("kernel/iommu_groups/{group}/devices")));
         functions.extend(members.into_iter().flatten().flatten().map(|member| member.path()));
     }
@@ -97,6 +98,7 @@ mod tests {
         process("1", "init", &["/dev/console", "/dev/vfio/vfio"]);
         process("230", "qemu-system\u{1b}", &["/dev/null", "/dev/vfio/vfio", "/dev/vfio/5"]);
         process("231", "crosvm", &["/dev/iommu", "/dev/vfio/devices/vfio3"]);
+        process("232", "dpdk", &["/dev/vfio/noiommu-9"]);
         process("self", "never", &["/dev/vfio/6"]);
 
         let sysfs = tempfile::tempdir().unwrap();
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!(user(5, None).unwrap(), "qemu-system\\u{1b} (process 230)");
         assert_eq!(user(6, None), None);
         assert_eq!(user(7, Some("vfio2")), None);
+        assert_eq!(user(9, None).unwrap(), "dpdk (process 232)");
         // Whoever uses another function of the group keeps the host's drivers from this one, too.
         assert_eq!(user(8, Some("vfio3")).unwrap(), "crosvm (process 231)");
         assert_eq!(in_procfs(Path::new("/nonexistent"), &["/dev/vfio/5".into()]), None);

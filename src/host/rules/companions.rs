@@ -136,7 +136,7 @@ impl Beside<'_> {
         let is_part = wanted.is_offered()
             && (same_slot && is_of_card(device, wanted) || self.is_sound_of(device, wanted));
         if is_part && self.is_alone(device) && self.obstacle(device).is_none() {
-            return (true, "part of the display's card".to_owned());
+            return (true, "part of the same card".to_owned());
         }
         match device.group {
             Some(group) => (false, format!("group {group} of its own")),

@@ -58,6 +58,13 @@ impl Prospect {
             None if wanted.iter().any(|device| beside.devices.has_console(device)) => {
                 "; but the console freezes on it".to_owned()
             }
+            None if choices
+                .iter()
+                .any(|it| it.taken && touched::firmware(&it.device).is_some()) =>
+            {
+                "; but the guest then reaches parts of the board itself (the warnings say which)"
+                    .to_owned()
+            }
             None => {
                 match wanted.iter().find(|device| usage.of_function(&device.function).is_none()) {
                     Some(device) if device.function.class.is_storage() => {

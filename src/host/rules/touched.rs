@@ -303,7 +303,7 @@ fn has_display_off_pci(machine: &Machine) -> bool {
 }
 
 /// What a function is that belongs to the board's firmware.
-fn firmware(device: &Device) -> Option<&'static str> {
+pub fn firmware(device: &Device) -> Option<&'static str> {
     const INTEL: u16 = 0x8086;
     /// Serial bus, other: where the vendor is Intel, the flash with the firmware (`drivers/mtd/spi-nor`, intel-spi).
     const SPI: u32 = 0x0c_80;

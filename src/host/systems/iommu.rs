@@ -24,6 +24,8 @@ const FIRMWARE: &str =
     "In the firmware's setup, enable it: Intel calls it VT-d, AMD calls it IOMMU or AMD-Vi";
 const ANY_FIRMWARE: &str = "In the firmware's setup, enable it, if there is one: Intel calls it VT-d, AMD calls it IOMMU or AMD-Vi, \
                             Arm calls it SMMU";
+const LOG: &str = "See why this kernel does not use it, which it says as it starts: \
+                   sudo dmesg | grep -i -e dmar -e iommu -e amd-vi";
 /// Class 06, subclass 00: a host bridge.
 const HOST_BRIDGE: u32 = 0x06_00;
 const INTEL: u16 = 0x8086;
@@ -66,8 +68,7 @@ impl Off {
             .collect();
         let is_intel = vendors.contains(&INTEL);
         let is_x86 = is_intel || OTHER_X86.iter().any(|vendor| vendors.contains(vendor));
-        let words: Vec<&str> =
-            split(&line).into_iter().filter(|word| is_off(word, is_intel)).collect();
+        let words: Vec<&str> = before_init(&line).filter(|word| is_off(word, is_intel)).collect();
         let off = |reason: &str, change, elsewhere| {
             let is_final = false;
             Some(Self { reason: reason.to_owned(), change, elsewhere, is_final })
@@ -116,7 +117,7 @@ impl Off {
             );
         }
         match look.table(is_intel) {
-            Some(true) if is_intel => off(
+            Some(true) if is_intel && !is_asked(&line) => off(
                 "the firmware offers an IOMMU, and the kernel does not use it until it is asked to",
                 Change { add: vec!["intel_iommu=on".to_owned()], ..Change::default() },
                 None,
@@ -127,9 +128,9 @@ impl Off {
                 Some(if is_x86 { FIRMWARE } else { ANY_FIRMWARE }),
             ),
             Some(true) => off(
-                "the firmware offers an IOMMU, and this kernel does not use it: dmesg | grep -i -e iommu -e AMD-Vi tells why",
+                "the firmware offers an IOMMU, and this kernel does not use it",
                 none(),
-                None,
+                Some(LOG),
             ),
             None if is_x86 => off(
                 "the IOMMU is off in the firmware, or this kernel was not asked to use it",
@@ -146,8 +147,20 @@ impl Off {
 }
 
 fn ask_intel(is_intel: bool, line: &str) -> Vec<String> {
-    let is_said = split(line).iter().any(|word| word.starts_with("intel_iommu="));
+    let is_said = before_init(line).any(|word| word.starts_with("intel_iommu="));
     (is_intel && !is_said).then(|| "intel_iommu=on".to_owned()).into_iter().collect()
+}
+
+/// Whether Intel's IOMMU is asked for by name (Documentation/admin-guide/kernel-parameters.txt).
+fn is_asked(line: &str) -> bool {
+    let mut values =
+        before_init(line).filter_map(|word| word.trim_matches('"').strip_prefix("intel_iommu="));
+    values.any(|value| value.split(',').any(|option| option == "on"))
+}
+
+/// The words that are the kernel's own: what stands behind `--` is init's.
+fn before_init(line: &str) -> impl Iterator<Item = &str> {
+    split(line).into_iter().take_while(|word| *word != "--")
 }
 
 /// Whether a word switches off what this machine has.

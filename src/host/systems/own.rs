@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::sign::Facts;
 use super::steps::Step;
-use super::table::{HOMES, NIXOS};
+use super::table::{HOMES, NIXOS, UNRAID_SIGN};
 use crate::machine::root::Root;
 
 /// Where it is installed, below the root.
@@ -55,7 +55,11 @@ impl Own {
             let early = format!("$HOME/{HOMES}/lib/vfio-override");
             return Self { early, tool, install: Some(Step::text(what)) };
         }
-        let what = format!("Install vfio-override, as {} says", page(root, "packages.md"));
+        let mut what =
+            format!("Install vfio-override, as {}#use-it says", env!("CARGO_PKG_REPOSITORY"));
+        if facts.show(&UNRAID_SIGN) {
+            what.push_str(" for any other system (that lasts until the next boot; to see then what came of it, do so again)");
+        }
         Self { early: format!("/{INSTALLED}"), tool, install: Some(Step::text(what)) }
     }
 }

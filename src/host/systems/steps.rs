@@ -182,7 +182,8 @@ impl<'a> System<'a> {
         Some(match known {
             Some((file, name)) => Step::write(
                 format!(
-                    "{what}: in /{file}, add to the value of {name}, then restart the service that loads it"
+                    "{what}: in /{file}, add to the value of {name} (where that line begins with #, take the # away and keep \
+                     what stands there), then restart the service that loads it"
                 ),
                 format!("/{file}"),
                 "rdinit=/init",
@@ -307,7 +308,9 @@ impl<'a> System<'a> {
         let list = |listing: &Listing, why: &str| {
             let Listing { file, right } = listing;
             let step = match right {
-                Some(line) => Step::write(format!("{why}: in {file}, make the line"), file, line),
+                Some(line) => {
+                    Step::write(format!("{why}: in {file}, replace the line by this"), file, line)
+                }
                 None => Step::write(
                     format!("{why}: in {file}, have it in HOOKS, before udev"),
                     file,
@@ -636,7 +639,7 @@ impl<'a> System<'a> {
                     push_dropped(&mut what, &dropped, ", and take out");
                     vec![Step::write(what, &file_name, change.added())]
                 } else {
-                    let mut what = format!("{name}: in {file_name}, make the line");
+                    let mut what = format!("{name}: in {file_name}, write as its one line");
                     push_elsewhere(&mut what, &there, &dropped);
                     vec![Step::write(what, &file_name, change.of(&there))]
                 }
@@ -804,10 +807,11 @@ pub struct Assignment {
 }
 
 impl Assignment {
-    /// The one that counts: the last, but for those that only add to what was there before.
+    /// The one that counts: the last, if there is one that does not only add to what was there before.
     pub fn of(root: &Root, file: &str, name: &'static str, more: Option<&More>) -> Self {
         let keep = |line: &str| {
-            let is_it = line.contains(name) && !line.trim_start().starts_with('#');
+            let is_named = line.contains(name) || only_adds(line, name);
+            let is_it = is_named && !line.trim_start().starts_with('#');
             is_it.then(|| line.to_owned())
         };
         let mut files = vec![file.to_owned()];
@@ -819,7 +823,9 @@ impl Assignment {
             let lines = root.lines(&file, keep).unwrap_or_default();
             lines.into_iter().map(move |line| (file.clone(), line))
         });
-        match lines.filter(|(_, line)| !only_adds(line, name)).last() {
+        let (adding, whole): (Vec<_>, Vec<_>) = lines.partition(|(_, line)| only_adds(line, name));
+        // Where all of them only add, another assignment would take away what they make.
+        match whole.into_iter().last().or_else(|| adding.into_iter().last()) {
             Some((file, line)) => Self { file, name, line: Some(line) },
             None => Self { file: file.to_owned(), name, line: None },
         }
@@ -834,12 +840,15 @@ impl Assignment {
             // Whichever quotes the words themselves have are not those of the shell.
             let quote = if changed.contains('"') { '\'' } else { '"' };
             let line = format!("{}{quote}{changed}{quote}", self.name);
-            let mut what = format!("{loader}: in {file}, make the line");
+            let verb =
+                if self.line.is_some() { "replace the line by this" } else { "add the line" };
+            let mut what = format!("{loader}: in {file}, {verb}");
             push_elsewhere(&mut what, value, dropped);
             return Step::write(what, file, line);
         }
         let name = self.name.trim_end_matches('=');
-        let mut what = format!("{loader}: in {file}, add to the value of {name}");
+        let mut what =
+            format!("{loader}: in {file}, add to the value of {name}, before a -- in it");
         push_dropped(&mut what, dropped, ", and take out");
         Step::write(what, file, change.added())
     }
@@ -848,7 +857,9 @@ impl Assignment {
 /// Whether an assignment keeps what the variable had.
 pub fn only_adds(line: &str, name: &str) -> bool {
     let name = name.trim_end_matches('=');
-    line.contains(&format!("${name}")) || line.contains(&format!("${{{name}}}"))
+    line.contains(&format!("{name}+="))
+        || line.contains(&format!("${name}"))
+        || line.contains(&format!("${{{name}}}"))
 }
 
 /// The value of an assignment; `None` where the shell that reads it would find more in it than a text in quotes.

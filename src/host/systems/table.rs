@@ -250,7 +250,9 @@ const fn ready_made(load: Given) -> Image {
         list: None,
     }
 }
-/// Whose /etc is made anew at each boot.
+/// Unraid, whose root file system, `/etc` and `/usr` with it, is made anew at each boot.
+pub const UNRAID_SIGN: Sign = Has("etc/unraid-version");
+
 const UNRAID: Image = ready_made(Given {
     what: "In /boot/config/go, add the line, since vfio-pci does not load by itself",
     file: Some("/boot/config/go"),
@@ -379,7 +381,7 @@ pub static SYSTEMS: &[System] = &[
                 steps: &[
                     Given {
                         what: "Beside configuration.nix, make an archive that holds the early binary (nix-shell -p cpio \
-                               has cpio)",
+                               has cpio; in a flake, git add it)",
                         file: Some("/etc/nixos/vfio-override.cpio"),
                         line: None,
                         command: Some(
@@ -444,7 +446,7 @@ pub static SYSTEMS: &[System] = &[
             way: Way::ReadyMade {
                 hook: DRACUT,
                 install: command(
-                    "Layer vfio-override's package, since /usr is read-only here",
+                    "Layer vfio-override's package ({page} says where it is), since /usr is read-only here",
                     "rpm-ostree install ./vfio-override-*.rpm",
                 ),
                 build: command(
@@ -615,7 +617,7 @@ pub static SYSTEMS: &[System] = &[
     System {
         name: "Unraid",
         page: "limine.md",
-        sign: All(&[Has("etc/unraid-version"), Has("boot/limine.conf")]),
+        sign: All(&[UNRAID_SIGN, Has("boot/limine.conf")]),
         is_alone: true,
         line: Some(Line {
             place: Location::Part {
@@ -639,7 +641,7 @@ pub static SYSTEMS: &[System] = &[
     System {
         name: "Unraid",
         page: "appliances.md",
-        sign: Has("etc/unraid-version"),
+        sign: UNRAID_SIGN,
         is_alone: true,
         line: Some(Line {
             place: Location::Part {
@@ -997,7 +999,7 @@ pub static SYSTEMS: &[System] = &[
                 archive: "boot/vfio-override.cpio",
                 edit: Some(Edit {
                     file: "/etc/default/grub",
-                    what: "make the line, with what it names already in front",
+                    what: "write the line, with what it names already in front",
                     line: "GRUB_EARLY_INITRD_LINUX_CUSTOM=\"vfio-override.cpio\"",
                 }),
             }),
@@ -1213,7 +1215,8 @@ pub static SYSTEMS: &[System] = &[
             mark: None,
             files: &["boot/initrd.gz"],
             way: Way::Archive(Given {
-                what: "In /etc/rc.d/rc.modules.local, add the line, since vfio-pci does not load by itself",
+                what: "In /etc/rc.d/rc.modules.local, which has to be executable (chmod +x), add the line, since vfio-pci does not \
+                       load by itself",
                 file: Some("/etc/rc.d/rc.modules.local"),
                 line: Some("/sbin/modprobe vfio-pci"),
                 command: None,
