@@ -1022,6 +1022,25 @@ fn an_override_that_another_program_wrote_meanwhile_is_told() {
 }
 
 #[test]
+fn a_function_that_went_away_meanwhile_is_told() {
+    let desk = Desk::with(&["x58"]);
+    fs::write(desk.path("records"), "").unwrap();
+    // Only the process that looks first finds the function, in its own directory of procfs: the one that changes
+    // something is its child.
+    let script = r#"link="$0/sys/bus/pci/devices/0000:02:00.0"; function=$(readlink -f "$link") \
+        && mkdir "$0/sys/proc" && mount --bind "$function" /proc/$$/task/$$/net && mount --rbind /proc "$0/sys/proc" \
+        && ln -sfn "../../../proc/self/task/$$/net" "$link" \
+        && mount --rbind "$0/sys" /sys && mount --bind "$0/proc/cmdline" /proc/cmdline \
+        && mount --bind records /dev/kmsg && exec "$@""#;
+    let screen = within(&desk, script, "x58", "apply 02:00.0");
+    let log = fs::read_to_string(desk.path("records")).unwrap();
+    let says = "0000:02:00.0: no rule takes it any more: it went away while the rules were applied, or is another \
+                function now";
+    assert!(screen.contains(says) && log.contains(says), "{screen}\n{log}");
+    assert!(screen.contains("not everything is as asked\n(exit status 1)"), "{screen}");
+}
+
+#[test]
 fn apply_keeps_a_function_for_the_driver_that_autos_module_registered() {
     for (registers, kept, says) in [
         ("pci:other", "other", "driver_override set to other, "),
