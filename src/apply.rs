@@ -67,7 +67,7 @@ fn set_override(
 
 /// Whether `driver_override` holds a driver's name. The kernel has `(null)` there if there is none, a plain file has
 /// nothing.
-fn is_name(held: &[u8]) -> bool {
+pub(crate) fn is_name(held: &[u8]) -> bool {
     held.first().is_some_and(|&first| first != b'(')
 }
 

@@ -292,7 +292,8 @@ impl fmt::Display for Message<'_> {
             ),
             Self::Stray(address) => write!(
                 f,
-                "vfio-pci.ids= has vfio-pci take {address}, which no rule does; take it out of the command line"
+                "vfio-pci.ids= has vfio-pci take {address}, which no rule does; take it out of the command line, \
+                 or of modprobe.d and the image"
             ),
             Self::CommandLine(path, errno) => {
                 let (path, errno) = (Escaped(path), ErrnoName(errno));

@@ -7,6 +7,7 @@ use core::fmt::{self, Write};
 use heapless::Vec;
 
 use crate::pci::Address;
+use crate::rule::VFIO_PCI;
 use crate::text::{Decimal, Escaped};
 
 /// A path, stored as its parts: small enough to be stored with every problem.
@@ -21,6 +22,8 @@ pub enum Path {
     /// The directory with an entry for each IOMMU that the kernel uses.
     Iommus,
     GroupDevices(u32),
+    /// The directory with an entry for each function that vfio-pci has.
+    VfioPci,
 }
 
 /// The attributes of a function that are used, including its links.
@@ -83,6 +86,7 @@ impl Path {
                 let _ = write!(digits, "{}", Decimal(number));
                 PathText::of(&[b"kernel/iommu_groups/", &digits, b"/devices"])
             }
+            Self::VfioPci => PathText::of(&[DRIVERS, VFIO_PCI]),
         }
     }
 

@@ -4,10 +4,11 @@
 use heapless::Vec;
 
 use crate::apply::{self, DriverName, store_name};
+use crate::path::Path;
 use crate::pci::Address;
 use crate::plan::{Held, Plan, State, Step};
 use crate::problem::Problem;
-use crate::rule::NOBODY;
+use crate::rule::{NOBODY, VFIO_PCI};
 use crate::ruleset::RuleSet;
 use crate::survey;
 use crate::system::{System, View};
@@ -105,6 +106,10 @@ impl Run<'_> {
             }
         }
         apply::bind(system, plan);
+        if is_loaded && *driver == VFIO_PCI {
+            let view = &mut View::of(system);
+            warnings::find_strays(view, rules, self.only, plan, Path::VfioPci);
+        }
         self.verify(&mut View::of(system));
     }
 

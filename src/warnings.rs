@@ -5,8 +5,9 @@ use core::mem;
 
 use nix::errno::Errno;
 
+use crate::apply::is_name;
 use crate::message::Message;
-use crate::path::Path;
+use crate::path::{Attribute, Path};
 use crate::pci::{Address, Function};
 use crate::plan::{Plan, Step};
 use crate::ruleset::RuleSet;
@@ -22,14 +23,30 @@ pub(crate) fn gather(
     plan: &mut Plan,
 ) {
     surroundings(view, plan, Step::is_taken);
-    if rules.ids.is_none() || rules.off.is_some() {
-        return;
+    if rules.ids.is_some() && rules.off.is_none() {
+        find_strays(view, rules, only, plan, Path::Devices);
     }
-    let _ = view.list(Path::Devices, |view, address| {
+}
+
+/// Looks for what no rule takes and vfio-pci does: in the directory of all functions what `vfio-pci.ids=` on the command line
+/// names, in that of vfio-pci what it has without an override, because modprobe.d has `ids=`.
+pub(crate) fn find_strays(
+    view: &mut View<'_, impl System>,
+    rules: &RuleSet<'_>,
+    only: Option<Address>,
+    plan: &mut Plan,
+    directory: Path,
+) {
+    let _ = view.list(directory, |view, address| {
+        let path = Path::Attribute(address, Attribute::DriverOverride);
         if only.is_none_or(|only| only == address)
             && plan.get_mut(address).is_none_or(|step| !step.is_taken())
-            && let Ok(Some(function)) = survey::read_function(view, address)
-            && rules.ids_take(&function)
+            && match directory {
+                Path::VfioPci => {
+                    view.read(path, &mut [0; 1]).is_ok_and(|held| !is_name(held))
+                }
+                _ => matches!(survey::read_function(view, address), Ok(Some(function)) if rules.ids_take(&function)),
+            }
         {
             let _ = plan.strays.push(address);
         }

@@ -11,6 +11,7 @@ mod let_go;
 mod limits;
 mod messages;
 mod oracle;
+mod strays;
 
 #[path = "../support/mod.rs"]
 mod support;

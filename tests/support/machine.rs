@@ -567,6 +567,14 @@ impl Machine {
             }
             Path::Iommus => Ok(self.iommus.clone()),
             Path::GroupDevices(group) => Ok(names(&|other| other.group == Some(group))),
+            Path::VfioPci => {
+                let has = |other: &Function| other.driver.as_deref() == Some("vfio-pci");
+                Ok(["bind", "module", "new_id"]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(names(&has))
+                    .collect())
+            }
             Path::Attribute(..) | Path::DriversProbe => Err(Errno::ENOTDIR),
             Path::Devices | Path::Device(_) => Err(Errno::ENOENT),
         }

@@ -166,6 +166,14 @@ fn displays() -> Vec<Case> {
             .parameter("vfio_pci.ids=1234:1111")
             .strays(["00:02.0"])
             .logged("vfio-pci.ids= has vfio-pci take 0000:00:02.0, which no rule does"),
+        // Only what vfio-pci has once it is loaded tells of these.
+        twins("twins-and-modprobe-d", Machine::new(), VGA, VGA)
+            .parameter("guest.modprobe")
+            .image(|image| {
+                image.file("etc/modprobe.d/ids.conf", "options vfio-pci ids=1234:1111\n");
+            })
+            .strays(["00:02.0"])
+            .logged("vfio-pci.ids= has vfio-pci take 0000:00:02.0, which no rule does"),
         // Both have the same IDs; the firmware's stays with the host.
         on_demo("all-displays-but-the-firmwares")
             .rules("1234:1111+slot,!boot_vga")
