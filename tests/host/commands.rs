@@ -491,10 +491,13 @@ fn suggest_says_first_why_nothing_can_be_passed_through() {
     let dmar = ("sys/firmware/acpi/tables/DMAR", "");
     let other = ("sys/firmware/acpi/tables/FACP", "");
     let xen = ("sys/hypervisor/type", "xen\n");
-    let hosts: [Host<'_>; 12] = [
+    let hosts: [Host<'_>; 14] = [
         ("two-t400", "quiet ro\n", &[]),
         ("two-t400", "quiet intel_iommu=off iommu=off,pt\n", &[]),
         ("two-t400", "quiet amd_iommu=off\n", &[dmar]),
+        // The last one counts.
+        ("two-t400", "quiet intel_iommu=off intel_iommu=on,sm_on\n", &[dmar]),
+        ("two-t400", "quiet intel_iommu=on intel_iommu=sm_on,off\n", &[dmar]),
         ("two-t400", "quiet intel_iommu=on -- intel_iommu=off\n", &[dmar]),
         ("two-t400", "quiet intel_iommu=igfx_off\n", &[dmar]),
         ("two-t400", "quiet ro\n", &[other]),

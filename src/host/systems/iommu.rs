@@ -68,7 +68,15 @@ impl Off {
             .collect();
         let is_intel = vendors.contains(&INTEL);
         let is_x86 = is_intel || OTHER_X86.iter().any(|vendor| vendors.contains(vendor));
-        let words: Vec<&str> = before_init(&line).filter(|word| is_off(word, is_intel)).collect();
+        let is_off = |word: &&str| {
+            Unwanted::IommuOff.is(word)
+                && match word.trim_start_matches('"') {
+                    intel if intel.starts_with("intel_iommu") => is_intel && !is_asked(&line),
+                    amd if amd.starts_with("amd_iommu") => !is_intel,
+                    _ => true,
+                }
+        };
+        let words: Vec<&str> = before_init(&line).filter(is_off).collect();
         let off = |reason: &str, change, elsewhere| {
             let is_final = false;
             Some(Self { reason: reason.to_owned(), change, elsewhere, is_final })
@@ -151,22 +159,18 @@ fn ask_intel(is_intel: bool, line: &str) -> Vec<String> {
     (is_intel && !is_said).then(|| "intel_iommu=on".to_owned()).into_iter().collect()
 }
 
-/// Whether Intel's IOMMU is asked for by name (Documentation/admin-guide/kernel-parameters.txt).
+/// Whether Intel's IOMMU is asked for by name. The last word on it counts (`intel_iommu_setup` in
+/// `drivers/iommu/intel/iommu.c`).
 fn is_asked(line: &str) -> bool {
-    let mut values =
+    let values =
         before_init(line).filter_map(|word| word.trim_matches('"').strip_prefix("intel_iommu="));
-    values.any(|value| value.split(',').any(|option| option == "on"))
+    let switches = values.flat_map(|value| value.split(','));
+    switches.filter(|option| ["on", "off"].contains(option)).last() == Some("on")
 }
 
 /// The words that are the kernel's own: what stands behind `--` is init's.
 fn before_init(line: &str) -> impl Iterator<Item = &str> {
     split(line).into_iter().take_while(|word| *word != "--")
-}
-
-/// Whether a word switches off what this machine has.
-fn is_off(word: &str, is_intel: bool) -> bool {
-    let is_others = if is_intel { "amd_iommu" } else { "intel_iommu" };
-    Unwanted::IommuOff.is(word) && !word.trim_start_matches('"').starts_with(is_others)
 }
 
 /// What tells of an IOMMU, outside of PCI.
