@@ -616,12 +616,17 @@ fn wrong_use_is_told_with_what_would_be_right() {
     let desk = Desk::with(&["vmd"]);
     fs::write(desk.path("no.tar"), "nothing").unwrap();
     fs::write(desk.path("empty.tar"), [0; 1024]).unwrap();
+    assert!(desk.run("collect --from vmd partial.tar").status.success());
+    let mut tar = Command::new("tar");
+    tar.args(["--delete", "proc/cmdline", "--file"]).arg(desk.path("partial.tar"));
+    assert!(tar.status().unwrap().success());
     insta::assert_snapshot!(desk.screen(&[
         "",
         "lst",
         "suggest --from vmd 1:2",
         "list --from no.tar",
         "list --from empty.tar",
+        "list --from partial.tar",
         "list --from nowhere",
         "list --sysfs nowhere",
         "list --from vmd --sysfs /sys",

@@ -44,7 +44,7 @@ pub struct Machine {
     pub names: Names,
     cmdline: PathBuf,
     /// Goes when the machine goes.
-    _unpacked: Option<TempDir>,
+    unpacked: Option<TempDir>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Machine {
             (Kind::Directory, beside.map(Path::to_owned), None)
         };
         let cmdline = source.cmdline.clone().unwrap_or_else(|| "/proc/cmdline".into());
-        Self { tree: Tree::default(), sysfs, proc, root, kind, names, cmdline, _unpacked: None }
+        Self { tree: Tree::default(), sysfs, proc, root, kind, names, cmdline, unpacked: None }
             .ready()
     }
 
@@ -86,8 +86,7 @@ impl Machine {
         let cmdline = proc.join("cmdline");
         let (proc, root) = (Some(proc), Some(Root::new(&directory)));
         let tree = Tree::default();
-        Self { tree, sysfs, proc, root, kind: Kind::Copy, names, cmdline, _unpacked: unpacked }
-            .ready()
+        Self { tree, sysfs, proc, root, kind: Kind::Copy, names, cmdline, unpacked }.ready()
     }
 
     fn ready(mut self) -> Result<Self> {
@@ -129,8 +128,10 @@ impl Machine {
 
     /// The kernel command line.
     pub fn cmdline(&self) -> Result<Vec<u8>> {
-        file::read_named(&self.cmdline)
-            .with_context(|| format!("cannot read {}", self.cmdline.display()))
+        file::read_named(&self.cmdline).with_context(|| match self.unpacked {
+            Some(_) => "cannot read proc/cmdline of the copy".to_owned(),
+            None => format!("cannot read {}", self.cmdline.display()),
+        })
     }
 
     /// The release of the running kernel, as `uname -r` prints it.
