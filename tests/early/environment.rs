@@ -242,7 +242,7 @@ fn a_huge_environment_and_an_empty_name_change_nothing() {
 }
 
 /// A process that may have no more memory than the program needs is as good as any; with less, the kernel does not
-/// start it.
+/// start it, or glibc ends it with 127 before any code of ours (`_dl_early_allocate` in `csu/libc-tls.c`).
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn a_limit_on_memory_costs_all_or_nothing() {
@@ -254,7 +254,7 @@ fn a_limit_on_memory_costs_all_or_nothing() {
             let run = Run::of(&mut by_script(&script, &copy.command(&binary)), &copy.path("kmsg"));
             if run.log.is_empty() {
                 assert_eq!(outcome(&copy), outcome(&two_cards()), "{script}: {}", run.story());
-                assert_eq!(run.status, None, "{script}");
+                assert!(matches!(run.status, None | Some(127)), "{script}: {}", run.story());
             } else {
                 check(&run, &copy, &binary, &script);
             }
