@@ -14,10 +14,18 @@ use crate::ground::setup;
 use crate::ground::workspace::{Workspace, cargo};
 
 /// What of the early binary cannot be tested by the emulation of a process, each with why.
-pub const NOT_EMULATED: [(&str, &str); 10] = [
+pub const NOT_EMULATED: [(&str, &str); 12] = [
     ("below::no_link_on_the_way_leads_out_of_the_tree", OPENAT2),
     ("below::what_is_no_file_costs_one_function_and_plan_says_the_same", OPENAT2),
     ("cost::", "what is counted would be the emulation's system calls"),
+    (
+        "environment::a_filter_that_refuses_processes_is_told",
+        "the emulation starts processes and threads by calls of its own",
+    ),
+    (
+        "environment::a_limit_on_memory_costs_all_or_nothing",
+        "the emulation takes memory of its own, and then says why it has none",
+    ),
     ("environment::a_limit_on_processes_is_told", NOBODY),
     (
         "environment::signals_that_were_ignored_or_blocked_change_nothing",
