@@ -23,7 +23,8 @@ impl fmt::Display for User {
 }
 
 /// The character devices by which a function can be in use: that of its IOMMU group, which each user of a function
-/// holds, under the one or the other name (without an IOMMU it is `noiommu-`, drivers/vfio/group.c), and those of the group's functions (iommufd; `vfio-dev` in sysfs, Linux 6.6), which need no group's.
+/// holds (`noiommu-` comes before its number where there is no IOMMU, `drivers/vfio/group.c`), and those of the group's
+/// functions (iommufd; `vfio-dev` in sysfs, Linux 6.6), which need no group's.
 pub fn nodes(sysfs: &Path, function: &Function) -> Vec<PathBuf> {
     let mut nodes = Vec::new();
     let mut functions = vec![sysfs.join(format!("bus/pci/devices/{}", function.address))];
