@@ -238,10 +238,14 @@ impl Plan {
     /// Whether a problem of this scope may keep the rule of this number from a function that it selects.
     pub(crate) fn concerns_rule(&self, scope: Scope, number: RuleNumber, rule: &Rule<'_>) -> bool {
         match scope {
-            // The IDs and the class of such a function are not known.
+            // The IDs and the class of such a function are not known: an exclusion by them may have protected what
+            // it takes along with the function.
+            Scope::Function(_) if rule.selector.needs_scan() => {
+                rule.expansion.is_some() && matches!(rule.action, Action::Exclude)
+            }
             Scope::Function(address) => {
                 let function = Function { address, ..Function::default() };
-                !rule.selector.needs_scan() && self.selects(number, &rule.selector, &function)
+                self.selects(number, &rule.selector, &function)
             }
             Scope::Group(address) => {
                 let step = self.steps.iter().find(|step| step.function.address == address);

@@ -243,25 +243,37 @@ fn a_list_that_breaks_off_is_told_and_what_it_named_is_taken() {
 
 #[test]
 fn no_fault_makes_a_run_take_what_an_exclusion_protects() {
-    const PROTECTED: &str =
-        "class:03,class:04,!boot_vga,01:00.*,!00:02.0/00.*,!04:00.0+group,!01:00.1";
-    let healthy = healthy(PROTECTED);
-    let taken: BTreeSet<_> = healthy.kept().into_keys().collect();
-    assert!(!taken.contains(&address("0000:06:00.0")) && !taken.contains(&address("0000:05:00.0")));
-    for (index, operation) in healthy.operations.iter().enumerate() {
-        for errno in ERRNOS {
-            // What is not there needs no protection.
-            if is_an_answer(operation, errno) {
-                continue;
-            }
-            for after in 0..3 {
-                let mut machine = machine().failing_late_at(index + 1, errno, after);
-                let told = apply(&mut machine, PROTECTED);
-                for function in machine.kept().into_keys() {
-                    assert!(
-                        taken.contains(&function),
-                        "{function} is taken with {errno:?} at {operation:?}\n{told}"
-                    );
+    for (rules, protected) in [
+        (
+            "class:03,class:04,!boot_vga,01:00.*,!00:02.0/00.*,!04:00.0+group,!01:00.1",
+            ["0000:05:00.0", "0000:06:00.0"],
+        ),
+        // By IDs, by a class and by the console, each with what it takes along.
+        ("class:03,class:0403,!10de:2204+slot", ["0000:01:00.0", "0000:01:00.1"]),
+        ("class:03,01:00.1,!10de:2204+group", ["0000:01:00.0", "0000:01:00.1"]),
+        ("02:00.1,!class:0c03+slot", ["0000:02:00.0", "0000:02:00.1"]),
+        ("class:03,06:00.1,!boot_vga+slot", ["0000:06:00.0", "0000:06:00.1"]),
+    ] {
+        let machine = || machine().with(audio("0000:06:00.1").in_group(16));
+        let mut healthy = machine();
+        apply(&mut healthy, rules);
+        let taken: BTreeSet<_> = healthy.kept().into_keys().collect();
+        assert!(protected.iter().all(|name| !taken.contains(&address(name))), "{rules}");
+        for (index, operation) in healthy.operations.iter().enumerate() {
+            for errno in ERRNOS {
+                // What is not there needs no protection.
+                if is_an_answer(operation, errno) {
+                    continue;
+                }
+                for after in 0..3 {
+                    let mut machine = machine().failing_late_at(index + 1, errno, after);
+                    let told = apply(&mut machine, rules);
+                    for function in machine.kept().into_keys() {
+                        assert!(
+                            taken.contains(&function),
+                            "{function} is taken with {errno:?} at {operation:?}\n{rules}\n{told}"
+                        );
+                    }
                 }
             }
         }

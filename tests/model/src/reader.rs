@@ -3,7 +3,7 @@
 //! copies, and by cutting texts in pieces where the library goes byte by byte.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use vfio_override::pci::{Address, Class, Id};
 use vfio_override::rule::{
@@ -154,7 +154,7 @@ fn driver_of(name: Option<&str>) -> Option<Driver<'static>> {
 /// tests read millions of rules.
 fn kept(name: &str) -> &'static str {
     thread_local! {
-        static NAMES: RefCell<HashSet<&'static str>> = RefCell::default();
+        static NAMES: RefCell<BTreeSet<&'static str>> = RefCell::default();
     }
     NAMES.with_borrow_mut(|names| {
         if let Some(name) = names.get(name) {
