@@ -65,6 +65,20 @@ pub enum Target {
     Whole,
 }
 
+impl Target {
+    /// How many inputs take some ten seconds.
+    const fn runs(self) -> u32 {
+        match self {
+            Self::Tokeniser => 300_000,
+            Self::Grammar => 1_500_000,
+            Self::Matcher => 35_000,
+            Self::Modalias => 200_000,
+            Self::Aliases => 120_000,
+            Self::Whole => 20_000,
+        }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -87,7 +101,8 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let mut verdict = Verdict::Good;
     for &target in targets {
         let title = format!("fuzz {target}");
-        match progress::phase(title, || fuzzer.run(target, options.seconds)) {
+        let length = Length::Seconds(options.seconds);
+        match progress::phase(title, || fuzzer.run(target, length)) {
             Ok(executions) => println!("{target}: {executions} executions, none failed"),
             Err(error) => {
                 verdict = Verdict::Bad;
@@ -96,6 +111,15 @@ pub fn run(options: &Options) -> Result<Verdict> {
         }
     }
     Ok(verdict)
+}
+
+/// How long a target is fuzzed.
+#[derive(Clone, Copy)]
+pub enum Length {
+    /// As many inputs as take some ten seconds, the same in each run: what it finds is the fault of a change.
+    Same,
+    /// So many seconds, with inputs that no other run had.
+    Seconds(u32),
 }
 
 /// The targets, built.
@@ -125,13 +149,30 @@ impl Fuzzer {
     }
 
     /// Fuzzes one target, and returns how many inputs it was given.
-    pub fn run(&self, target: Target, seconds: u32) -> Result<u64> {
+    pub fn run(&self, target: Target, length: Length) -> Result<u64> {
         let name = target.to_string();
-        let found = self.scratch.join(&name);
+        let program = self.programs.join(&name);
+        let mut command = Command::new(&program);
+        let found = match length {
+            Length::Same => {
+                // Where a program lies in memory, and how long an input took, would lead libFuzzer elsewhere.
+                command = Command::new("setarch");
+                command.arg("-R").arg(&program).args(["-seed=1", "-entropic=0", "-reload=0"]);
+                command.arg(format!("-runs={}", target.runs()));
+                let found = self.scratch.join(format!("{name}-same"));
+                if found.exists() {
+                    fs::remove_dir_all(&found)
+                        .with_context(|| format!("cannot remove {}", found.display()))?;
+                }
+                found
+            }
+            Length::Seconds(seconds) => {
+                command.arg(format!("-max_total_time={seconds}"));
+                self.scratch.join(&name)
+            }
+        };
         fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
-        let mut command = Command::new(self.programs.join(&name));
         command
-            .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-max_len={MAX_INPUT}"))
             .arg(format!("-timeout={TIMEOUT}"))
             .arg("-print_final_stats=1")
