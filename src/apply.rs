@@ -18,51 +18,52 @@ use crate::system::{File, System, View, first_line};
 /// The name of a driver as sysfs has it. Its bytes come from the kernel or from a rule; nothing here checks them.
 pub type DriverName = Vec<u8, MAX_DRIVER, u8>;
 
-/// Makes the `driver_override` of the step's function hold its driver. Where the step has failed, its driver's name may
-/// be a guess, which protects the function as well: it is written unless an override is there.
+/// Makes the `driver_override` of the step's function hold its driver. Called again, it reads back what it wrote. Where
+/// the step has failed, its driver's name may be a guess, which protects the function as well: it is written unless an
+/// override is there.
 #[inline(never)]
 pub(crate) fn hold(system: &mut impl System, step: &mut Step) {
     let is_guess = matches!(step.state, State::Failed(_));
-    match set_override(system, step.function.address, &step.driver, is_guess) {
+    match set_override(system, step, is_guess) {
         Ok(held) => {
             step.held = held;
             if !is_guess {
                 step.state = State::Held;
             }
         }
-        Err(problem) => step.state = State::Failed(problem),
+        Err(problem) => {
+            step.held = Held::Not;
+            step.state = State::Failed(problem);
+        }
     }
 }
 
-/// Makes the function's `driver_override` hold `driver`, or, if that `is_guess`, anything. Returns [`Held::Already`]
-/// if it did before.
-fn set_override(
-    system: &mut impl System,
-    address: Address,
-    driver: &[u8],
-    is_guess: bool,
-) -> Result<Held, Problem> {
+/// Makes the function's `driver_override` hold the step's driver, or, if that `is_guess`, anything. An override that was
+/// written before is not written again.
+fn set_override(system: &mut impl System, step: &Step, is_guess: bool) -> Result<Held, Problem> {
+    let address = step.function.address;
     let path = Path::Attribute(address, Attribute::DriverOverride);
     // Room for the newline and for one byte more, by which a longer name differs.
     let mut buffer = [0; MAX_DRIVER + 2];
     let opened = system.open(path, OFlag::O_RDWR);
     let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
-    for held in [Held::Already, Held::Written] {
-        let length = file.read(&mut buffer).map_err(Problem::fault(Operation::Read, path))?;
-        let found = first_line(buffer.get(..length).unwrap_or_default());
-        if found == driver || is_guess && is_name(found) {
-            return Ok(held);
-        }
-        if held == Held::Already {
+    let length = file.read(&mut buffer).map_err(Problem::fault(Operation::Read, path))?;
+    let found = first_line(buffer.get(..length).unwrap_or_default());
+    let is_held = found == step.driver || is_guess && is_name(found);
+    match step.held {
+        Held::Not if is_held => Ok(Held::Already),
+        Held::Not => {
             // The newline ends the value. The kernel ignores what follows it; in a plain file, in a copy of sysfs, the
             // end of a longer old value may follow it.
             let mut value = Vec::<u8, { MAX_DRIVER + 1 }>::new();
-            let whole = value.extend_from_slice(driver).is_ok() && value.push(b'\n').is_ok();
+            let whole = value.extend_from_slice(&step.driver).is_ok() && value.push(b'\n').is_ok();
             debug_assert!(whole);
             file.write(&value).map_err(Problem::fault(Operation::Write, path))?;
+            Ok(Held::Written)
         }
+        held if is_held => Ok(held),
+        _ => Err(Problem::NotHeld(address)),
     }
-    Err(Problem::NotHeld(address))
 }
 
 /// Whether `driver_override` holds a driver's name. The kernel has `(null)` there if there is none, a plain file has
@@ -71,10 +72,20 @@ pub(crate) fn is_name(held: &[u8]) -> bool {
     held.first().is_some_and(|&first| first != b'(')
 }
 
-/// Unbinds each function whose override is held from any other driver, and offers it to its own.
+/// Reads back each override that was written.
+#[inline(never)]
+pub(crate) fn read_back(system: &mut impl System, plan: &mut Plan) {
+    let is_unproven =
+        |step: &&mut Step| step.held == Held::Written && matches!(step.state, State::Held);
+    plan.taken_mut().filter(is_unproven).for_each(|step| hold(system, step));
+}
+
+/// Reads back every override, unbinds each function whose override is held from any other driver, and offers it to its
+/// own.
 ///
 /// A driver that is not registered yet takes its functions by itself when it loads.
 pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
+    read_back(system, plan);
     // The last answer is for the next function too, which mostly has the same driver.
     let (mut asked, mut is_registered) = (DriverName::new(), false);
     for step in plan.taken_mut().filter(|step| matches!(step.state, State::Held)) {
@@ -109,10 +120,15 @@ fn bind_one(
     Ok(State::Offered)
 }
 
-/// Reads which driver has each taken function now, except those that are bound already or have failed.
+/// Reads which driver has each taken function now, except those that are bound already or have failed, and those that
+/// [`bind`] has just seen to have none.
 pub(crate) fn verify(view: &mut View<'_, impl System>, plan: &mut Plan) {
-    let is_settled = |state| matches!(state, State::Bound | State::Failed(_));
-    for step in plan.taken_mut().filter(|step| !is_settled(step.state)) {
+    let is_settled = |step: &Step| match step.state {
+        State::Bound | State::Failed(_) => true,
+        State::Waiting => step.freed_from.is_empty(),
+        State::Planned | State::Held | State::Offered => false,
+    };
+    for step in plan.taken_mut().filter(|step| !is_settled(step)) {
         let address = step.function.address;
         let link = Path::Attribute(address, Attribute::Driver);
         match view.link_name(link, &mut [0; 256]) {

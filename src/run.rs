@@ -94,9 +94,11 @@ impl Run<'_> {
         for step in plan.taken_mut().filter(waits) {
             match found {
                 Ok(()) if *driver == asked => step.state = State::Offered,
-                _ if !rules.is_auto(step) => {}
+                // Whether the driver is there now, its functions tell.
+                _ if !rules.is_auto(step) => step.state = State::Held,
                 Ok(()) => {
                     store_name(&mut step.driver, driver);
+                    step.held = Held::Not;
                     apply::hold(system, step);
                 }
                 Err(errno) if is_loaded => {
@@ -129,6 +131,7 @@ impl Run<'_> {
         for step in self.plan.taken_mut().rev() {
             apply::hold(system, step);
         }
+        apply::read_back(system, &mut self.plan);
         self.plan.taken().all(Step::is_held)
     }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::capture::{Capture, Told, apply_line};
-use crate::support::machine::{Asked, Machine, address, function};
+use crate::support::machine::{Asked, Machine, Operation, address, function};
 use crate::support::sketch::{
     aimed, line, load, machine, machines, registered_variant, rules, variant,
 };
@@ -30,6 +30,16 @@ fn check_promises(machine: &Machine, taken: &BTreeSet<Address>) -> Result<(), Te
     let first_other = changes.iter().position(|op| !op.sets_override()).unwrap_or(changes.len());
     let late = changes.iter().skip(first_other).find(|op| op.sets_override());
     prop_assert!(late.is_none(), "after an unbind or a probe: {:?}", late);
+    // What protects comes first: no override is read back until all are written.
+    let last = machine.operations.iter().rposition(Operation::sets_override).unwrap_or(0);
+    let mut written = BTreeSet::new();
+    for operation in machine.operations.iter().take(last) {
+        let is_late = operation.asked == Asked::Read && written.contains(&operation.path);
+        prop_assert!(!is_late, "before all overrides are written: {:?}", operation);
+        if operation.sets_override() {
+            written.insert(&operation.path);
+        }
+    }
     for change in changes {
         let function = change.function().expect("only functions are changed");
         prop_assert!(taken.contains(&function), "not taken, yet {:?}", change);
