@@ -696,6 +696,166 @@ const SYSTEMS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
+        "container-of-a-session",
+        "BOOT_IMAGE=(hd0,gpt2)/ostree/fedora-0/vmlinuz-6.12.30 root=UUID=0 rw ostree=/ostree/boot.1/fedora/0/0",
+        &[
+            "file run/.containerenv engine=\"podman\"",
+            "file usr/bin/dracut",
+            "file etc/os-release ID=fedora",
+        ],
+    ),
+    (
+        "container-of-a-system",
+        "BOOT_IMAGE=/boot/vmlinuz-6.12.30 root=/dev/mapper/pve-root ro quiet",
+        &[
+            "file run/systemd/container lxc",
+            "file etc/os-release ID=debian",
+            "file usr/sbin/mkinitramfs",
+        ],
+    ),
+    (
+        "sdboot-manage",
+        "initrd=\\initramfs-linux-cachyos.img root=UUID=0 rw quiet",
+        &[
+            "file etc/os-release ID=cachyos",
+            "file usr/bin/mkinitcpio",
+            "file etc/mkinitcpio.conf HOOKS=(base systemd autodetect)",
+            "file usr/bin/sdboot-manage",
+            "file etc/sdboot-manage.conf LINUX_OPTIONS=\"nowatchdog splash\"",
+            "dir boot/loader/entries",
+            "file boot/initramfs-linux-cachyos.img",
+            "file sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f systemd-boot 257",
+        ],
+    ),
+    (
+        "chimera",
+        "initrd=\\initrd.img-6.12.30 root=UUID=0 ro",
+        &[
+            "file etc/os-release ID=chimera",
+            "file usr/bin/mkinitramfs",
+            "file usr/bin/gen-systemd-boot",
+            "dir boot/loader/entries",
+            "file boot/initrd.img-6.12.30",
+        ],
+    ),
+    (
+        "zfsbootmenu-where-grub-was",
+        "spl_hostid=0x00bab10c root=zfs:zroot/ROOT/void loglevel=4",
+        &[
+            "file etc/os-release ID=void",
+            "file usr/bin/dracut",
+            "file usr/bin/zbm-kcl",
+            "file etc/zfsbootmenu/config.yaml Global:",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"loglevel=4\"",
+            "file sys/firmware/efi/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f systemd-stub 257",
+            "dir boot/efi",
+            "mount 0:28 / zfs zroot/ROOT/void",
+        ],
+    ),
+    (
+        "endeavouros-grub",
+        "BOOT_IMAGE=/boot/vmlinuz-linux root=UUID=0 rw quiet",
+        &[
+            "file etc/os-release ID=endeavouros",
+            "file usr/bin/dracut",
+            "file usr/bin/dracut-rebuild",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT='nowatchdog'",
+            "file boot/initramfs-linux.img",
+            "file lib/modules/6.12.30/pkgbase linux",
+        ],
+    ),
+    (
+        "arch-dracut",
+        "initrd=\\initramfs-linux.img root=UUID=0 rw quiet",
+        &[
+            "file etc/os-release ID=arch",
+            "file usr/bin/dracut",
+            "file usr/bin/kernel-install",
+            "file etc/kernel/cmdline root=UUID=0",
+            "file sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f systemd-boot 257",
+            "file usr/lib/dracut/modules.d/50vfio-override",
+            "dir boot/loader/entries",
+            "file boot/initramfs-linux.img",
+            "file lib/modules/6.12.30/pkgbase linux",
+        ],
+    ),
+    (
+        "limine-left-where-grub-boots",
+        "BOOT_IMAGE=/boot/vmlinuz-linux root=UUID=0 rw quiet",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file usr/bin/limine-mkinitcpio",
+            "file etc/default/limine",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
+            "file etc/mkinitcpio.conf HOOKS=(base systemd)",
+        ],
+    ),
+    (
+        "grub-left-where-limine-boots",
+        "root=UUID=0 rw quiet",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file boot/limine.conf /Arch",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
+            "file etc/mkinitcpio.conf HOOKS=(base systemd)",
+        ],
+    ),
+    (
+        "entries-left-where-the-firmware-boots",
+        "initrd=\\initramfs-linux.img root=UUID=0 rw",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file etc/mkinitcpio.conf HOOKS=(base systemd)",
+            "dir boot/loader/entries",
+            "file sys/firmware/efi/efivars/BootCurrent-8be4df61-93ca-11d2-aa0d-00e098032b8c x",
+        ],
+    ),
+    (
+        "uki-by-a-preset-with-a-file-of-its-own",
+        "root=UUID=0 rw",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file usr/bin/kernel-install",
+            "file etc/mkinitcpio.conf HOOKS=(base systemd autodetect)",
+            "file etc/mkinitcpio.d/linux.preset default_uki=\"/efi/EFI/Linux/arch-linux.efi\"",
+            "file etc/mkinitcpio.d/linux.preset default_options=\"--cmdline /etc/kernel/cmdline-arch\"",
+            "file etc/kernel/cmdline root=UUID=old",
+            "file sys/firmware/efi/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f systemd-stub 257",
+        ],
+    ),
+    (
+        "usr-is-an-image",
+        "root=gpt-auto usrhash=0",
+        &[
+            "file etc/os-release ID=particleos",
+            "file usr/bin/dracut",
+            "file sys/firmware/efi/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f systemd-stub 258",
+            "mount 8:1 / btrfs /dev/sda1",
+            "mount 254:0 /usr erofs /dev/mapper/usr ro",
+        ],
+    ),
+    (
+        "usr-is-merged",
+        "BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.12.30 root=UUID=0 ro",
+        &[
+            "file etc/os-release ID=fedora",
+            "file usr/bin/dracut",
+            "file usr/sbin/grubby",
+            "mount 8:1 / btrfs /dev/sda1",
+            "mount 0:40 /usr overlay sysext ro",
+        ],
+    ),
+    (
+        "over-the-network",
+        "BOOT_IMAGE=debian/vmlinuz initrd=debian/initrd.img root=/dev/nfs nfsroot=10.0.0.1:/srv ip=dhcp",
+        &[
+            "file usr/sbin/mkinitramfs",
+            "file usr/sbin/update-grub",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
+            "mount 0:30 / nfs4 10.0.0.1:/srv",
+        ],
+    ),
+    (
         "xcp-ng",
         "root=LABEL=root ro hpet=disable",
         &[
@@ -716,6 +876,8 @@ fn each_other_system_is_told_what_is_safe_there() {
         let text = format!("{MACHINE}cmdline {line}\n{}\n", files.join("\n"));
         copy::unfold_text(&text, &desk.path(name));
         let told = desk.screen(&[&format!("suggest --from {name} 01:00.0")]);
+        let plan = desk.screen(&[&format!("plan --from {name} 01:00.0")]);
+        assert!(![&told, &plan].iter().any(|text| text.contains("{page}")), "{told}\n{plan}");
         let is_table = |line: &&str| line.starts_with("  takes") || line.starts_with("  leaves");
         screen.extend(told.lines().filter(|line| !is_table(line)).flat_map(|line| [line, "\n"]));
         // A copy tells the same.
@@ -727,12 +889,110 @@ fn each_other_system_is_told_what_is_safe_there() {
     insta::assert_snapshot!(screen);
 }
 
+/// Whatever the host boots from stays; what it has mounted besides is no surprise at the next boot.
+#[test]
+fn nothing_goes_that_the_host_boots_from() {
+    const DISKS: &str = "\
+kernel 6.12.30
+cmdline BOOT_IMAGE=/vmlinuz root=UUID=0
+0000:00:00.0    060000 8086:4660 1043:8694  0 -
+0000:00:01.0    060400 8086:460d 1043:8694  2 pcieport
+  0000:01:00.0  010802 144d:a808 144d:a801 15 nvme
+0000:00:01.1    060400 8086:460d 1043:8694  3 pcieport
+  0000:02:00.0  010802 144d:a808 144d:a801 16 nvme
+0000:00:14.0    0c0330 8086:7ae0 1043:8694  4 xhci_hcd
+disk nvme0n1 259:0 0000:01:00.0 nvme/nvme0/nvme0n1
+disk nvme1n1 259:1 0000:02:00.0 nvme/nvme1/nvme1n1
+disk sda 8:0 0000:00:14.0 usb2/2-1/2-1:1.0/host0/target0:0:0/0:0:0:0/block/sda
+file usr/sbin/mkinitramfs
+";
+    const BOTH: &str =
+        "mapping md0 9:0 nvme0n1\nln sys/devices/virtual/block/md0/slaves/nvme1n1 ../../nvme1n1";
+    let cases = [
+        ("mount 259:0 / ext4 /dev/nvme0n1", "01:00.0", "no", "nvme0n1 is mounted at /"),
+        (
+            "mount 259:0 /sysroot xfs /dev/nvme0n1",
+            "01:00.0",
+            "no",
+            "nvme0n1 is mounted at /sysroot",
+        ),
+        ("mount 259:0 /nix ext4 /dev/nvme0n1", "01:00.0", "no", "nvme0n1 is mounted at /nix"),
+        ("mount 8:0 / ext4 /dev/sda", "00:14.0", "no", "sda is mounted at /"),
+        ("mapping dm-0 252:0 nvme0n1 r\nmount 252:0 / ext4 /dev/mapper/r", "01:00.0", "no", "dm-0"),
+        ("mount 259:0 / ext4 /dev/nvme0n1", "02:00.0", "yes", ""),
+        ("mount 259:1 /srv ext4 /dev/nvme1n1", "02:00.0", "yes", "nvme1n1 is mounted at /srv"),
+        ("mount 8:0 /srv ext4 /dev/sda", "00:14.0", "yes", "sda is mounted at /srv"),
+        (&format!("{BOTH}\nmount 9:0 / ext4 /dev/md0"), "01:00.0", "yes", ""),
+        (
+            &format!("{BOTH}\nmount 9:0 / ext4 /dev/md0"),
+            "01:00.0 02:00.0",
+            "no",
+            "md0 is mounted at /",
+        ),
+    ];
+    for (lines, asked, possible, says) in cases {
+        let desk = Desk::with(&[]);
+        copy::unfold_text(&format!("{DISKS}{lines}\n"), &desk.path("m"));
+        let told = desk.run(&format!("suggest --json --from m {asked}"));
+        assert_eq!(told.status.code(), Some(i32::from(possible != "yes")), "{lines} {asked}");
+        let told = json(&told);
+        assert_eq!(told["possible"], possible, "{lines} {asked}: {}", told["verdict"]);
+        if possible == "no" {
+            let verdict = told["verdict"].as_str().unwrap();
+            assert!(verdict.contains("the host itself boots from what goes"), "{verdict}");
+            assert!(verdict.contains(says), "{verdict}");
+            assert_eq!(told["steps"].as_array().unwrap().len(), 0, "{lines} {asked}");
+            continue;
+        }
+        // What is mounted otherwise is taken care of before anything else.
+        let first = told["steps"][0]["what"].as_str().unwrap();
+        let waits = first.starts_with("See that the next boot waits for nothing that goes (");
+        assert_eq!(waits, !says.is_empty(), "{lines} {asked}: {first}");
+        assert!(first.contains(says), "{first}");
+    }
+}
+
+/// A file that is made from something else is changed there.
+#[test]
+fn nixos_is_not_told_to_edit_what_it_makes() {
+    let desk = Desk::with(&[]);
+    let text = format!(
+        "{MACHINE}cmdline init=/nix/store/0/init\nfile etc/NIXOS\nfile etc/modprobe.d/nixos.conf options vfio-pci \
+         ids=8086:4680\n"
+    );
+    copy::unfold_text(&text, &desk.path("m"));
+    let told = json(&desk.run("suggest --json --from m 01:00.0"));
+    let steps = told["steps"].as_array().unwrap();
+    let about_ids = |step: &&serde_json::Value| step["line"] == "options vfio-pci ids=8086:4680";
+    let files: Vec<_> = steps.iter().filter(about_ids).map(|step| step["file"].clone()).collect();
+    assert_eq!(files, ["/etc/nixos/configuration.nix", "/etc/nixos/configuration.nix"]);
+}
+
+/// Under WSL the hypervisor is not one that could be told of an IOMMU.
+#[test]
+fn wsl_is_told_what_cannot_be_there() {
+    let desk = Desk::with(&[]);
+    let text = "kernel 6.6.87.2-microsoft-standard-WSL2\ncmdline initrd=\\initrd.img WSL_ROOT_INIT=1\n\
+                5582:00:00.0 030200 1414:008e 0000:0000 - dxgkrnl\nfile proc/cpuinfo flags : fpu hypervisor\n";
+    copy::unfold_text(text, &desk.path("m"));
+    let told = desk.run("suggest --json --from m 5582:00:00.0");
+    assert_eq!(told.status.code(), Some(1));
+    let told = json(&told);
+    assert_eq!(told["possible"], "no");
+    assert!(told["verdict"].as_str().unwrap().contains("this is WSL"), "{}", told["verdict"]);
+}
+
 /// Each of these takes functions that no rule selects, or may.
 #[test]
 fn what_else_takes_functions_is_named_wherever_it_stands() {
     let places = [
         ("etc/modprobe.d/x.conf", "options vfio-pci ids=8086:4680", "ids-left"),
         ("etc/modprobe.d/x.conf", "options vfio_pci disable_vga=1 ids=8086:4680", "ids-left"),
+        (
+            "etc/modprobe.d/x.conf",
+            "options vfio-pci \\\nfile etc/modprobe.d/x.conf   disable_vga=1 \\\nfile etc/modprobe.d/x.conf ids=8086:4680",
+            "ids-left",
+        ),
         ("usr/lib/modprobe.d/x.conf", "options pci-stub ids=8086:4680", "ids-left"),
         ("run/modprobe.d/x.conf", "options vfio-pci ids=8086:4680", "ids-left"),
         ("etc/modules", "vfio-pci ids=8086:4680 disable_vga=1", "ids-left"),

@@ -637,7 +637,7 @@ const UNKNOWN: &str = "…";
 /// Mounts of what is on disks, under the kernel's names for these; where, only for the places that every
 /// system has.
 fn public_mounts(disks: &Disks, text: &str) -> String {
-    const PLACES: [&str; 12] = [
+    const PLACES: [&str; 15] = [
         "/",
         "/boot",
         "/boot/efi",
@@ -645,8 +645,11 @@ fn public_mounts(disks: &Disks, text: &str) -> String {
         "/efi",
         "/etc",
         "/home",
+        "/nix",
+        "/nix/store",
         "/opt",
         "/srv",
+        "/sysroot",
         "/tmp",
         "/usr",
         "/var",
@@ -656,7 +659,7 @@ fn public_mounts(disks: &Disks, text: &str) -> String {
         let mut sources: Vec<String> = disks_of.collect();
         if sources.is_empty() && mount.may_be_on_disks() {
             sources.push(format!("/dev/{UNKNOWN}"));
-        } else if sources.is_empty() && ["/", "/etc"].contains(&mount.place) {
+        } else if sources.is_empty() && ["/", "/etc", "/usr"].contains(&mount.place) {
             sources.push("none".to_owned());
         }
         let access = if mount.is_read_only() { "ro" } else { "rw" };

@@ -102,6 +102,19 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
     }
 }
 
+/// What of the host would wait at boot for disks that are not there any more.
+fn about_disks(usage: &Usage, choices: &[Choice]) -> Option<Step> {
+    let taken = choices.iter().filter(|choice| choice.taken);
+    let uses = taken.flat_map(|choice| usage.of_disks(choice.device.function.address));
+    let uses: Vec<String> = uses.map(ToString::to_string).collect();
+    let what = format!(
+        "See that the next boot waits for nothing that goes ({}): in /etc/fstab and /etc/crypttab, take out its lines, or add \
+         nofail to their options. Else that boot may end in emergency mode",
+        advice::list(&uses)
+    );
+    (!uses.is_empty()).then(|| Step::text(what))
+}
+
 impl Report {
     fn of(machine: &mut Machine, devices: &Devices, addresses: &[Address]) -> Self {
         let usage = Usage::of(machine, devices);
@@ -143,7 +156,7 @@ impl Report {
         let change = Change { add: words.clone(), drop, replaced: left.replaced };
         let mut steps = Vec::new();
         if let Some(system) = system.as_ref().filter(|_| possible != Possible::No) {
-            steps = takers.steps;
+            steps = about_disks(&usage, &choices).into_iter().chain(takers.steps).collect();
             steps.extend(system.to_apply(change, takers.is_in_image));
             let look = "After the next boot, see what came of it";
             steps.push(system.ours(look, "status"));

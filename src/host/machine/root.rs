@@ -59,7 +59,8 @@ impl Root {
 
     /// The same of a file that may be anybody's: it is remembered only where a line is of use.
     pub fn matches(&self, path: &str, keep: impl Fn(&str) -> Option<String>) -> Vec<String> {
-        let text = self.text(path).unwrap_or_default();
+        // A line goes on behind a backslash, in modprobe's files as in scripts.
+        let text = self.text(path).unwrap_or_default().replace("\\\n", " ");
         let kept: Vec<String> = text.lines().filter_map(keep).collect();
         if !kept.is_empty() {
             self.remember(path, &kept.join("\n"));

@@ -63,6 +63,16 @@ impl fmt::Display for Use {
     }
 }
 
+impl Use {
+    /// Whether the host boots from it.
+    fn is_root(&self) -> bool {
+        // Where `/` is in memory or composed, what it is made of has a place of its own.
+        const PLACES: [&str; 5] = ["/", "/usr", "/sysroot", "/nix", "/nix/store"];
+        let Self::Mounted(_, places) = self else { return false };
+        places.iter().any(|place| PLACES.contains(&place.as_str()))
+    }
+}
+
 /// A list in words, of which no more than the first few are named.
 fn and(words: &[String]) -> String {
     const MOST: usize = 3;
@@ -233,6 +243,18 @@ impl Usage {
             self.is_traced && !self.unseen.contains(&function.address)
         };
         (is_known || !uses.is_empty()).then_some(uses)
+    }
+
+    /// The functions that carry what the host boots from, each with what that is.
+    pub fn of_root(&self) -> impl Iterator<Item = (Address, &Use)> {
+        let uses = self.found.iter();
+        uses.filter_map(|(address, uses)| Some((*address, uses.iter().find(|it| it.is_root())?)))
+    }
+
+    /// What else the host has mounted, or set up, of the disks of a function.
+    pub fn of_disks(&self, address: Address) -> impl Iterator<Item = &Use> {
+        let is_disk = |what: &&Use| matches!(what, Use::Mounted(..) | Use::Swap(_) | Use::Held(..));
+        self.found.get(&address).into_iter().flatten().filter(is_disk).filter(|it| !it.is_root())
     }
 
     /// Whether nobody can tell what is connected to this USB controller.

@@ -38,6 +38,7 @@ impl Prospect {
             wanted.iter().map(|device| style.text(device.function.address)).collect();
         let names = advice::list(&names);
         let hindrance = wanted.iter().find_map(|wanted| hindrance(machine, beside, wanted, style));
+        let hindrance = hindrance.or_else(|| Some((Possible::No, root(beside, choices)?)));
         if let Some((possible, reason)) = hindrance {
             let word = if possible == Possible::No { "no, not as it is" } else { "not yet" };
             return Self { possible, sentence: format!("{word}: {reason}") };
@@ -80,6 +81,27 @@ impl Prospect {
         let sentence = format!("yes, this machine can pass {names} through{with}{but}");
         Self { possible: Possible::Yes, sentence }
     }
+}
+
+/// That nothing else than what is taken carries what the host boots from.
+fn root(beside: &Beside<'_>, choices: &[Choice]) -> Option<String> {
+    let Beside { devices, usage, .. } = *beside;
+    let goes = |device: &Device| {
+        choices.iter().filter(|choice| choice.taken).map(|choice| &choice.device).any(|taken| {
+            let address = taken.function.address;
+            device.function.address == address || device.is_behind(address)
+        })
+    };
+    let carriers =
+        usage.of_root().filter_map(|(address, what)| Some((devices.get(address)?, what)));
+    let carriers: Vec<_> = carriers.filter(|(device, _)| device.is_endpoint()).collect();
+    // A controller of disks that are functions themselves carries nothing without them.
+    let last = carriers.iter().filter(|(device, _)| {
+        !carriers.iter().any(|(other, _)| other.is_behind(device.function.address))
+    });
+    let (going, staying): (Vec<_>, Vec<_>) = last.partition(|(device, _)| goes(device));
+    let (_, what) = going.first().filter(|_| staying.is_empty())?;
+    Some(format!("the host itself boots from what goes ({what}), and would not boot again"))
 }
 
 /// What is in the way of passing one function through.

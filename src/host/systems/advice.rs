@@ -322,7 +322,7 @@ fn about_maker(image: &Initramfs, maker: &Maker) -> Option<Advice> {
             "hook-missing",
             format!(
                 "the hook for {name} is not installed: nothing applies the rules at boot; {}",
-                lower(install.what)
+                lower(install.what).replace("{page}", &maker.page)
             ),
         ),
         (_, Hook::Missing) => warn(

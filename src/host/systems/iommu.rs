@@ -86,11 +86,8 @@ impl Off {
             let reason = reason.to_owned();
             Some(Self { reason, change: Change::default(), elsewhere: None, is_final: true })
         };
-        if look.is_dom0() {
-            return never(
-                "this is Xen's control domain, where Xen has the IOMMU and there are no groups: vfio-pci takes nothing \
-                 here; Xen passes functions through by xen-pciback.hide= and xl pci-assignable-add",
-            );
+        if let Some(reason) = look.another_has_it() {
+            return never(reason);
         }
         if !words.is_empty() {
             let (words, verb) =
@@ -193,6 +190,21 @@ impl Look<'_> {
         self.says("sys/hypervisor/type", "xen")
             && (self.says("sys/hypervisor/uuid", NOBODY)
                 || self.says("proc/xen/capabilities", "control_d"))
+    }
+
+    /// Why the IOMMU is for good another one's than this kernel's, if it is.
+    fn another_has_it(&self) -> Option<&'static str> {
+        if self.is_dom0() {
+            return Some(
+                "this is Xen's control domain, where Xen has the IOMMU and there are no groups: vfio-pci takes nothing \
+                 here; Xen passes functions through by xen-pciback.hide= and xl pci-assignable-add",
+            );
+        }
+        let is_wsl = |release: String| release.contains("microsoft-standard-WSL");
+        self.machine.release().is_some_and(is_wsl).then_some(
+            "this is WSL, a virtual machine to which Windows gives no IOMMU, so that no PCI function can be passed \
+             through from here",
+        )
     }
 
     fn is_guest(&self) -> bool {

@@ -28,6 +28,8 @@ pub enum Sign {
     Stub(u32),
     /// The root file system is of one of these types.
     RootOn(&'static [&'static str]),
+    /// /usr is a mount of its own, of one of these types.
+    UsrOn(&'static [&'static str]),
     /// The root file system, or /etc, is mounted so that nothing can be changed in it.
     ReadOnly,
     /// The kernel command line has a parameter of this name whose value contains the text.
@@ -74,8 +76,8 @@ pub struct Facts<'a> {
     stub: Option<u32>,
     /// Whether the firmware starts nothing that is not signed.
     pub is_secure_boot: bool,
-    /// The type of the root file system.
-    mount: Option<String>,
+    /// The types of the root file system, and of /usr where that is a mount of its own.
+    kinds: [Option<String>; 2],
     /// The places of which the file system is mounted read-only.
     read_only: Vec<String>,
 }
@@ -98,7 +100,7 @@ impl<'a> Facts<'a> {
             loader: loader_of(root),
             stub: stub_of(root),
             is_secure_boot: has_secure_boot(root),
-            mount: mounts.get("/").map(|mount| mount.kind.to_owned()),
+            kinds: ["/", "/usr"].map(|place| Some(mounts.get(place)?.kind.to_owned())),
             read_only: read_only.map(|mount| mount.place.to_owned()).collect(),
         })
     }
@@ -133,9 +135,8 @@ impl<'a> Facts<'a> {
             }
             Sign::Loader(name) => self.loader.as_deref() == Some(name),
             Sign::Stub(oldest) => self.stub.is_some_and(|version| version >= *oldest),
-            Sign::RootOn(kinds) => {
-                self.mount.as_ref().is_some_and(|kind| kinds.contains(&kind.as_str()))
-            }
+            Sign::RootOn(kinds) => is_one(self.kinds[0].as_deref(), kinds),
+            Sign::UsrOn(kinds) => is_one(self.kinds[1].as_deref(), kinds),
             Sign::ReadOnly => ["/", "/etc"].iter().any(|place| self.is_read_only(place)),
             Sign::Word(name, text) => cmdline::parameters(&self.line).any(|parameter| {
                 let value = parameter.value.map(String::from_utf8_lossy);
@@ -146,6 +147,10 @@ impl<'a> Facts<'a> {
             Sign::Not(sign) => !self.show(sign),
         }
     }
+}
+
+fn is_one(kind: Option<&str>, kinds: &[&str]) -> bool {
+    kind.is_some_and(|kind| kinds.contains(&kind))
 }
 
 /// Boot loaders that tell their names.

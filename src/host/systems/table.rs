@@ -6,7 +6,7 @@
 //! A new system is one entry here, one machine in `tests/machines`, one page in `docs`.
 
 use super::sign::Sign::{
-    self, All, Any, Has, Loader, Not, Os, ReadOnly, RootOn, Says, SomeSays, Stub, Word,
+    self, All, Any, Has, Loader, Not, Os, ReadOnly, RootOn, Says, SomeSays, Stub, UsrOn, Word,
 };
 
 /// A system, or the part of one that boots it or makes its image.
@@ -170,9 +170,16 @@ const MKINITCPIO_FILES: &[&str] = &["boot/initramfs-{package}.img", "efi/initram
 /// What mkinitcpio puts into every image.
 const MKINITCPIO_MARK: &str = "buildconfig";
 const DRACUT_MARK: &str = "lib/dracut";
-const DRACUT_FILES: &[&str] =
-    &["boot/initramfs-{release}.img", "boot/initrd-{release}", "boot/initrd.img-{release}"];
+const DRACUT_FILES: &[&str] = &[
+    "boot/initramfs-{package}.img",
+    "boot/initramfs-{release}.img",
+    "boot/initrd-{release}",
+    "boot/initrd.img-{release}",
+];
 const DRACUT_HERE: Sign = Any(&[Has("usr/bin/dracut"), Has("usr/sbin/dracut")]);
+/// Arch names kernels and images by package; dracut by itself names them by release, and nothing boots what it makes then.
+const DRACUT_BY_PACKAGE: &str = "sh -c 'for p in /lib/modules/*/pkgbase; do m=${p%/*}; dracut --force \
+                                 /boot/initramfs-$(cat $p).img ${m##*/}; done'";
 const fn dracut(rebuild: &'static str) -> Image {
     Image {
         maker: "dracut",
@@ -185,14 +192,15 @@ const fn dracut(rebuild: &'static str) -> Image {
 }
 const KERNEL_INSTALL_UKI: Sign =
     All(&[Stub(0), Has("usr/bin/kernel-install"), Has("etc/kernel/cmdline")]);
-/// GRUB names the kernel, and no image; the name that the firmware keeps may be that of one which started GRUB.
+/// GRUB names the kernel in each line that it hands over (`LINUX_IMAGE` in its loaders), and no image; the name that the firmware keeps may be that of one which started GRUB.
 const BY_GRUB: Sign = All(&[Word("BOOT_IMAGE", "/"), Not(&Word("initrd", ""))]);
 const SYSTEMD_BOOT: Sign = All(&[Loader("systemd-boot"), Not(&BY_GRUB)]);
 /// As its package does it for each kernel that is installed: by itself it makes the image of the running one alone.
 const MKINITFS: &str = "sh -c 'for k in /usr/share/kernel/*; do mkinitfs -o /boot/initramfs-${k##*/} $(cat $k/kernel.release); \
                         done'";
 /// Another one booted, and Limine's files lie there as well.
-const NO_OTHER_THAN_LIMINE: Sign = Not(&Any(&[SYSTEMD_BOOT, Loader("GRUB"), Loader("rEFInd")]));
+const NO_OTHER_THAN_LIMINE: Sign =
+    Not(&Any(&[BY_GRUB, SYSTEMD_BOOT, Loader("GRUB"), Loader("rEFInd")]));
 /// Images that kernel-install never gives such names, in entries that were written by hand.
 const BY_HAND: Sign = Any(&[
     Word("initrd", "initramfs-linux"),
@@ -211,6 +219,14 @@ const REINSTALL: &[(&str, &str)] = &[
     ("", KERNEL_INSTALL_ALL),
 ];
 const UPDATE_INITRAMFS: &str = "update-initramfs -u -k all";
+/// What it starts by kexec has neither a kernel's name nor an image's on its line, and still sees what the stub that
+/// `ZFSBootMenu` came with told the firmware.
+const BY_ZFSBOOTMENU: Sign = All(&[
+    Has("usr/bin/zbm-kcl"),
+    Has("etc/zfsbootmenu"),
+    RootOn(&["zfs"]),
+    Not(&Any(&[Word("BOOT_IMAGE", ""), Word("initrd", "")])),
+]);
 /// One that mkinitcpio makes, where no image by itself was booted.
 const MKINITCPIO_UKI: Sign = All(&[
     Has("usr/bin/mkinitcpio"),
@@ -337,7 +353,15 @@ const fn entries(sign: Sign, file: &'static str, archive: &'static str) -> Syste
     loader("systemd-boot", "systemd-boot.md", sign, line)
 }
 
-const NOT_BY_REFIND: Sign = Not(&Loader("rEFInd"));
+/// systemd-boot tells the firmware its name, which what the firmware starts by itself does not.
+const NOT_BY_OTHERS: Sign = Not(&Any(&[
+    Loader("rEFInd"),
+    All(&[
+        Has("sys/firmware/efi/efivars/BootCurrent-8be4df61-93ca-11d2-aa0d-00e098032b8c"),
+        Not(&Has("sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")),
+        Not(&BY_GRUB),
+    ]),
+]));
 
 const fn unknown(name: &'static str, sign: Sign, why: &'static str) -> System {
     System {
@@ -358,6 +382,11 @@ const fn unknown(name: &'static str, sign: Sign, why: &'static str) -> System {
 }
 
 pub static SYSTEMS: &[System] = &[
+    unknown(
+        "a container",
+        Any(&[Has("run/systemd/container"), Has("run/.containerenv"), Has(".dockerenv")]),
+        "it sees the functions of its host, and not what boots that: run this on the host itself",
+    ),
     System {
         name: "NixOS",
         page: "nixos.md",
@@ -577,6 +606,12 @@ pub static SYSTEMS: &[System] = &[
         "it boots from a medium that holds image and kernel parameters as they came, so that what is changed here is gone \
          with the next boot; install it first",
     ),
+    unknown(
+        "a machine that boots over the network",
+        Any(&[Word("root", "/dev/nfs"), Word("nfsroot", ""), Word("BOOTIF", "")]),
+        "its kernel, its image and its kernel parameters come from a server, and what is changed here changes none of them: \
+         the hook goes into the image there, and the parameter into the server's file",
+    ),
     System {
         name: "TrueNAS",
         page: "appliances.md",
@@ -741,6 +776,7 @@ pub static SYSTEMS: &[System] = &[
     unknown(
         "a root file system that is not changed in place",
         Any(&[
+            UsrOn(&["overlay", "squashfs", "erofs"]),
             RootOn(&["overlay", "squashfs", "erofs", "tmpfs", "ramfs", "rootfs", "iso9660"]),
             ReadOnly,
         ]),
@@ -789,6 +825,38 @@ pub static SYSTEMS: &[System] = &[
         "limine.md",
         All(&[DRACUT_HERE, Has("usr/bin/limine-dracut"), NO_OTHER_THAN_LIMINE]),
         dracut("limine-dracut"),
+    ),
+    loader(
+        "ZFSBootMenu",
+        "zfsbootmenu.md",
+        BY_ZFSBOOTMENU,
+        Line {
+            place: Location::Command(Command {
+                start: "zbm-kcl",
+                add: "-a {}",
+                drop: "-r {}",
+                each: true,
+            }),
+            before: None,
+            then: &[],
+            second: None,
+        },
+    ),
+    loader(
+        "UKI by mkinitcpio",
+        "uki.md",
+        All(&[MKINITCPIO_UKI, SomeSays("etc/mkinitcpio.d", ".preset", "--cmdline")]),
+        Line {
+            place: Location::Part {
+                file: "the file that --cmdline names in /etc/mkinitcpio.d, for the image that boots (where it names none for \
+                       that, /etc/kernel/cmdline)",
+                to: "its one line",
+                word: "{}",
+            },
+            before: Some(KEEP_MKINITCPIO_UKI),
+            then: &[("", "mkinitcpio -P")],
+            second: None,
+        },
     ),
     loader(
         "UKI by mkinitcpio",
@@ -984,7 +1052,15 @@ pub static SYSTEMS: &[System] = &[
             Has("etc/default/grub"),
             Any(&[
                 BY_GRUB,
-                Not(&Any(&[SYSTEMD_BOOT, Loader("Limine"), Loader("rEFInd"), Word("initrd", "")])),
+                Not(&Any(&[
+                    SYSTEMD_BOOT,
+                    Loader("Limine"),
+                    Loader("rEFInd"),
+                    Word("initrd", ""),
+                    Has("boot/limine.conf"),
+                    Has("boot/refind_linux.conf"),
+                    Has("boot/extlinux/extlinux.conf"),
+                ])),
             ]),
         ]),
         Line {
@@ -1026,18 +1102,49 @@ pub static SYSTEMS: &[System] = &[
         All(&[Has("etc/kernel/cmdline"), Not(&BY_HAND), Not(&Loader("rEFInd"))]),
         Line { place: KERNEL_INSTALL, before: None, then: REINSTALL, second: None },
     ),
+    loader(
+        "sdboot-manage",
+        "systemd-boot.md",
+        // It writes the entries anew with each kernel.
+        All(&[Has("usr/bin/sdboot-manage"), NOT_BY_OTHERS]),
+        Line {
+            place: Location::Variable {
+                file: "etc/sdboot-manage.conf",
+                name: "LINUX_OPTIONS=",
+                more: None,
+            },
+            before: None,
+            then: &[("", "sdboot-manage gen")],
+            second: None,
+        },
+    ),
+    loader(
+        "gen-systemd-boot",
+        "systemd-boot.md",
+        All(&[Has("usr/bin/gen-systemd-boot"), NOT_BY_OTHERS]),
+        Line {
+            place: Location::Variable {
+                file: "etc/default/systemd-boot",
+                name: "SD_BOOT_CMDLINE_DEFAULT=",
+                more: None,
+            },
+            before: None,
+            then: &[("", "gen-systemd-boot")],
+            second: None,
+        },
+    ),
     entries(
-        All(&[Has("boot/loader/entries"), NOT_BY_REFIND]),
+        All(&[Has("boot/loader/entries"), NOT_BY_OTHERS]),
         "/boot/loader/entries/*.conf",
         "boot/vfio-override.cpio.gz",
     ),
     entries(
-        All(&[Has("efi/loader/entries"), NOT_BY_REFIND]),
+        All(&[Has("efi/loader/entries"), NOT_BY_OTHERS]),
         "/efi/loader/entries/*.conf",
         "efi/vfio-override.cpio.gz",
     ),
     entries(
-        All(&[Has("boot/efi/loader/entries"), NOT_BY_REFIND]),
+        All(&[Has("boot/efi/loader/entries"), NOT_BY_OTHERS]),
         "/boot/efi/loader/entries/*.conf",
         "boot/efi/vfio-override.cpio.gz",
     ),
@@ -1167,9 +1274,17 @@ pub static SYSTEMS: &[System] = &[
             Any(&[SYSTEMD_BOOT, Stub(0)]),
             Has("usr/bin/kernel-install"),
             Has("etc/kernel/cmdline"),
+            Not(&BY_HAND),
         ]),
         dracut(KERNEL_INSTALL_ALL),
     ),
+    // EndeavourOS, Garuda.
+    maker(
+        "dracut.md",
+        All(&[DRACUT_HERE, Has("usr/bin/dracut-rebuild")]),
+        dracut("dracut-rebuild"),
+    ),
+    maker("dracut.md", All(&[DRACUT_HERE, Os("arch")]), dracut(DRACUT_BY_PACKAGE)),
     maker("dracut.md", DRACUT_HERE, dracut("dracut --force --regenerate-all")),
     maker(
         "overlay.md",

@@ -39,6 +39,12 @@ const MODPROBE: [&str; 5] = [
     "usr/lib/modprobe.d",
     "lib/modprobe.d",
 ];
+/// What a file of modprobe's is made from, where that is no place to write: the value, and its own file.
+const MADE: (&str, &str, &str) = (
+    "etc/modprobe.d/nixos.conf",
+    "boot.extraModprobeConfig in /etc/nixos/configuration.nix",
+    "/etc/nixos/configuration.nix",
+);
 /// Lists of modules of which each line may have options, too (modules(5), initramfs-tools(7)).
 const WITH_OPTIONS: [&str; 2] = ["etc/modules", "etc/initramfs-tools/modules"];
 /// Where people put programs that set overrides: rules of udev's, scripts and hooks of images.
@@ -128,12 +134,16 @@ impl Takers {
             } else {
                 format!("ids={ids}")
             };
-            let what = format!("In /{file}, take out (the image may hold a copy of it)");
-            self.steps.push(Step::write(what, format!("/{file}"), part.clone()));
+            let (place, file) = match MADE {
+                (made, value, source) if made == file => (value.to_owned(), source.to_owned()),
+                _ => (format!("/{file}"), format!("/{file}")),
+            };
+            let what = format!("In {place}, take out (the image may hold a copy of it)");
+            self.steps.push(Step::write(what, file.clone(), part.clone()));
             let what = format!(
-                "To have back what /{file} did, too, write there again, and make the image anew"
+                "To have back what {place} did, too, write there again, and make the image anew"
             );
-            self.undo.push(Step::write(what, format!("/{file}"), part));
+            self.undo.push(Step::write(what, file, part));
         }
         for (place, ids) in found {
             let asked = Asked::Given(vec![ids]);

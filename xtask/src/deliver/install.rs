@@ -317,6 +317,7 @@ exec /bin/mv "$@"
                 "644 usr/share/doc/vfio-override/systemd.md",
                 "644 usr/share/doc/vfio-override/uki.md",
                 "644 usr/share/doc/vfio-override/vfio-override.schema.json",
+                "644 usr/share/doc/vfio-override/zfsbootmenu.md",
                 "644 usr/share/fish/vendor_completions.d/vfio-override.fish",
                 "644 usr/share/man/man7/vfio-override.7.gz",
                 "644 usr/share/man/man8/vfio-override-apply.8.gz",
