@@ -1078,10 +1078,161 @@ fn a_driver_that_the_command_line_keeps_away_is_named() {
         assert_eq!(of_line("nouveau"), [keeps("nouveau")]);
         assert_eq!(of_line("pcspkr,nouveau,nvidia"), [keeps("nouveau"), keeps("nvidia")]);
         assert_eq!(of_line("snd-hda-intel"), [keeps("snd_hda_intel")]);
+        // What stands behind `--` is for init, and all but the kernel read it there, too.
+        if name != "module_blacklist" {
+            assert_eq!(told(&format!("quiet -- {name}=nouveau")), [keeps("nouveau")]);
+        }
         // What is for no function that a rule takes, what is no name, and what is init's.
         for value in ["i915", "pcspkr", "", "nouveau;x", "x -- module_blacklist=nouveau"] {
             assert_eq!(of_line(value), [""; 0], "{value}");
         }
+    }
+}
+
+/// modprobe reads the whole line, the kernel only up to `--`.
+#[test]
+fn ids_behind_the_end_are_taken_out_where_they_count() {
+    const IDS: &str = "vfio_pci.ids=8086:4680";
+    for (modules, counts) in [
+        ("modules.dep kernel/drivers/vfio/pci/vfio-pci.ko:", true),
+        ("modules.builtin kernel/drivers/vfio/pci/vfio-pci.ko", false),
+    ] {
+        let desk = Desk::with(&[]);
+        let text = format!(
+            "{}file lib/modules/6.12.30/modules.builtin\nfile lib/modules/6.12.30/modules.dep\n\
+             file lib/modules/6.12.30/{modules}\ncmdline quiet -- {IDS} single\nfile usr/sbin/update-grub\n\
+             file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet -- {IDS} single\"\n",
+            MACHINE.split("file ").next().unwrap()
+        );
+        copy::unfold_text(&text, &desk.path("m"));
+        assert!(desk.run("collect --from m m.tar").status.success());
+        for (machine, is_copy) in [("m", false), ("m.tar", true)] {
+            for command in ["plan 01:00.0+slot", "suggest 01:00.0"] {
+                let told = desk.screen(&[&format!("{command} --from {machine}")]);
+                let warning = "vfio_pci.ids behind -- on the kernel command line, which modprobe reads all the same, makes";
+                assert_eq!(told.contains(warning), counts, "{command} {modules}\n{told}");
+                let back = format!("did, too, write again where these words stood\n       {IDS}");
+                assert_eq!(told.contains(&back), counts && command.starts_with('s'), "{told}");
+                let end =
+                    if counts { " -- single\"" } else { " -- vfio_pci.ids=8086:4680 single\"" };
+                assert!(command.starts_with('p') || is_copy || told.contains(end), "{told}");
+            }
+        }
+    }
+}
+
+/// Takes the words of the new rule out of the line that was suggested, as the undo says, and looks who is taken then.
+#[test]
+fn an_undo_gives_the_device_back_or_names_what_keeps_it() {
+    let machine = |desk: &Desk, name: &str, running: &str, written: &str| {
+        let files =
+            "file usr/sbin/update-grub\nfile usr/sbin/mkinitramfs\nfile boot/initrd.img-6.12.30";
+        let text = format!(
+            "{MACHINE}cmdline {running}\n{files}\nfile etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"{written}\"\n"
+        );
+        copy::unfold_text(&text, &desk.path(name));
+    };
+    let taken = |desk: &Desk, name: &str| -> Vec<String> {
+        let told = json(&desk.run(&format!("plan --json --from {name}")));
+        let rules = told["rules"].as_array().unwrap().iter();
+        let functions = rules.flat_map(|rule| rule["functions"].as_array().unwrap());
+        let taken = functions.filter(|function| !function["kept_for"].is_null());
+        taken.map(|function| function["address"].as_str().unwrap().to_owned()).collect()
+    };
+    for (number, former) in [
+        "vfio.override=01:00.0+slot,off",
+        "vfio.override=off vfio.override=class:03",
+        "vfio.override=class:03,off",
+        "vfio.override=01:00.0",
+        "vfio.override=01:00.0,01:00.1",
+        "vfio.override=class:03",
+        "vfio.override=10de:2204,?05:00.0",
+        "vfio.override=class:03,!boot_vga",
+        "vfio.override=00:02.0",
+        "vfio.override=\"01:00.0, 00:02.0\"",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for running in [former, "quiet"] {
+            let desk = Desk::with(&[]);
+            let written = format!("quiet {}", former.replace('"', ""));
+            let written =
+                if former.contains('"') { "quiet vfio.override=01:00.0,00:02.0" } else { &written };
+            machine(&desk, "before", running, written);
+            let told = json(&desk.run("suggest --json --from before 01:00.0"));
+            let steps = told["steps"].as_array().unwrap();
+            let line = steps.iter().find_map(|step| {
+                step["line"].as_str()?.strip_prefix("GRUB_CMDLINE_LINUX_DEFAULT=")
+            });
+            let line = line.unwrap().trim_matches(['"', '\'']);
+            machine(&desk, "with", line, line);
+            let new = format!("vfio.override={}", told["parameter"].as_str().unwrap());
+            let undone = line.replace(&new, "");
+            machine(&desk, "undone", &undone, &undone);
+            let left = taken(&desk, "undone");
+            let is_off = former.contains("off");
+            assert!(
+                !is_off || left.is_empty() && taken(&desk, "with").len() == 2,
+                "{former}: {line}"
+            );
+            let names = |word: &str| {
+                let has = |step: &serde_json::Value| {
+                    let what = step["what"].as_str().unwrap();
+                    what.contains("take out what concerns it: ") && what.contains(word)
+                };
+                steps.iter().any(has)
+            };
+            let is_kept = left.iter().any(|address| address.starts_with("0000:01:00."));
+            assert_eq!(is_kept, names("vfio.override="), "{number} {former}: {left:?} {told}");
+            // What is taken out can be had again.
+            let is_back = |step: &serde_json::Value| {
+                step["what"].as_str().unwrap().starts_with("To have back the rules of before")
+            };
+            assert_eq!(steps.iter().any(is_back), !undone.contains("override"), "{former}: {told}");
+        }
+    }
+}
+
+/// `docs/others.md` has a boot with `off` tell what takes functions besides the rules.
+#[test]
+fn with_the_rules_off_what_else_took_a_function_is_named() {
+    let page = include_str!("../../docs/others.md");
+    let says = "which no rule of the kernel command line asks for";
+    assert_eq!(page.matches(says).count(), 2);
+    for (driver, is_told) in [("vfio-pci", true), ("nouveau", false)] {
+        let desk = Desk::with(&[]);
+        let functions = MACHINE.replace("15 nouveau", &format!("15 {driver}"));
+        let text = format!("{functions}cmdline quiet vfio.override=01:00.0 vfio.override=off\n");
+        copy::unfold_text(&text, &desk.path("m"));
+        let status = desk.screen(&["status --from m"]);
+        assert_eq!(
+            status.contains(&format!("01:00.0: {driver} has it, {says}")),
+            is_told,
+            "{status}"
+        );
+        let list = desk.screen(&["list --from m"]);
+        assert!(
+            list.lines().any(|line| line.contains("01:00.0") && line.contains(driver)),
+            "{list}"
+        );
+    }
+}
+
+/// What is on the command line by a command is had again by one.
+#[test]
+fn what_a_command_takes_out_is_had_again_by_one() {
+    let desk = Desk::with(&[]);
+    let text = format!(
+        "{MACHINE}cmdline quiet vfio-pci.ids=8086:4680 vfio.override=01:00.0\nfile run/ostree-booted\nfile usr/bin/rpm-ostree\n"
+    );
+    copy::unfold_text(&text, &desk.path("m"));
+    let told = desk.screen(&["suggest --from m 01:00.0"]);
+    for back in [
+        "To have back what vfio-pci.ids did, too\n       sudo rpm-ostree kargs --append-if-missing='vfio-pci.ids=8086:4680'",
+        "To have back the rules of before, too\n       sudo rpm-ostree kargs --append-if-missing='vfio.override=01:00.0'",
+    ] {
+        assert!(told.contains(back), "{told}");
     }
 }
 

@@ -32,7 +32,7 @@ use crate::systems::sign;
 use crate::systems::steps::{self, System};
 use crate::systems::table::{Location, SYSTEMS};
 use crate::systems::takers::Takers;
-use crate::systems::words::Change;
+use crate::systems::words::{Change, is_read_behind};
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
@@ -485,14 +485,25 @@ fn below(sysfs: &Path, directory: &Path) -> Option<String> {
 /// others.
 fn public_parameters(line: &[u8]) -> Vec<u8> {
     let mut kept: Vec<Vec<u8>> = Vec::new();
+    // Of what stands behind `--`, only what modprobe reads there is of use.
+    let mut is_behind = false;
     for word in words(line) {
-        let public =
-            cmdline::parameters(word).next().and_then(|parameter| public(word, &parameter));
+        is_behind |= word == b"--";
+        let parameter = cmdline::parameters(word).next();
+        let parameter = parameter.filter(|it| !is_behind || is_read_behind(it.name));
+        let public = match parameter {
+            _ if word == b"--" => Some(word.to_vec()),
+            parameter => parameter.and_then(|parameter| public(word, &parameter)),
+        };
         match public {
             Some(text) => kept.push(text),
             None if kept.last().is_some_and(|last| last == ELSE) => {}
             None => kept.push(ELSE.to_vec()),
         }
+    }
+    let end = kept.iter().position(|word| word == b"--").unwrap_or(kept.len());
+    if kept.iter().skip(end + 1).all(|word| word == ELSE) {
+        kept.truncate(end);
     }
     kept.join(&b' ')
 }
@@ -500,7 +511,7 @@ fn public_parameters(line: &[u8]) -> Vec<u8> {
 /// Stands for what is not told.
 const ELSE: &[u8] = steps::ELSE.as_bytes();
 
-/// The words of a line, separated by blanks that no quotes protect, up to `--`.
+/// The words of a line, separated by blanks that no quotes protect.
 fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut is_quoted = false;
     line.split(move |&byte| {
@@ -508,7 +519,6 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
         cmdline::is_space(byte) && !is_quoted
     })
     .filter(|word| !word.is_empty())
-    .take_while(|word| *word != b"--")
 }
 
 /// What may be told of a word.
@@ -705,6 +715,7 @@ mod tests {
             ("pci=no\"a b\"c quiet", "pci=no\"a b\"c quiet"),
             ("\"vfio.override=01:00.0, 02:00.0\"", "\"vfio.override=01:00.0, 02:00.0\""),
             ("quiet -- vfio=key", "quiet"),
+            ("quiet -- key vfio-pci.ids=1:2 key", "quiet -- … vfio-pci.ids=1:2 …"),
             (
                 "init=/nix/store/abc-nixos-system-alice-24.11/init quiet",
                 "init=/nix/store/…/init quiet",

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `suggest`: the sturdiest parameter for functions, and where to write it.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, Write as _};
 
@@ -22,7 +21,7 @@ use crate::systems::advice::{self, Advice};
 use crate::systems::iommu::Off;
 use crate::systems::steps::{Step, System, Written};
 use crate::systems::takers::{self, Takers};
-use crate::systems::words::{Change, Unwanted};
+use crate::systems::words::{Change, word_of};
 use crate::verdict::Verdict;
 
 #[derive(Serialize)]
@@ -137,7 +136,7 @@ impl Report {
         }
         let takers = Takers::of(machine, devices, &takers::taken(&run));
         let line = machine.cmdline().unwrap_or_default();
-        let left = Left::of(machine, &line, &parameter);
+        let former = Former::of(machine, &line, &parameter);
         let system = System::of(machine);
         let obstacle = system.as_ref().and_then(System::obstacle);
         let missing = advice.iter().find(|advice| advice.kind == "driver-missing");
@@ -152,8 +151,9 @@ impl Report {
         }
         let Prospect { possible, sentence } = prospect;
         let words = vec![format!("vfio.override={parameter}")];
-        let drop = BTreeSet::from([Unwanted::Ids]);
-        let change = Change { add: words.clone(), drop, replaced: left.replaced };
+        let Former { rules, stay, advice: about_former } = former;
+        let (gone, replaced) = (takers.words.clone(), rules.clone());
+        let change = Change { add: words.clone(), gone, replaced, ..Change::default() };
         let mut steps = Vec::new();
         if let Some(system) = system.as_ref().filter(|_| possible != Possible::No) {
             steps = about_disks(&usage, &choices).into_iter().chain(takers.steps).collect();
@@ -171,6 +171,23 @@ impl Report {
                 ))
             }));
             steps.extend(system.to_undo(&words));
+            let stay: Vec<String> = stay.into_iter().chain(takers.left).collect();
+            if !stay.is_empty() {
+                steps.push(Step::text(format!(
+                    "What these steps leave may keep the device from the host's drivers after that, too. For them to have it \
+                     again, take out what concerns it: {}",
+                    stay.join("; ")
+                )));
+            }
+            let back = takers.words.iter().map(|word| {
+                let name = word.split('=').next().unwrap_or_default().trim_matches('"');
+                system.to_have_back(&format!("what {name} did"), word)
+            });
+            steps.extend(back);
+            let former = rules
+                .iter()
+                .map(|value| system.to_have_back("the rules of before", &word_of(value)));
+            steps.extend(former);
             steps.extend(takers.undo);
         }
         let is_told = |advice: &Advice| {
@@ -179,7 +196,7 @@ impl Report {
         };
         let off = advice::about_off(&Asked::Line(line).run());
         let advice =
-            advice.into_iter().filter(|advice| !is_told(advice)).chain(left.advice).chain(off);
+            advice.into_iter().filter(|advice| !is_told(advice)).chain(about_former).chain(off);
         let advice = advice.chain(takers.advice).collect();
         Self { possible, verdict: sentence, parameter, functions: choices, advice, steps }
     }
@@ -295,41 +312,68 @@ impl Report {
 
 /// Rules that stand on the command line already, or in the file that the next one comes from.
 #[derive(Default)]
-struct Left {
-    /// The values that take nothing else than the new one does.
-    replaced: Vec<String>,
+struct Former {
+    /// The values that the steps take out: they take nothing else than the new one does, or are switched off.
+    rules: Vec<String>,
+    /// Those that stay, and take something that the new one takes.
+    stay: Vec<String>,
     advice: Option<Advice>,
 }
 
-impl Left {
+impl Former {
     fn of(machine: &mut Machine, line: &[u8], parameter: &str) -> Self {
-        let mut others = Asked::Line(line.to_vec()).values();
-        let mut place = "the kernel command line".to_owned();
-        if others.is_empty()
-            && let Some(Written { file, text, .. }) = Written::of(machine)
-        {
-            others = Asked::Line(text.into_bytes()).values();
-            place = format!("{file}, which this boot has nothing of,");
+        let mut places = vec![("the kernel command line".to_owned(), line.to_vec())];
+        if let Some(Written { file, text, .. }) = Written::of(machine) {
+            places.push((format!("{file}, which this boot has nothing of,"), text.into_bytes()));
         }
-        others.retain(|value| value != parameter);
-        let asked = Asked::Given(others.clone());
-        if others.is_empty() || asked.run().rules.off.is_some() {
+        let mut others: Vec<String> = Vec::new();
+        let mut told: Vec<String> = Vec::new();
+        for (place, text) in places {
+            let values = Asked::Line(text).values().into_iter();
+            let new: Vec<String> =
+                values.filter(|value| value != parameter && !others.contains(value)).collect();
+            let words: Vec<String> = new.iter().map(|value| word_of(value)).collect();
+            if !words.is_empty() {
+                told.push(format!("{place} has {} already", words.join(" ")));
+            }
+            others.extend(new);
+        }
+        if others.is_empty() {
             return Self::default();
+        }
+        let told = told.join(", and ");
+        let note = |end: &str| {
+            Some(Advice::note("rules-left", Vec::new(), &format_args!("{told}, which {end}")))
+        };
+        let asked = Asked::Given(others.clone());
+        if asked.run().rules.off.is_some() {
+            // Nobody asks for what they take: without `off` they would take it.
+            let is_rule = |rule: &str| !rule.trim().is_empty() && rule.trim() != "off";
+            let has_rules = others.iter().any(|value| value.split(',').any(is_rule));
+            let end = "is switched off: the steps take all of it out, since without off these rules would count again";
+            return if has_rules {
+                Self { rules: others, advice: note(end), ..Self::default() }
+            } else {
+                Self::default()
+            };
         }
         let taken = takers::taken(&Asked::Given(vec![parameter.to_owned()]).preview(machine));
         let run = asked.preview(machine);
         // An exclusion, or a rule whose functions are absent, may be there for a reason that does not show now.
         let is_covered = run.rules.entries().all(|(_, entry)| entry.outcome.word() == "applied")
             && takers::taken(&run).iter().all(|other| taken.contains(other));
-        let end = if is_covered {
-            "takes nothing else now: the steps take it out, or it may take another function once addresses change"
-        } else {
-            "counts too: where both match a function, the last one decides"
+        drop(run);
+        if is_covered {
+            let end = "takes nothing else now: the steps take it out, or it may take another function once addresses change";
+            return Self { rules: others, advice: note(end), ..Self::default() };
+        }
+        let mut takes_it = |value: &String| {
+            let run = Asked::Given(vec![value.clone()]);
+            takers::taken(&run.preview(machine)).iter().any(|other| taken.contains(other))
         };
-        let all: Vec<String> =
-            others.iter().map(|value| format!("vfio.override={value}")).collect();
-        let message = format!("{place} has {} already, which {end}", all.join(" "));
-        let advice = Some(Advice::note("rules-left", Vec::new(), &message));
-        Self { replaced: if is_covered { others } else { Vec::new() }, advice }
+        let stay = others.iter().filter(|value| takes_it(value));
+        let stay = stay.map(|value| word_of(value)).collect();
+        let advice = note("counts too: where both match a function, the last one decides");
+        Self { rules: Vec::new(), stay, advice }
     }
 }

@@ -48,6 +48,11 @@ fn listed(machine: &Machine, driver: &str) -> Option<Driver> {
     }
 }
 
+/// Whether the kernel itself has this driver, as far as its list tells.
+pub fn is_built_in(machine: &Machine, driver: &str) -> bool {
+    listed(machine, driver) == Some(Driver::Present)
+}
+
 /// Whether some module is for this function; `None` where that cannot be told.
 pub fn are_there_for(machine: &Machine, function: &Function) -> Option<bool> {
     let (root, modules) = (machine.root.as_ref()?, machine.modules_directory()?);

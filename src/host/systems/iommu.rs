@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::advice;
-use super::words::{Change, Unwanted, split};
+use super::words::{Change, split, switches_iommu_off};
 use crate::machine::Machine;
 use crate::machine::functions::Devices;
 
@@ -36,7 +36,7 @@ impl Off {
     /// The reason and the remedy in one sentence.
     pub fn sentence(&self) -> String {
         let mut remedy = Vec::new();
-        if !self.change.drop.is_empty() {
+        if self.change.has_iommu {
             remedy.push("take that out".to_owned());
         }
         if !self.change.add.is_empty() {
@@ -69,7 +69,7 @@ impl Off {
         let is_intel = vendors.contains(&INTEL);
         let is_x86 = is_intel || OTHER_X86.iter().any(|vendor| vendors.contains(vendor));
         let is_off = |word: &&str| {
-            Unwanted::IommuOff.is(word)
+            switches_iommu_off(word)
                 && match word.trim_start_matches('"') {
                     intel if intel.starts_with("intel_iommu") => is_intel && !is_asked(&line),
                     amd if amd.starts_with("amd_iommu") => !is_intel,
@@ -93,11 +93,8 @@ impl Off {
             let (words, verb) =
                 (words.join(" and "), if words.len() == 1 { "switches" } else { "switch" });
             let ask = is_intel.then(|| "intel_iommu=on".to_owned());
-            let change = Change {
-                add: ask.into_iter().collect(),
-                drop: BTreeSet::from([Unwanted::IommuOff]),
-                ..Change::default()
-            };
+            let change =
+                Change { add: ask.into_iter().collect(), has_iommu: true, ..Change::default() };
             return Some(Self {
                 reason: format!("{words} on the kernel command line {verb} the IOMMU off"),
                 change,

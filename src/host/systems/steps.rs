@@ -498,6 +498,21 @@ impl<'a> System<'a> {
         steps
     }
 
+    /// How to have a word of the command line again that these steps take out.
+    pub fn to_have_back(&self, what: &str, word: &str) -> Step {
+        let what = format!("To have back {what}, too");
+        match self.found.loader.map(|(_, _, line)| &line.place) {
+            Some(Location::Command(command)) if !command.drop.is_empty() => {
+                let option = with_words(command.add, word);
+                Step::run(what, format!("{} {option}", command.start))
+            }
+            _ => Step {
+                line: Some(word.to_owned()),
+                ..Step::text(format!("{what}, write again where these words stood"))
+            },
+        }
+    }
+
     /// What the list of hooks lacks, where these steps have it changed.
     fn listed(&self) -> Option<Hook> {
         let is_changed = self.image.has_early() != Some(true);
@@ -734,6 +749,15 @@ fn whole(root: &Root, file: &str) -> String {
     root.lines(file, keep).unwrap_or_default().join(" ")
 }
 
+/// An option with these words, as a shell reads it.
+fn with_words(option: &str, words: &str) -> String {
+    match option.split_once("\"{}\"") {
+        // The option is a text of its own, in which quotes mean something.
+        Some((start, end)) => format!("'{start}\"{}\"{end}'", words.replace('"', "\\\"")),
+        None => option.replace("{}", &quoted(words)),
+    }
+}
+
 /// A word of a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
@@ -766,20 +790,13 @@ impl Command {
         change: &Change,
         dropped: &[(&str, Option<String>)],
     ) -> Step {
-        let quote = |option: &str, text: &str| {
-            match option.split_once("\"{}\"") {
-                // The option is a text of its own, in which quotes mean something.
-                Some((start, end)) => format!("'{start}\"{}\"{end}'", text.replace('"', "\\\"")),
-                None => option.replace("{}", &quoted(text)),
-            }
-        };
         let left = dropped.iter().filter_map(|(_, left)| left.clone());
         let added: Vec<String> = left.chain(change.add.iter().cloned()).collect();
         let options = |option: &str, words: &[String]| -> Vec<String> {
             match words {
                 [] => Vec::new(),
-                _ if self.each => words.iter().map(|word| quote(option, word)).collect(),
-                _ => vec![quote(option, &words.join(" "))],
+                _ if self.each => words.iter().map(|word| with_words(option, word)).collect(),
+                _ => vec![with_words(option, &words.join(" "))],
             }
         };
         let gone: Vec<String> = dropped.iter().map(|(word, _)| (*word).to_owned()).collect();

@@ -12,7 +12,7 @@ use vfio_override::run::Run;
 
 use super::advice::Advice;
 use super::steps::{ELSE, Step, Written};
-use super::words::{Unwanted, is_name, split};
+use super::words::{Ids, is_name, split};
 use crate::machine::Machine;
 use crate::machine::functions::{Device, Devices};
 use crate::machine::modules::{self, Driver};
@@ -27,6 +27,10 @@ pub struct Takers {
     pub steps: Vec<Step>,
     /// What takes these back, for who wants what was there before.
     pub undo: Vec<Step>,
+    /// Words that are to be taken off the kernel command line.
+    pub words: Vec<String>,
+    /// What is left as it is, and keeps functions from the host's drivers without any rule.
+    pub left: Vec<String>,
     /// Whether the image holds a copy of something that these steps change.
     pub is_in_image: bool,
 }
@@ -105,23 +109,25 @@ impl Takers {
         let mut found: Vec<(String, String)> = Vec::new();
         let written = Written::of(machine);
         let (file, text) = written.map(|it| (it.file, it.text)).unwrap_or_default();
-        let words = |line: &str| {
-            let words = split(line).into_iter().filter(|word| Unwanted::Ids.is(word));
-            words.map(str::to_owned).collect::<Vec<_>>()
-        };
-        let running = words(&line);
-        let next = words(&text).into_iter().filter(|word| !running.contains(word));
-        let next = next.map(|word| (word, format!("in {file}")));
-        let now =
-            running.iter().map(|word| (word.clone(), "on the kernel command line".to_owned()));
-        for (word, place) in now.chain(next) {
-            let (name, ids) = word.split_once('=').unwrap_or((&word, ""));
-            let ids = ids.trim_matches('"').to_owned();
-            let name = name.trim_matches('"');
-            found.push((format!("{name} {place}"), ids));
-            let what =
-                format!("To have back what {name} did, too, write again where these words stood");
-            self.undo.push(Step { line: Some(word), ..Step::text(what) });
+        let places =
+            [(line, "on the kernel command line".to_owned()), (text, format!("in {file}"))];
+        for (line, place) in places {
+            for Ids { word, is_behind } in
+                Ids::of(&line, |driver| modules::is_built_in(machine, driver))
+            {
+                if self.words.iter().any(|known| known == word) {
+                    continue;
+                }
+                self.words.push(word.to_owned());
+                let (name, ids) = word.split_once('=').unwrap_or((word, ""));
+                let name = name.trim_matches('"');
+                let place = if is_behind {
+                    format!("{name} behind -- {place}, which modprobe reads all the same,")
+                } else {
+                    format!("{name} {place}")
+                };
+                found.push((place, ids.trim_matches('"').to_owned()));
+            }
         }
         for (file, text) in options_of(machine) {
             let mut words = text.split_whitespace();
@@ -194,9 +200,12 @@ impl Takers {
                 ["softdep", module, "pre:", ..] => format!(
                     "{place} has {module} wait for vfio-pci, which is not needed: overrides are set before either loads"
                 ),
-                ["install", "vfio-pci" | "vfio_pci", ..] => format!(
-                    "{place} has a command run in place of vfio-pci, which may take functions that no rule selects"
-                ),
+                ["install", "vfio-pci" | "vfio_pci", ..] => {
+                    self.left.push(format!("the command in place of vfio-pci in {place}"));
+                    format!(
+                        "{place} has a command run in place of vfio-pci, which may take functions that no rule selects"
+                    )
+                }
                 ["blacklist", module] | ["install", module, _] => {
                     let module = module.replace('-', "_");
                     let has = |device: &&Device| {
@@ -214,6 +223,7 @@ impl Takers {
                         .iter()
                         .filter(|device| has(device) && !is_taken(device))
                         .collect();
+                    self.left.push(format!("what keeps {module} away in {place}"));
                     let harm = match others.first() {
                         Some(device) => format!(", and {} needs it", device.address),
                         None => String::new(),
@@ -323,6 +333,7 @@ impl Takers {
             if is_ours || root.matches(&file, keep).is_empty() {
                 continue;
             }
+            self.left.push(format!("what /{file} binds"));
             let message = format_args!(
                 "/{file} sets driver_override or binds functions, too: see that it agrees with the rules, or take it away"
             );
@@ -331,6 +342,7 @@ impl Takers {
         for (file, sign, told) in PROGRAMS {
             let keep = |line: &str| line.contains(sign).then(|| sign.to_owned());
             if !root.matches(file, keep).is_empty() {
+                self.left.push(format!("what /{file} binds"));
                 let message = format_args!("/{file} {told}");
                 self.advice.push(Advice::note("udev-left", Vec::new(), &message));
             }
@@ -379,19 +391,26 @@ impl Takers {
 
 /// The modules that words on the kernel command line keep away, each with that word and as a line of modprobe's.
 fn blacklisted(machine: &Machine) -> Vec<(String, String)> {
-    const NAMES: [&[u8]; 3] = [b"modprobe.blacklist", b"module_blacklist", b"rd.driver.blacklist"];
     let line = machine.cmdline().unwrap_or_default();
-    let words = cmdline::parameters(&line).filter(|it| NAMES.contains(&it.name));
-    let modules = words.flat_map(|parameter| {
-        let name = String::from_utf8_lossy(parameter.name).into_owned();
-        let value = parameter.value.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-        let modules: Vec<String> =
-            value.split(',').filter(|module| is_name(module)).map(str::to_owned).collect();
-        modules.into_iter().map(move |module| {
+    let line = String::from_utf8_lossy(&line).into_owned();
+    let mut is_behind = false;
+    let mut found = Vec::new();
+    for word in split(&line) {
+        is_behind |= word == "--";
+        let Some(parameter) = cmdline::parameters(word.as_bytes()).next() else { continue };
+        let name = match parameter.name {
+            b"modprobe.blacklist" => "modprobe.blacklist",
+            b"rd.driver.blacklist" => "rd.driver.blacklist",
+            // Of the three only the kernel stops at `--`.
+            b"module_blacklist" if !is_behind => "module_blacklist",
+            _ => continue,
+        };
+        let value = parameter.value.map(String::from_utf8_lossy).unwrap_or_default();
+        found.extend(value.split(',').filter(|module| is_name(module)).map(|module| {
             (format!("{name}= on the kernel command line"), format!("blacklist {module}"))
-        })
-    });
-    modules.collect()
+        }));
+    }
+    found
 }
 
 /// Whether a driver that people keep away for the sake of passthrough is for a function of this kind.

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Words on a kernel command line as it stands in a file: added and taken out, all others left as they are.
 
-use std::collections::BTreeSet;
-
 use vfio_override::cmdline;
 
 /// Whether it is a name as configuration files have them, of letters, digits, ".", "_" and "-".
@@ -15,40 +13,40 @@ pub fn is_name(word: &str) -> bool {
 #[derive(Default)]
 pub struct Change {
     pub add: Vec<String>,
-    pub drop: BTreeSet<Unwanted>,
+    /// Words that go wherever they stand, behind `--` too.
+    pub gone: Vec<String>,
     /// Values of `vfio.override=` that the new ones stand in for.
     pub replaced: Vec<String>,
-}
-
-/// What stands in the way on a command line. The rule `off` always does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unwanted {
-    /// `vfio-pci.ids=` and its like, which take functions by ID that no rule selects.
-    Ids,
-    /// What switches the IOMMU off.
-    IommuOff,
+    /// Whether what switches the IOMMU off goes.
+    pub has_iommu: bool,
 }
 
 impl Change {
     /// The line with the change.
     pub fn of(&self, line: &str) -> String {
         let all = split(line);
-        // What stands behind is for init.
-        let end = all.iter().position(|word| *word == "--").unwrap_or(all.len());
-        let (ours, others) = all.split_at(end);
+        let (ours, of_init) = all.split_at(end_of_ours(&all));
         let mut words: Vec<String> = ours.iter().filter_map(|word| self.wanted(word)).collect();
         let missing: Vec<String> =
             self.add.iter().filter(|word| !words.contains(word)).cloned().collect();
         words.extend(missing);
-        words.extend(others.iter().map(|word| (*word).to_owned()));
+        let of_init = of_init.iter().map(|word| (*word).to_owned());
+        words.extend(of_init.filter(|word| !self.gone.contains(word)));
+        // Nothing is left for init.
+        if words.last().is_some_and(|word| word == "--") {
+            words.pop();
+        }
         words.join(" ")
     }
 
     /// The words of a line that the change takes out or shortens, and what it makes of each.
     pub fn dropped<'l>(&self, line: &'l str) -> Vec<(&'l str, Option<String>)> {
-        let words = split(line).into_iter().take_while(|word| *word != "--");
-        let changed = words.map(|word| (word, self.wanted(word)));
-        changed.filter(|(word, wanted)| wanted.as_deref() != Some(word)).collect()
+        let all = split(line);
+        let (ours, of_init) = all.split_at(end_of_ours(&all));
+        let changed = ours.iter().map(|word| (*word, self.wanted(word)));
+        let changed = changed.filter(|(word, wanted)| wanted.as_deref() != Some(word));
+        let is_gone = |word: &&&str| self.gone.iter().any(|gone| gone == *word);
+        changed.chain(of_init.iter().filter(is_gone).map(|word| (*word, None))).collect()
     }
 
     /// The words to be added, as they stand behind others.
@@ -58,14 +56,16 @@ impl Change {
 
     /// What is left of a word.
     fn wanted(&self, word: &str) -> Option<String> {
+        if self.gone.iter().any(|gone| gone == word) {
+            return None;
+        }
         let is_new = self.add.iter().any(|new| new == word);
         let mut values = cmdline::overrides(word.as_bytes()).map(String::from_utf8_lossy);
         if !is_new && values.any(|value| self.replaced.iter().any(|old| *old == value)) {
             return None;
         }
         let word = without_off(word)?;
-        let is_in_the_way = self.drop.iter().any(|unwanted| unwanted.is(&word));
-        if !is_in_the_way {
+        if !self.has_iommu || !switches_iommu_off(&word) {
             return Some(word);
         }
         // Of a list such as `iommu=off,pt` the rest is kept.
@@ -77,23 +77,65 @@ impl Change {
     }
 }
 
-impl Unwanted {
-    /// Whether this word is of the kind.
-    pub fn is(self, word: &str) -> bool {
-        let Some(parameter) = cmdline::parameters(word.as_bytes()).next() else { return false };
-        let name = String::from_utf8_lossy(parameter.name).replace('-', "_");
-        let value = parameter.value.map(String::from_utf8_lossy).unwrap_or_default();
-        let has_off = value.split(',').any(|part| part == "off");
-        match self {
-            Self::Ids => ["vfio_pci.ids", "pci_stub.ids"].contains(&name.as_str()),
-            Self::IommuOff => match name.as_str() {
-                "iommu" | "intel_iommu" | "amd_iommu" => has_off,
-                // Without its tables nobody knows where the IOMMU is.
-                "acpi" => value == "off",
-                _ => false,
-            },
-        }
+/// Whether programs read a parameter of this name behind `--`, too, where the kernel does not.
+pub fn is_read_behind(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 6] = [
+        b"vfio_pci.ids",
+        b"vfio-pci.ids",
+        b"pci_stub.ids",
+        b"pci-stub.ids",
+        b"modprobe.blacklist",
+        b"rd.driver.blacklist",
+    ];
+    NAMES.contains(&name)
+}
+
+/// Whether this word switches the IOMMU off.
+pub fn switches_iommu_off(word: &str) -> bool {
+    let Some((name, value)) = parameter(word) else { return false };
+    match name.as_str() {
+        "iommu" | "intel_iommu" | "amd_iommu" => value.split(',').any(|part| part == "off"),
+        // Without its tables nobody knows where the IOMMU is.
+        "acpi" => value == "off",
+        _ => false,
     }
+}
+
+/// A word that gives a driver IDs, by which it takes functions that no rule selects.
+pub struct Ids<'l> {
+    pub word: &'l str,
+    /// Whether it stands behind `--`, where only modprobe reads it.
+    pub is_behind: bool,
+}
+
+impl<'l> Ids<'l> {
+    /// Those of a line that count. The kernel reads nothing behind `--`; modprobe does (seen with kmod 30 and 34.2), so
+    /// that what stands there counts for a driver that is a module.
+    pub fn of(line: &'l str, is_built_in: impl Fn(&str) -> bool) -> Vec<Self> {
+        const NAMES: [(&str, &str); 2] =
+            [("vfio_pci.ids", "vfio-pci"), ("pci_stub.ids", "pci-stub")];
+        let all = split(line);
+        let end = end_of_ours(&all);
+        let counts = |(place, word): (usize, &&'l str)| {
+            let (name, _) = parameter(word)?;
+            let (_, driver) = NAMES.iter().find(|(its, _)| *its == name)?;
+            let is_behind = place > end;
+            (!is_behind || !is_built_in(driver)).then_some(Ids { word, is_behind })
+        };
+        all.iter().enumerate().filter_map(counts).collect()
+    }
+}
+
+/// The name of a word, with `_` for each `-`, and its value.
+fn parameter(word: &str) -> Option<(String, String)> {
+    let parameter = cmdline::parameters(word.as_bytes()).next()?;
+    let name = String::from_utf8_lossy(parameter.name).replace('-', "_");
+    Some((name, parameter.value.map(String::from_utf8_lossy).unwrap_or_default().into_owned()))
+}
+
+/// How many words come before `--`: what stands behind is for init.
+fn end_of_ours(words: &[&str]) -> usize {
+    words.iter().position(|word| *word == "--").unwrap_or(words.len())
 }
 
 /// The words of a line, which are separated by blanks that no quotes protect.
@@ -104,6 +146,12 @@ pub fn split(line: &str) -> Vec<&str> {
         letter.is_ascii_whitespace() && !is_quoted
     };
     line.split(is_end).filter(|word| !word.is_empty()).collect()
+}
+
+/// The word that has this value of ours.
+pub fn word_of(value: &str) -> String {
+    let quote = if value.contains(char::is_whitespace) { "\"" } else { "" };
+    format!("vfio.override={quote}{value}{quote}")
 }
 
 /// A word without the rule `off`, if it is one of ours; `None` where no rule is left.
@@ -118,8 +166,7 @@ fn without_off(word: &str) -> Option<String> {
         return Some(word.to_owned());
     }
     let left = left.join(",");
-    let quote = if left.contains(char::is_whitespace) { "\"" } else { "" };
-    (!left.trim().is_empty()).then(|| format!("vfio.override={quote}{left}{quote}"))
+    (!left.trim().is_empty()).then(|| word_of(&left))
 }
 
 #[cfg(test)]
@@ -127,9 +174,11 @@ mod tests {
     use super::*;
 
     fn changed(line: &str) -> String {
-        let drop = BTreeSet::from([Unwanted::Ids, Unwanted::IommuOff]);
+        let gone = Ids::of(line, |driver| driver == "pci-stub");
+        let gone = gone.iter().map(|ids| ids.word.to_owned()).collect();
         let replaced = vec!["01:00.0+slot".to_owned()];
-        Change { add: vec!["vfio.override=01:00.0".to_owned()], drop, replaced }.of(line)
+        let add = vec!["vfio.override=01:00.0".to_owned()];
+        Change { add, gone, replaced, has_iommu: true }.of(line)
     }
 
     #[test]
@@ -140,7 +189,12 @@ mod tests {
             ("quiet -- single", "quiet vfio.override=01:00.0 -- single"),
             ("dyndbg=\"file dd.c  +p\" ro", "dyndbg=\"file dd.c  +p\" ro vfio.override=01:00.0"),
             ("vfio.override=01:00.0 ro", "vfio.override=01:00.0 ro"),
-            ("-- vfio-pci.ids=1:2", "vfio.override=01:00.0 -- vfio-pci.ids=1:2"),
+            // modprobe reads it there, too, and the kernel does not, where the driver is built in.
+            ("-- vfio-pci.ids=1:2 x", "vfio.override=01:00.0 -- x"),
+            ("-- pci-stub.ids=1:2 x", "vfio.override=01:00.0 -- pci-stub.ids=1:2 x"),
+            ("-- vfio-pci.ids=1:2", "vfio.override=01:00.0"),
+            ("pci-stub.ids=1:2 -- x", "vfio.override=01:00.0 -- x"),
+            ("quiet -- amd_iommu=off", "quiet vfio.override=01:00.0 -- amd_iommu=off"),
             ("ro -- vfio.override=01:00.0", "ro vfio.override=01:00.0 -- vfio.override=01:00.0"),
             ("vfio.override=02:00.0", "vfio.override=02:00.0 vfio.override=01:00.0"),
         ] {
