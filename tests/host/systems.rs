@@ -76,6 +76,7 @@ fn without_lines_of_files(told: &str) -> String {
             ", write as its one line",
             ", add to the one line",
             ", add to the value of ",
+            ", add the whole command line",
         ];
         let place = places.iter().find_map(|place| line.split_once(place));
         if !is_line {
@@ -419,6 +420,31 @@ const SYSTEMS: &[(&str, &str, &[&str])] = &[
             "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"",
             "file sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f GRUB 2.12",
             "file etc/mkinitcpio.conf HOOKS=(base systemd)",
+        ],
+    ),
+    (
+        "limine-with-drop-ins",
+        "quiet root=UUID=0 rw",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file usr/bin/limine-mkinitcpio",
+            "file etc/limine-entry-tool.d/defaults.conf KERNEL_CMDLINE[default]+=\" quiet\"",
+            "file etc/limine-entry-tool.d/root.conf KERNEL_CMDLINE[default]+=\" root=UUID=0 rw\"",
+            "file etc/mkinitcpio.conf HOOKS=(base vfio-override systemd)",
+            "file usr/lib/initcpio/install/vfio-override",
+        ],
+    ),
+    (
+        "limine-with-drop-ins-without-root",
+        "initrd=/initramfs root=UUID=0 rw quiet vfio-pci.ids=10de:2204",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file usr/bin/limine-mkinitcpio",
+            "file etc/default/limine ESP_PATH=\"/boot\"",
+            "file etc/default/limine #KERNEL_CMDLINE[default]+=\"root=UUID=1\"",
+            "file etc/limine-entry-tool.d/defaults.conf KERNEL_CMDLINE[default]+=\" quiet\"",
+            "file etc/mkinitcpio.conf HOOKS=(base vfio-override systemd)",
+            "file usr/lib/initcpio/install/vfio-override",
         ],
     ),
     (

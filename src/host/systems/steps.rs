@@ -12,7 +12,9 @@ use super::found::Found;
 use super::initramfs::{self, Hook, Initramfs, Listing, Maker};
 use super::own::{Own, page};
 use super::sign::Facts;
-use super::table::{Before, Command, Edit, Given, KEYS, LOAD, Line, Location, More, Second, Way};
+use super::table::{
+    ADDONS, Before, Command, Edit, Given, KEYS, LOAD, Line, Location, More, Second, Way,
+};
 use super::words::{Change, split};
 use crate::machine::Machine;
 use crate::machine::root::Root;
@@ -579,6 +581,7 @@ impl<'a> System<'a> {
     fn addon(
         &self,
         name: &str,
+        page: &str,
         directory: &str,
         change: &Change,
         dropped: &[(&str, Option<String>)],
@@ -606,6 +609,12 @@ impl<'a> System<'a> {
         push_dropped(&mut what, dropped, "; and take out, where the image's own is made,");
         if self.is_brought_along() {
             let _ = write!(call, " --initrd=/{ARCHIVE}");
+            let _ = write!(
+                what,
+                "; it counts for every image on that partition, and one whose stub is older than {ADDONS} would not boot with \
+                 it: {} tells how to see that",
+                self.page(page)
+            );
         }
         let _ = write!(call, " --cmdline={} --output={directory}/{ADDON}", quoted(&change.added()));
         let is_missing = !root.has(directory.trim_start_matches('/'));
@@ -642,13 +651,7 @@ impl<'a> System<'a> {
             Location::Whole(file) => {
                 let file_name = format!("/{file}");
                 let there = whole(self.facts.root, file);
-                // What the boot loader adds itself is not for the file.
-                let is_loader_s = |word: &&str| {
-                    ["BOOT_IMAGE=", "initrd="].iter().any(|start| word.starts_with(start))
-                };
-                let own: Vec<&str> =
-                    split(&running).into_iter().filter(|word| !is_loader_s(word)).collect();
-                let there = if there.is_empty() { own.join(" ") } else { there };
+                let there = if there.is_empty() { without_loader_s(&running) } else { there };
                 if there.contains(ELSE) {
                     let mut what = format!("{name}: in {file_name}, add to the one line");
                     push_dropped(&mut what, &dropped, ", and take out");
@@ -667,16 +670,25 @@ impl<'a> System<'a> {
                 vec![Step::write(what, *file, words.join(" "))]
             }
             Location::Own { file, line } => {
-                let mut what = format!("{name}: in {file}, add the line");
+                let is_whole = line.contains("{whole}");
+                let its = if is_whole {
+                    "whole command line, since nothing else is read then"
+                } else {
+                    "line"
+                };
+                let mut what = format!("{name}: in {file}, add the {its}");
                 push_dropped(&mut what, &dropped, ", and take out wherever it stands there");
                 let list: Vec<String> = change.add.iter().map(|it| format!("\"{it}\"")).collect();
-                let line = line.replace("{list}", &list.join(", ")).replace("{}", &change.added());
+                let line = line
+                    .replace("{list}", &list.join(", "))
+                    .replace("{whole}", &change.of(&without_loader_s(&running)))
+                    .replace("{}", &change.added());
                 vec![Step::write(what, *file, line)]
             }
             Location::Command(command) => {
                 vec![command.step(name, &self.page(page), change, &dropped)]
             }
-            Location::Addon(directory) => self.addon(name, directory, change, &dropped),
+            Location::Addon(directory) => self.addon(name, page, directory, change, &dropped),
         };
         steps.extend(line.before.as_ref().map(|before| self.before(before, page)));
         steps.extend(self.command_then(line));
@@ -687,6 +699,14 @@ impl<'a> System<'a> {
     fn command_then(&self, line: &'static Line) -> Option<Step> {
         self.then(line).map(|command| Step::run("Then", command))
     }
+}
+
+/// A kernel command line without what the boot loader adds itself, which is not for a file.
+fn without_loader_s(line: &str) -> String {
+    let is_loader_s =
+        |word: &&str| ["BOOT_IMAGE=", "initrd="].iter().any(|start| word.starts_with(start));
+    let own: Vec<&str> = split(line).into_iter().filter(|word| !is_loader_s(word)).collect();
+    own.join(" ")
 }
 
 /// What makes a change of the command line count.

@@ -47,7 +47,7 @@ pub enum Location {
     Whole(&'static str),
     /// What is described so, in this file, where each word is written so.
     Part { file: &'static str, to: &'static str, word: &'static str },
-    /// A line of one's own in this file, with all words.
+    /// A line of one's own in this file, with all words of ours, or with the `{whole}` command line.
     Own { file: &'static str, line: &'static str },
     /// No file, but commands.
     Command(Command),
@@ -201,6 +201,21 @@ const MKINITFS: &str = "sh -c 'for k in /usr/share/kernel/*; do mkinitfs -o /boo
 /// Another one booted, and Limine's files lie there as well.
 const NO_OTHER_THAN_LIMINE: Sign =
     Not(&Any(&[BY_GRUB, SYSTEMD_BOOT, Loader("GRUB"), Loader("rEFInd")]));
+/// limine-entry-tool writes the entries, for one of these.
+const BY_LIMINE_S_TOOL: Sign = All(&[
+    Any(&[
+        Has("usr/bin/limine-mkinitcpio"),
+        Has("usr/bin/limine-dracut"),
+        Has("usr/bin/limine-update"),
+    ]),
+    NO_OTHER_THAN_LIMINE,
+]);
+const LIMINE_TOOLS: &[(&str, &str)] = &[
+    ("usr/bin/limine-mkinitcpio", "limine-mkinitcpio"),
+    ("usr/bin/limine-dracut", "limine-dracut"),
+    ("usr/bin/limine-update", "limine-update"),
+];
+const LIMINE_FILE: &str = "/etc/default/limine";
 /// Images that kernel-install never gives such names, in entries that were written by hand.
 const BY_HAND: Sign = Any(&[
     Word("initrd", "initramfs-linux"),
@@ -330,7 +345,7 @@ const INTO_UKI: Second = Second {
 };
 
 /// The first of systemd's stubs that takes an initrd from an addon, too.
-const ADDONS: u32 = 257;
+pub const ADDONS: u32 = 257;
 
 const fn addon(sign: Sign, directory: &'static str) -> System {
     let line = Line { place: Location::Addon(directory), before: None, then: &[], second: None };
@@ -516,13 +531,14 @@ pub static SYSTEMS: &[System] = &[
             way: Way::ReadyMade {
                 hook: DRACUT,
                 install: line(
-                    "In the Containerfile of the image, install vfio-override's package, which lies beside it",
-                    "RUN --mount=type=bind,target=/beside dnf -y install /beside/vfio-override-*.rpm",
+                    "In the Containerfile of the image, behind COPY vfio-override-*.rpm /tmp/, which brings vfio-override's \
+                     package along, add",
+                    "RUN dnf -y install /tmp/vfio-override-*.rpm && rm /tmp/vfio-override-*.rpm",
                 ),
                 build: line(
                     "Behind that, make the initramfs anew, so that it holds the hook",
-                    "RUN kver=$(ls /usr/lib/modules) && dracut --force --no-hostonly --reproducible --add ostree \
-                     /usr/lib/modules/$kver/initramfs.img $kver",
+                    "RUN kver=$(ls /usr/lib/modules) && DRACUT_NO_XATTR=1 dracut --force --no-hostonly --reproducible \
+                     --add ostree /usr/lib/modules/$kver/initramfs.img $kver",
                 ),
                 undo: None,
             },
@@ -787,25 +803,29 @@ pub static SYSTEMS: &[System] = &[
         "Limine",
         "limine.md",
         All(&[
-            Has("etc/default/limine"),
+            BY_LIMINE_S_TOOL,
             Any(&[
-                Has("usr/bin/limine-mkinitcpio"),
-                Has("usr/bin/limine-dracut"),
-                Has("usr/bin/limine-update"),
+                Says("etc/default/limine", "root="),
+                SomeSays("etc/limine-entry-tool.d", ".conf", "root="),
+                Says("etc/limine-entry-tool.conf", "root="),
             ]),
-            NO_OTHER_THAN_LIMINE,
         ]),
         Line {
-            place: Location::Own {
-                file: "/etc/default/limine",
-                line: "KERNEL_CMDLINE[default]+=\" {}\"",
-            },
+            place: Location::Own { file: LIMINE_FILE, line: "KERNEL_CMDLINE[default]+=\" {}\"" },
             before: None,
-            then: &[
-                ("usr/bin/limine-mkinitcpio", "limine-mkinitcpio"),
-                ("usr/bin/limine-dracut", "limine-dracut"),
-                ("usr/bin/limine-update", "limine-update"),
-            ],
+            then: LIMINE_TOOLS,
+            second: None,
+        },
+    ),
+    // Its tool took /etc/kernel/cmdline or /proc/cmdline, and reads neither where that file has but one word for the kernel.
+    loader(
+        "Limine",
+        "limine.md",
+        BY_LIMINE_S_TOOL,
+        Line {
+            place: Location::Own { file: LIMINE_FILE, line: "KERNEL_CMDLINE[default]=\"{whole}\"" },
+            before: None,
+            then: LIMINE_TOOLS,
             second: None,
         },
     ),
