@@ -722,6 +722,31 @@ const SYSTEMS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
+        "grub-by-entries-without-grubby",
+        "BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.12.30 root=UUID=0 ro",
+        &[
+            "file usr/bin/dracut",
+            "file usr/sbin/grub2-mkconfig",
+            "file etc/default/grub GRUB_CMDLINE_LINUX=\"rhgb quiet\"",
+            "file usr/lib/kernel/install.d/20-grub.install",
+            "dir boot/loader/entries",
+            "file boot/initramfs-6.12.30.img",
+        ],
+    ),
+    (
+        "arch-fallback-beside-booster",
+        "initrd=\\amd-ucode.img initrd=\\initramfs-linux-fallback.img root=UUID=0 rw",
+        &[
+            "file usr/bin/mkinitcpio",
+            "file usr/bin/booster",
+            "file etc/mkinitcpio.conf HOOKS=(base systemd)",
+            "dir boot/loader/entries",
+            "file boot/initramfs-linux-fallback.img",
+            "file boot/booster-linux.img",
+            "file lib/modules/6.12.30/pkgbase linux",
+        ],
+    ),
+    (
         "container-of-a-session",
         "BOOT_IMAGE=(hd0,gpt2)/ostree/fedora-0/vmlinuz-6.12.30 root=UUID=0 rw ostree=/ostree/boot.1/fedora/0/0",
         &[
@@ -1037,6 +1062,11 @@ fn what_else_takes_functions_is_named_wherever_it_stands() {
         (
             "etc/systemd/system/vfio.service",
             "ExecStart=/bin/sh -c 'echo vfio-pci >/sys/x/driver_override'",
+            "udev-left",
+        ),
+        (
+            "etc/udev/rules.d/50-remove.rules",
+            "ATTR{vendor}==\"0x10de\", ATTR{remove}=\"1\"",
             "udev-left",
         ),
         ("etc/supergfxd.conf", "  \"vfio_enable\": true,", "udev-left"),

@@ -127,10 +127,11 @@ impl Report {
         let run = asked.preview(machine);
         let advice = advice::about(machine, devices, &usage, &run);
         if let Some(off) = Off::of(machine, devices) {
+            let is_next = |advice: &Advice| !advice::OF_IMAGES.contains(&advice.kind);
             return Self {
                 parameter,
                 functions: choices,
-                advice,
+                advice: advice.into_iter().filter(is_next).collect(),
                 ..Self::without_iommu(machine, &off, addresses)
             };
         }
@@ -246,7 +247,6 @@ impl Report {
             (self.possible != Possible::No || advice.kind != "group-not-viable")
                 // The first sentence says it.
                 && !["iommu-off", "iommu-reason"].contains(&advice.kind)
-                && !(is_off && advice::OF_IMAGES.contains(&advice.kind))
         };
         let told = self.advice.iter().filter(is_told);
         advice::show(told.clone(), screen);

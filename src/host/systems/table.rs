@@ -166,12 +166,18 @@ const KERNEL_INSTALL: Location = Location::Whole("etc/kernel/cmdline");
 const INITRAMFS_TOOLS: &str = "usr/share/initramfs-tools/hooks/vfio-override";
 const DRACUT: &str = "usr/lib/dracut/modules.d/*vfio-override";
 const MKINITCPIO: Way = Way::Listed("usr/lib/initcpio/install/vfio-override");
-const MKINITCPIO_FILES: &[&str] = &["boot/initramfs-{package}.img", "efi/initramfs-{package}.img"];
+const MKINITCPIO_FILES: &[&str] = &[
+    "boot/initramfs-{package}.img",
+    "efi/initramfs-{package}.img",
+    "boot/initramfs-{package}-fallback.img",
+    "efi/initramfs-{package}-fallback.img",
+];
 /// What mkinitcpio puts into every image.
 const MKINITCPIO_MARK: &str = "buildconfig";
 const DRACUT_MARK: &str = "lib/dracut";
 const DRACUT_FILES: &[&str] = &[
     "boot/initramfs-{package}.img",
+    "boot/initramfs-{package}-fallback.img",
     "boot/initramfs-{release}.img",
     "boot/initrd-{release}",
     "boot/initrd.img-{release}",
@@ -961,6 +967,26 @@ pub static SYSTEMS: &[System] = &[
                 drop: "--remove-args={}",
                 each: false,
             }),
+            before: None,
+            then: &[],
+            second: None,
+        },
+    ),
+    loader(
+        "GRUB, by entries",
+        "grub.md",
+        // Fedora's and Red Hat's read them as they are, whatever /etc/default/grub says.
+        All(&[
+            Has("usr/lib/kernel/install.d/20-grub.install"),
+            Has("boot/loader/entries"),
+            BY_GRUB,
+        ]),
+        Line {
+            place: Location::Part {
+                file: "/boot/loader/entries/*.conf (and in /etc/kernel/cmdline, where that is there, for kernels to come)",
+                to: "the line that begins with options, of each entry that is to have it",
+                word: "{}",
+            },
             before: None,
             then: &[],
             second: None,

@@ -317,7 +317,8 @@ impl Takers {
 
     /// What people wrote to set overrides, or to bind by hand, beside what is known by name.
     fn by_scripts(&mut self, root: &Root) {
-        const SIGNS: [&str; 2] = ["driver_override", "drivers/vfio-pci/new_id"];
+        // The last one is of rules that switch a laptop's card off.
+        const SIGNS: [&str; 3] = ["driver_override", "drivers/vfio-pci/new_id", "ATTR{remove}"];
         let names = |directory: &str| {
             let names = root.names(directory).into_iter();
             names.map(|name| format!("{directory}/{name}")).collect::<Vec<_>>()
@@ -335,7 +336,8 @@ impl Takers {
             }
             self.left.push(format!("what /{file} binds"));
             let message = format_args!(
-                "/{file} sets driver_override or binds functions, too: see that it agrees with the rules, or take it away"
+                "/{file} sets driver_override, or binds or removes functions, too: see that it agrees with the rules, or take it \
+                 away"
             );
             self.advice.push(Advice::note("udev-left", Vec::new(), &message));
         }
