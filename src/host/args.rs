@@ -89,7 +89,8 @@ pub enum Command {
     ///
     /// Sets the overrides, takes the functions from their drivers, loads the drivers that the rules name,
     /// and checks what came of it. Lasts until the next boot. Without RULE, the rules of the kernel command
-    /// line are applied. On a copy that `collect` made, only the plan is shown.
+    /// line are applied. Refused where the host runs from what would be taken. On a copy that `collect` made, only
+    /// the plan is shown.
     Apply(Apply),
 
     /// Give functions back to their standard drivers

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tool tells people on the systems that it knows, and on those that it does not.
 
+use std::fs;
+
 use crate::commands::{Desk, json};
 use crate::support::copy;
 
@@ -973,13 +975,8 @@ file usr/sbin/mkinitramfs
         ("mount 259:0 / ext4 /dev/nvme0n1", "02:00.0", "yes", ""),
         ("mount 259:1 /srv ext4 /dev/nvme1n1", "02:00.0", "yes", "nvme1n1 is mounted at /srv"),
         ("mount 8:0 /srv ext4 /dev/sda", "00:14.0", "yes", "sda is mounted at /srv"),
-        (&format!("{BOTH}\nmount 9:0 / ext4 /dev/md0"), "01:00.0", "yes", ""),
-        (
-            &format!("{BOTH}\nmount 9:0 / ext4 /dev/md0"),
-            "01:00.0 02:00.0",
-            "no",
-            "md0 is mounted at /",
-        ),
+        // Whether it is a mirror, or half of each file is on either, is not known.
+        (&format!("{BOTH}\nmount 9:0 / ext4 /dev/md0"), "01:00.0", "no", "md0 is mounted at /"),
     ];
     for (lines, asked, possible, says) in cases {
         let desk = Desk::with(&[]);
@@ -1000,6 +997,27 @@ file usr/sbin/mkinitramfs
         let waits = first.starts_with("See that the next boot waits for nothing that goes (");
         assert_eq!(waits, !says.is_empty(), "{lines} {asked}: {first}");
         assert!(first.contains(says), "{first}");
+    }
+}
+
+/// Nor is it taken from the host while that runs.
+#[test]
+fn apply_leaves_what_the_host_runs_from() {
+    const SOUND: &str = "  0000:01:00.1";
+    let desk = Desk::with(&[]);
+    let more = format!("  0000:01:00.2  010802 144d:a808 144d:a801 15 nvme\n{SOUND}");
+    let text = format!(
+        "{}cmdline quiet\ndisk nvme0n1 259:0 0000:01:00.2 nvme/nvme0/nvme0n1\nmount 259:0 / ext4 /dev/nvme0n1\n",
+        MACHINE.replace(SOUND, &more)
+    );
+    copy::unfold_text(&text, &desk.path("m"));
+    let told = desk.screen(&["apply --sysfs m/sys --cmdline m/proc/cmdline 01:00.*"]);
+    let says = "error: the host runs from 0000:01:00.2 (nvme0n1 is mounted at /), and would stop: nothing was done";
+    assert!(told.contains(says), "{told}");
+    assert!(told.contains("(exit status 2)"), "{told}");
+    for function in 0..=2 {
+        let path = format!("m/sys/bus/pci/devices/0000:01:00.{function}/driver_override");
+        assert_eq!(fs::read_to_string(desk.path(&path)).unwrap(), "(null)\n");
     }
 }
 
@@ -1405,7 +1423,7 @@ fn a_copy_holds_no_more_of_a_file_than_is_of_use() {
         let desk = Desk::with(&[]);
         copy::unfold_text(&format!("{SECRETS}{boot}\n"), &desk.path("machine"));
         assert!(desk.run("collect --from machine copy.tar").status.success(), "{boot}");
-        let copy = std::fs::read(desk.path("copy.tar")).unwrap();
+        let copy = fs::read(desk.path("copy.tar")).unwrap();
         let text = String::from_utf8_lossy(&copy);
         if let Some(at) = text.find(SECRET) {
             let start = text[..at].rfind('\0').map_or(0, |nul| nul.saturating_sub(600));

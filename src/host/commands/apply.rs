@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `apply`: what the early binary does at boot, now.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use log::Level;
 use vfio_override::message::{self, Answer};
 use vfio_override::plan::Plan;
@@ -15,6 +15,7 @@ use crate::change::{self, Change, Recorder, Task};
 use crate::commands::plan;
 use crate::machine::binding;
 use crate::machine::functions::{Device, Devices};
+use crate::machine::usage::Usage;
 use crate::machine::{Kind, Machine};
 use crate::rules::preview::Asked;
 use crate::screen::{PLAIN, Screen};
@@ -36,6 +37,12 @@ pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict
         run.each_warning(&mut |warning| warnings.push(warning.to_string()));
         run.plan.taken().filter_map(|step| devices.get(step.function.address).cloned()).collect()
     };
+    let usage = Usage::of(machine, &devices);
+    let of_root =
+        |device: &Device| Some((device.address.clone(), usage.root_on(device.function.address)?));
+    if let Some((address, what)) = taken.iter().find_map(of_root) {
+        bail!("the host runs from {address} ({what}), and would stop: nothing was done");
+    }
     let (style, limit) = (devices.style(), options.patience.limit());
     let task = Task { change: Change::Apply, devices: &taken, warnings: &warnings };
     change::carry_out(&task, machine, style, limit, json, |machine, progress| {

@@ -245,10 +245,9 @@ impl Usage {
         (is_known || !uses.is_empty()).then_some(uses)
     }
 
-    /// The functions that carry what the host boots from, each with what that is.
-    pub fn of_root(&self) -> impl Iterator<Item = (Address, &Use)> {
-        let uses = self.found.iter();
-        uses.filter_map(|(address, uses)| Some((*address, uses.iter().find(|it| it.is_root())?)))
+    /// What of a function the host boots from.
+    pub fn root_on(&self, address: Address) -> Option<&Use> {
+        self.found.get(&address)?.iter().find(|it| it.is_root())
     }
 
     /// What else the host has mounted, or set up, of the disks of a function.

@@ -83,25 +83,11 @@ impl Prospect {
     }
 }
 
-/// That nothing else than what is taken carries what the host boots from.
+/// That the host boots from what is taken, or from a part of it: whether the rest would do is not known.
 fn root(beside: &Beside<'_>, choices: &[Choice]) -> Option<String> {
-    let Beside { devices, usage, .. } = *beside;
-    let goes = |device: &Device| {
-        choices.iter().filter(|choice| choice.taken).map(|choice| &choice.device).any(|taken| {
-            let address = taken.function.address;
-            device.function.address == address || device.is_behind(address)
-        })
-    };
-    let carriers =
-        usage.of_root().filter_map(|(address, what)| Some((devices.get(address)?, what)));
-    let carriers: Vec<_> = carriers.filter(|(device, _)| device.is_endpoint()).collect();
-    // A controller of disks that are functions themselves carries nothing without them.
-    let last = carriers.iter().filter(|(device, _)| {
-        !carriers.iter().any(|(other, _)| other.is_behind(device.function.address))
-    });
-    let (going, staying): (Vec<_>, Vec<_>) = last.partition(|(device, _)| goes(device));
-    let (_, what) = going.first().filter(|_| staying.is_empty())?;
-    Some(format!("the host itself boots from what goes ({what}), and would not boot again"))
+    let mut taken = choices.iter().filter(|choice| choice.taken);
+    let what = taken.find_map(|choice| beside.usage.root_on(choice.device.function.address))?;
+    Some(format!("the host itself boots from what goes ({what}), and may not boot again"))
 }
 
 /// What is in the way of passing one function through.
