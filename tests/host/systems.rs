@@ -1000,6 +1000,44 @@ file usr/sbin/mkinitramfs
     }
 }
 
+/// A line of HOOKS is printed only where it has all that was there: without a hook that was in a variable the next image may
+/// not find its root file system.
+#[test]
+fn no_line_is_printed_that_loses_a_hook() {
+    const HOW: &str = "have it in HOOKS, before udev";
+    let cases = [
+        (
+            "HOOKS=(base udev block filesystems)",
+            "HOOKS=(base vfio-override udev block filesystems)",
+        ),
+        ("HOOKS=\"base udev block\" # mine", "HOOKS=(base vfio-override udev block)"),
+        ("HOOKS=( 'base' 'systemd' )", "HOOKS=(base vfio-override systemd)"),
+        ("HOOKS=(base udev ${CRYPT} filesystems)", HOW),
+        ("HOOKS=(base udev $(cat /etc/hooks) filesystems)", HOW),
+        ("HOOKS=(base udev \"${MORE[@]}\")", HOW),
+        ("HOOKS=(base udev block); HOOKS+=(encrypt)", HOW),
+        ("HOOKS=(base udev block) MODULES=(nvme)", HOW),
+        ("HOOKS=(base udev\nfile etc/mkinitcpio.conf   encrypt)", HOW),
+        ("HOOKS=(\nfile etc/mkinitcpio.conf base udev # first\nfile etc/mkinitcpio.conf )", HOW),
+        ("HOOKS=(base udev)\nfile etc/mkinitcpio.conf HOOKS+=(encrypt)", HOW),
+        ("HOOKS=(base \"${X#y}\" udev)", HOW),
+    ];
+    for (hooks, told) in cases {
+        let desk = Desk::with(&[]);
+        let text = format!(
+            "{MACHINE}cmdline quiet\nfile usr/bin/mkinitcpio\nfile usr/lib/initcpio/install/vfio-override\n\
+             file etc/mkinitcpio.conf {hooks}\n"
+        );
+        copy::unfold_text(&text, &desk.path("m"));
+        assert!(desk.run("collect --from m m.tar").status.success());
+        for machine in ["m", "m.tar"] {
+            let screen = desk.screen(&[&format!("suggest --from {machine} 01:00.0")]);
+            assert!(screen.contains(told), "{machine} {hooks}\n{screen}");
+            assert_eq!(screen.contains("HOOKS=("), told != HOW, "{machine} {hooks}\n{screen}");
+        }
+    }
+}
+
 /// Nor is it taken from the host while that runs.
 #[test]
 fn apply_leaves_what_the_host_runs_from() {

@@ -11,6 +11,7 @@ use vfio_override::cmdline;
 use super::found::Found;
 use super::own;
 use super::sign::Facts;
+use super::steps::ELSE;
 use super::table::{Image, SYSTEMS, Way};
 use super::words::is_name;
 use crate::machine::Machine;
@@ -310,12 +311,12 @@ pub fn listed(root: &Root) -> Hook {
     let mut is_whole = true;
     for file in files {
         for (adds, words) in assignments(root, &file) {
-            is_whole = !adds;
+            is_whole = !adds && !words.iter().any(|word| word == ELSE);
             if !adds {
                 hooks.clear();
                 place.clone_from(&file);
             }
-            hooks.extend(words);
+            hooks.extend(words.into_iter().filter(|word| word != ELSE));
         }
     }
     let at = |name: &str| hooks.iter().position(|hook| hook == name);
@@ -342,7 +343,8 @@ pub fn listed(root: &Root) -> Hook {
 /// The values of `HOOKS` in a file, each with whether it adds to what was there.
 fn assignments(root: &Root, file: &str) -> Vec<(bool, Vec<String>)> {
     let is_open = Cell::new(false);
-    // What stands between the parentheses may take several lines; each is kept as its names.
+    // What stands between the parentheses may take several lines; each is kept as its names, and what is none, or is no
+    // plain list in one line, as no more than that.
     let keep = |line: &str| {
         let text = line.split('#').next().unwrap_or_default().trim();
         let start = ["HOOKS=", "HOOKS+="].into_iter().find(|start| text.starts_with(start));
@@ -352,9 +354,11 @@ fn assignments(root: &Root, file: &str) -> Vec<(bool, Vec<String>)> {
         let list = text.strip_prefix(start.unwrap_or_default()).unwrap_or(text);
         let end = list.find(')');
         is_open.set(end.is_none() && (is_open.get() || list.contains('(')));
-        let list = list.get(..end.unwrap_or(list.len())).unwrap_or_default();
-        let names: Vec<&str> =
-            list.split(['(', '"', '\'', ' ', '\t']).filter(|word| is_name(word)).collect();
+        let (list, rest) = list.split_at(end.unwrap_or(list.len()));
+        let is_plain = start.is_some() && !is_open.get() && rest.len() <= 1;
+        let words = list.split(['(', '"', '\'', ' ', '\t']).filter(|word| !word.is_empty());
+        let names = words.map(|word| if is_name(word) { word } else { ELSE });
+        let names: Vec<&str> = names.chain((!is_plain).then_some(ELSE)).collect();
         let (open, close) =
             (if start.is_some() { "(" } else { "" }, if is_open.get() { "" } else { ")" });
         Some(format!("{}{open}{}{close}", start.unwrap_or_default(), names.join(" ")))
