@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who is touched when functions are taken: each kind by a machine that has it, and by the same one that has it not.
 
+use std::fs;
+
 use crate::commands::{Desk, json};
 use crate::support::copy;
 
@@ -56,6 +58,16 @@ const KINDS: &[Case] = &[
         rule: "00:14.0",
         kind: "in-use",
         says: "the host loses what is behind 0000:00:14.0: sda is mounted at /srv",
+    },
+    Case {
+        name: "a display with a vGPU",
+        lines: &[
+            "dir sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/5ec2e7-vgpu",
+            "ln sys/bus/mdev/devices/5ec2e7-vgpu ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0/5ec2e7-vgpu",
+        ],
+        rule: "01:00.0",
+        kind: "in-use",
+        says: "the host loses what is behind 0000:01:00.0: a mediated device (vGPU) for a guest",
     },
     Case {
         name: "the console on a serial port of a card",
@@ -245,15 +257,22 @@ fn each_kind_is_told_where_it_is_and_nowhere_else() {
         let desk = Desk::with(&[]);
         let lines = lines.join("\n").replace("KEYBOARD", KEYBOARD);
         copy::unfold_text(&format!("{MACHINE}{lines}\n"), &desk.path("m"));
-        json(&desk.run(&format!("plan --json --from m {rule}")))["advice"].clone()
+        assert!(desk.run("collect --from m copy").status.success());
+        assert!(!fs::read(desk.path("copy")).unwrap().windows(6).any(|part| part == b"5ec2e7"));
+        ["m", "copy"].map(|machine| {
+            json(&desk.run(&format!("plan --json --from {machine} {rule}")))["advice"].clone()
+        })
     };
     for Case { name, lines, rule, kind, says } in KINDS {
         let is_it = |advice: &serde_json::Value| {
             advice["kind"] == *kind && advice["message"].as_str().unwrap().contains(says)
         };
-        let with = told(lines, rule);
+        let [with, copy] = told(lines, rule);
         assert!(with.as_array().unwrap().iter().any(is_it), "{name}: {with}");
-        let without = told(&[], rule);
+        // A copy names disks and links otherwise.
+        let has_kind = |advice: &serde_json::Value| advice["kind"] == *kind;
+        assert!(copy.as_array().unwrap().iter().any(has_kind), "{name}, copied: {copy}");
+        let [without, _] = told(&[], rule);
         assert!(!without.as_array().unwrap().iter().any(is_it), "{name}: {without}");
     }
 }

@@ -22,7 +22,7 @@ use crate::machine::inputs;
 use crate::machine::kernel_log::{self, KernelLog};
 use crate::machine::links;
 use crate::machine::modules;
-use crate::machine::usage::{Mount, Usage};
+use crate::machine::usage::{MEDIATED, Mount, Usage};
 use crate::machine::{self, Machine, file};
 use crate::rules::preview::Asked;
 use crate::screen::{self, PLAIN, Screen};
@@ -302,6 +302,15 @@ impl Copy {
             }
         }
         self.copy(sysfs, "class/tty/console/active")?;
+        // Their names are of nobody's business.
+        for (number, name) in (0..).zip(names(&sysfs.join(MEDIATED))) {
+            let directory = fs::canonicalize(sysfs.join(MEDIATED).join(name)).ok();
+            let Some(inside) = directory.and_then(|it| below(sysfs, &it)) else { continue };
+            let place = Path::new(&inside).with_file_name(format!("mdev{number}"));
+            self.directory(&format!("sys/{}", place.display()))?;
+            let link = format!("sys/{MEDIATED}/mdev{number}");
+            self.link_to(&link, &Path::new("../../..").join(place))?;
+        }
         for device in &devices.all {
             for place in inputs::usb_places(machine, device) {
                 let Some(inside) = below(sysfs, &place) else { continue };

@@ -7,10 +7,13 @@ use std::path::Path;
 
 use vfio_override::pci::{Address, Function};
 
-use crate::machine::disks::Disks;
+use crate::machine::disks::{Disks, names};
 use crate::machine::functions::Devices;
 use crate::machine::inputs::{self, Input};
 use crate::machine::{Machine, addresses_in, inside, links};
+
+/// Where mediated devices are, below sysfs (`Documentation/driver-api/vfio-mediated-device.rst`).
+pub const MEDIATED: &str = "bus/mdev/devices";
 
 /// One thing that the host has in use, the weightiest first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +33,8 @@ pub enum Use {
     Input(Input),
     /// The terminal, to which the kernel's console goes.
     Console(String),
+    /// A mediated device, which the function's driver makes for a guest.
+    Mediated,
     /// The block device, of which nothing is in use.
     Disk(String),
 }
@@ -58,6 +63,7 @@ impl fmt::Display for Use {
             }
             Self::Input(input) => f.write_str(input.text()),
             Self::Console(terminal) => write!(f, "the console {terminal}"),
+            Self::Mediated => f.write_str("a mediated device (vGPU) for a guest"),
             Self::Disk(device) => write!(f, "the disk {device}"),
         }
     }
@@ -107,6 +113,7 @@ impl Usage {
         usage.links(machine);
         usage.inputs(machine, devices);
         usage.consoles(machine);
+        usage.mediated(machine);
         for uses in usage.found.values_mut() {
             uses.sort();
             uses.dedup_by(|next, before| match (next, before) {
@@ -225,6 +232,15 @@ impl Usage {
             let place = inside::resolve(&machine.sysfs, class.join(terminal));
             let functions = place.map(|place| addresses_in(&place)).unwrap_or_default();
             self.add(functions, &Use::Console(terminal.to_owned()));
+        }
+    }
+
+    /// The mediated devices that there are now.
+    fn mediated(&mut self, machine: &Machine) {
+        for name in names(&machine.sysfs.join(MEDIATED)) {
+            let place = inside::resolve(&machine.sysfs, Path::new(MEDIATED).join(name));
+            let functions = place.map(|place| addresses_in(&place)).unwrap_or_default();
+            self.add(functions, &Use::Mediated);
         }
     }
 
