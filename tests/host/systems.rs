@@ -724,6 +724,30 @@ const SYSTEMS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
+        "gentoo-without-initramfs-and-usr-apart",
+        "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2",
+        &[
+            "file initramfs.given no",
+            "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"\"",
+            "0000:00:17.0 010802 144d:a808 144d:a801 3 nvme",
+            "disk nvme0n1 259:0 0000:00:17.0 nvme/nvme0/nvme0n1",
+            "partition nvme0n1p2 259:2 nvme0n1",
+            "partition nvme0n1p3 259:3 nvme0n1",
+            "mount 259:2 / ext4 /dev/nvme0n1p2",
+            "mount 259:3 /usr ext4 /dev/nvme0n1p3",
+        ],
+    ),
+    (
+        "gentoo-without-initramfs-with-an-init",
+        "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2 init=/usr/lib/systemd/systemd",
+        &["file initramfs.given no", "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"\""],
+    ),
+    (
+        "gentoo-without-initramfs-again",
+        "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2 init=/usr/lib/vfio-override/vfio-override-early",
+        &["file initramfs.given no", "file etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT=\"\""],
+    ),
+    (
         "grub-by-entries-without-grubby",
         "BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.12.30 root=UUID=0 ro",
         &[

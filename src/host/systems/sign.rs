@@ -118,6 +118,11 @@ impl<'a> Facts<'a> {
         self.root.has(path) || beside.is_some_and(|path| self.root.has(&path))
     }
 
+    /// Whether /usr is no part of the root file system.
+    pub fn has_usr_of_its_own(&self) -> bool {
+        self.kinds[1].is_some()
+    }
+
     /// Whether nothing can be changed below this mount.
     pub fn is_read_only(&self, place: &str) -> bool {
         self.read_only.iter().any(|read_only| read_only == place)

@@ -97,6 +97,21 @@ impl<'a> System<'a> {
 
     /// Why nothing of ours gets into this system's image, where that is so.
     pub fn obstacle(&self) -> Option<String> {
+        if self.is_without_image() {
+            // The early binary starts what the kernel would without that word.
+            let has_init = cmdline::parameters(&self.facts.line).any(|it| it.name == b"init");
+            let lacks = if has_init {
+                "an init of its own is on the kernel command line"
+            } else if self.facts.has_usr_of_its_own() {
+                "/usr, which has the early binary, is mounted later"
+            } else {
+                return None;
+            };
+            let page = self.page("overlay.md");
+            return Some(format!(
+                "this kernel boots without an initramfs, and {lacks}: what would start the early binary first is not known here ({page})"
+            ));
+        }
         let maker = self.image.maker().filter(|_| !self.image.is_strict)?;
         let Way::Not(why) = maker.image.way else { return None };
         Some(format!("{}: {why} ({})", maker.image.maker, maker.page))
@@ -252,7 +267,7 @@ impl<'a> System<'a> {
             let words = image.maker().map(is_needed).unwrap_or_default();
             return Start { words, ..nothing };
         }
-        if image.file.is_none() && self.facts.has_initramfs() == Some(false) {
+        if self.is_without_image() {
             return self.without_image();
         }
         if image.is_strict && image.has_early() != Some(false) {
@@ -455,6 +470,12 @@ impl<'a> System<'a> {
         ]
     }
 
+    /// Whether the kernel mounts the root file system itself, and starts the early binary not yet.
+    fn is_without_image(&self) -> bool {
+        let has_none = self.image.file.is_none() && self.facts.has_initramfs() == Some(false);
+        has_none && !self.image.is_strict
+    }
+
     /// Where the kernel mounts the root file system itself, the early binary is started from there.
     fn without_image(&self) -> Start {
         const EARLY: &str = "/usr/lib/vfio-override/vfio-override-early";
@@ -466,11 +487,6 @@ impl<'a> System<'a> {
             _ => &LOAD,
         };
         steps.extend([Step::from(load), Step::run(what, format!("ls -l {EARLY}"))]);
-        if cmdline::parameters(&self.facts.line).any(|parameter| parameter.name == b"init") {
-            // It starts what the kernel would without that word.
-            let what = "The kernel command line names an init of its own, and what would start both is not known here";
-            return Start { steps: vec![Step::text(what)], ..Start::default() };
-        }
         Start { steps, words: vec![format!("init={EARLY}")], is_tried: true, ..Start::default() }
     }
 
