@@ -983,6 +983,8 @@ disk nvme1n1 259:1 0000:02:00.0 nvme/nvme1/nvme1n1
 disk sda 8:0 0000:00:14.0 usb2/2-1/2-1:1.0/host0/target0:0:0/0:0:0:0/block/sda
 file usr/sbin/mkinitramfs
 ";
+    const POOL: &str = "mount 0:30 / zfs rpool/ROOT\n";
+    const MEMBER: &str = "file run/udev/data/b259:1 E:ID_FS_TYPE=zfs_member\n";
     const BOTH: &str =
         "mapping md0 9:0 nvme0n1\nln sys/devices/virtual/block/md0/slaves/nvme1n1 ../../nvme1n1";
     let cases = [
@@ -1002,6 +1004,20 @@ file usr/sbin/mkinitramfs
         // Whether it is a mirror, or half of each file is on either, is not known.
         (&format!("{BOTH}\nmount 9:0 / ext4 /dev/md0"), "01:00.0", "no", "md0 is mounted at /"),
     ];
+    // Which pool a member is of is not known, nor, without udev's database, what is a member.
+    for (lines, asked, may_go) in [
+        (format!("{POOL}{MEMBER}"), "02:00.0", true),
+        (format!("{POOL}{MEMBER}"), "01:00.0", false),
+        (format!("{POOL}{MEMBER}"), "00:14.0", false),
+        (POOL.to_owned(), "01:00.0", true),
+        (format!("mount 259:0 / ext4 /dev/nvme0n1\n{MEMBER}"), "02:00.0", false),
+    ] {
+        let desk = Desk::with(&[]);
+        copy::unfold_text(&format!("{DISKS}{lines}"), &desk.path("m"));
+        let told = json(&desk.run(&format!("suggest --json --from m {asked}")));
+        let first = told["steps"][0]["command"] == "zpool status -L -P";
+        assert_eq!(first, may_go, "{lines} {asked}: {}", told["steps"]);
+    }
     for (lines, asked, possible, says) in cases {
         let desk = Desk::with(&[]);
         copy::unfold_text(&format!("{DISKS}{lines}\n"), &desk.path("m"));

@@ -101,6 +101,15 @@ fn ask(devices: &Devices) -> Result<Vec<Address>> {
     }
 }
 
+/// That what is taken may be a part of the pool that the host boots from.
+fn about_pool(usage: &Usage, choices: &[Choice]) -> Option<Step> {
+    let mut taken = choices.iter().filter(|choice| choice.taken);
+    let what = "The host boots from a ZFS pool, and whether a part of it goes is not known here: go on only if the pool of the root file \
+                system has none of its disks behind what goes, which this tells";
+    let may_go = taken.any(|choice| usage.may_hold_root(&choice.device.function));
+    may_go.then(|| Step::run(what, "zpool status -L -P"))
+}
+
 /// What of the host would wait at boot for disks that are not there any more.
 fn about_disks(usage: &Usage, choices: &[Choice]) -> Option<Step> {
     let taken = choices.iter().filter(|choice| choice.taken);
@@ -157,7 +166,9 @@ impl Report {
         let change = Change { add: words.clone(), gone, replaced, ..Change::default() };
         let mut steps = Vec::new();
         if let Some(system) = system.as_ref().filter(|_| possible != Possible::No) {
-            steps = about_disks(&usage, &choices).into_iter().chain(takers.steps).collect();
+            let disks =
+                about_pool(&usage, &choices).into_iter().chain(about_disks(&usage, &choices));
+            steps = disks.chain(takers.steps).collect();
             steps.extend(system.to_apply(change, takers.is_in_image));
             let look = "After the next boot, see what came of it";
             steps.push(system.ours(look, "status"));

@@ -97,6 +97,8 @@ pub struct Usage {
     is_told: bool,
     /// Whether it is known on which functions every file system and swap space stands.
     is_traced: bool,
+    /// Whether the root file system is in a ZFS pool, of which nothing here names the members.
+    has_zfs_root: bool,
     /// The USB controllers of which nobody can tell what is connected.
     unseen: BTreeSet<Address>,
 }
@@ -107,6 +109,7 @@ impl Usage {
             found: BTreeMap::new(),
             is_told: false,
             is_traced: false,
+            has_zfs_root: false,
             unseen: BTreeSet::new(),
         };
         usage.disks(machine);
@@ -144,6 +147,7 @@ impl Usage {
         for mount in mounts.lines().filter_map(Mount::parse) {
             let found = mount.disks(&disks);
             has_zfs |= mount.kind == "zfs";
+            self.has_zfs_root |= mount.kind == "zfs" && mount.place == "/";
             if found.is_empty() && mount.kind != "zfs" {
                 self.is_traced &= !mount.may_be_on_disks();
             }
@@ -264,6 +268,14 @@ impl Usage {
     /// What of a function the host boots from.
     pub fn root_on(&self, address: Address) -> Option<&Use> {
         self.found.get(&address)?.iter().find(|it| it.is_root())
+    }
+
+    /// Whether the host may boot from a function, as a member of a pool.
+    pub fn may_hold_root(&self, function: &Function) -> bool {
+        let is_member = |what: &Use| matches!(what, Use::Member(_, of) if *of == ZFS);
+        let known = self.of_function(function);
+        let is_unknown = function.class.is_storage() && known.is_none();
+        self.has_zfs_root && (is_unknown || known.is_some_and(|uses| uses.iter().any(is_member)))
     }
 
     /// What else the host has mounted, or set up, of the disks of a function.
