@@ -1241,6 +1241,137 @@ fn a_driver_that_the_command_line_keeps_away_is_named() {
     }
 }
 
+/// Whoever boots an older kernel has the rules there only once its image was made anew.
+#[test]
+fn an_image_of_another_kernel_that_lacks_the_hook_is_named() {
+    let kernels = |lines: &str| {
+        let desk = Desk::with(&[]);
+        let text = format!(
+            "{MACHINE}cmdline vfio.override=01:00.0+slot\nfile usr/sbin/mkinitramfs\n\
+             file initramfs.list usr/lib/vfio-override/vfio-override-early\n\
+             file usr/share/initramfs-tools/hooks/vfio-override\nfile boot/initrd.img-6.12.30\n{lines}"
+        );
+        copy::unfold_text(&text, &desk.path("m"));
+        assert!(desk.run("collect --from m m.tar").status.success());
+        let told = ["m", "m.tar"].map(|machine| {
+            let commands = ["plan", "suggest 01:00.0", "status"];
+            commands.map(|command| {
+                let told = json(&desk.run(&format!("{command} --json --from {machine}")));
+                let advice = told["advice"].as_array().unwrap().iter();
+                let named = advice.filter(|advice| advice["kind"] == "other-kernels");
+                let text =
+                    |advice: &serde_json::Value| advice["message"].as_str().unwrap().to_owned();
+                named.map(text).collect::<String>()
+            })
+        });
+        assert_eq!(told[0], told[1], "{lines}");
+        told.into_iter().next().unwrap()
+    };
+    let dep = |release: &str| format!("file lib/modules/{release}/modules.dep\n");
+    let older = format!("{}old boot/initrd.img-6.11.0\n", dep("6.11.0"));
+    let is_older = "the image of 6.11.0 is older than the hook, so that nothing applies the rules, or a former version does, when \
+                    that kernel boots: run update-initramfs -u -k all";
+    assert_eq!(kernels(&older), [is_older; 3]);
+    let newer = format!("{}file boot/initrd.img-6.11.0\n", dep("6.11.0"));
+    assert_eq!(kernels(&newer), [""; 3]);
+    // What a removed kernel left is none.
+    assert_eq!(kernels("dir lib/modules/6.1.0/updates\n"), [""; 3]);
+    let unknown = "whether the image of 6.1.0 holds the hook is not known";
+    let note = format!(
+        "{unknown}; update-initramfs -u -k all makes the images of all kernels that it knows anew"
+    );
+    assert_eq!(kernels(&dep("6.1.0")), [note.as_str(), note.as_str(), ""]);
+    let both = format!("{is_older}; {unknown}");
+    assert_eq!(kernels(&format!("{older}{}", dep("6.1.0"))), [both.as_str(); 3]);
+    // Where this kernel's image has to be made anew, that makes all of them.
+    assert_eq!(kernels(&format!("{older}old boot/initrd.img-6.12.30\n")), [""; 3]);
+}
+
+/// The image that is kept boots by itself until the new one is known to, where no menu lists it; the commands say to
+/// efibootmgr what it takes.
+#[test]
+fn where_no_menu_lists_the_kept_image_the_firmware_starts_it() {
+    let told = |loader: &str| {
+        let desk = Desk::with(&[]);
+        let name = "file sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+        let loader = if loader.is_empty() { String::new() } else { format!("{name} {loader}\n") };
+        let text = format!(
+            "{MACHINE}cmdline root=UUID=0\nfile usr/bin/mkinitcpio\nfile etc/kernel/cmdline root=UUID=0\n\
+             file etc/mkinitcpio.d/linux.preset default_uki=\"/efi/EFI/Linux/arch-linux.efi\"\n{loader}"
+        );
+        copy::unfold_text(&text, &desk.path("m"));
+        let told = json(&desk.run("suggest --json --from m 01:00.0"));
+        let steps = told["steps"].as_array().unwrap().iter();
+        let texts = steps.map(|step| {
+            (step["what"].to_string(), step["command"].as_str().unwrap_or("").to_owned())
+        });
+        texts.collect::<Vec<_>>()
+    };
+    let at = |steps: &[(String, String)], part: &str| {
+        steps.iter().position(|(_, command)| command.contains(part))
+    };
+    for (loader, has_menu) in
+        [("systemd-boot 257.5", true), ("rEFInd 0.14", true), ("Limine 9", false), ("", false)]
+    {
+        let steps = told(loader);
+        let keep = at(&steps, "cp -n").unwrap();
+        assert_eq!(
+            steps[keep].0.contains(loader.split(' ').next().unwrap()),
+            has_menu || loader.is_empty(),
+            "{loader}"
+        );
+        let places = ["--create", "mkinitcpio -P", "--bootnext", "status", "--delete-bootnum"];
+        let places = places.map(|part| at(&steps, part));
+        if has_menu {
+            assert_eq!([places[0], places[2], places[4]], [None; 3], "{loader}");
+        } else {
+            assert!(places.is_sorted() && Some(keep) < places[0], "{loader} {places:?}");
+        }
+    }
+    // What the commands call is written down by programs in their place.
+    let desk = Desk::with(&[]);
+    let directory = desk.path("bin");
+    fs::create_dir_all(&directory).unwrap();
+    for (name, script) in [
+        (
+            "findmnt",
+            "case $* in *TARGET*) echo /efi;; *) echo systemd-1; echo /dev/nvme0n1p2;; esac",
+        ),
+        ("lsblk", "echo nvme0n1"),
+        ("uname", "echo 6.12.30"),
+        (
+            "efibootmgr",
+            "[ $# = 0 ] || { printf '%s\\n' \"$*\" >>$LOG; exit; }; printf 'BootCurrent: 0004\\nBootOrder: 0007,0004\\n\
+             Boot0004* Arch\\tHD(1)\\nBoot0007* before-vfio-override\\tHD(1)\\nBoot00A1  before-vfio-override\\tHD(1)\\n'",
+        ),
+    ] {
+        let path = directory.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    copy::unfold_text(
+        "file etc/mkinitcpio.d/linux.preset default_uki=\"/efi/EFI/Linux/arch-linux.efi\"\n\
+         file usr/lib/modules/6.12.30/pkgbase linux\nfile sys/class/block/nvme0n1p2/partition 2\n",
+        &desk.path("root"),
+    );
+    for (_, command) in told("").iter().filter(|(_, command)| command.contains("efibootmgr")) {
+        let root = desk.path("root").display().to_string();
+        let below = ["/etc/", "/usr/lib/", "/sys/"]
+            .iter()
+            .fold(command.clone(), |text, place| text.replace(place, &format!("{root}{place}")));
+        let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap());
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &below]).env("PATH", path).env("LOG", desk.path("log"));
+        assert!(shell.status().unwrap().success(), "{below}");
+    }
+    let log = fs::read_to_string(desk.path("log")).unwrap();
+    assert_eq!(
+        log,
+        "--create --disk /dev/nvme0n1 --part 2 --label before-vfio-override --loader \\EFI\\Linux\\arch-linux~before.efi\n\
+         --bootnext 0004\n--bootnum 0007 --delete-bootnum\n--bootnum 00A1 --delete-bootnum\n"
+    );
+}
+
 /// modprobe reads the whole line, the kernel only up to `--`.
 #[test]
 fn ids_behind_the_end_are_taken_out_where_they_count() {
@@ -1435,6 +1566,8 @@ file lib/modules/6.12.30/modules.builtin
 file lib/modules/6.12.30/pkgbase linux
 file lib/modules/6.12.30/pkgbase 5ec2e7
 file boot/5ec2e7/6.12.30/initrd
+file boot/5ec2e7/6.11.0/initrd
+file lib/modules/6.11.0/modules.dep 5ec2e7
 file initramfs.list usr/lib/vfio-override/vfio-override-early
 file initramfs.list etc/5ec2e7/vfio-5ec2e7.conf
 file initramfs.list usr/share/5ec2e7/buildconfig

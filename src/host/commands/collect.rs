@@ -375,7 +375,8 @@ impl Copy {
                 continue;
             }
             let text = public_file(&path, text);
-            let public = if images.contains(&path) { public_image(&path) } else { path.clone() };
+            let is_image = images.iter().any(|image| is_beside(image, &path));
+            let public = if is_image { public_image(&path) } else { path.clone() };
             self.file_of(&public, &text, root.modified(&path))?;
         }
         let log = KernelLog::of(machine);
@@ -591,9 +592,6 @@ fn public_image(path: &str) -> String {
             name.starts_with(start) && name.ends_with(end)
         })
     };
-    // The directory of a kernel's release, as kernel-install makes it.
-    let is_release =
-        |name: &str| name.starts_with(|letter: char| letter.is_ascii_digit()) && name.contains('.');
     let mut unknown = 0;
     let parts = path.split_inclusive(['/', '\\']).map(|part| {
         let name = part.trim_end_matches(['/', '\\']);
@@ -606,6 +604,19 @@ fn public_image(path: &str) -> String {
         format!("entry{unknown}{}", part.get(name.len()..).unwrap_or_default())
     });
     parts.collect()
+}
+
+/// Whether it is the name of a kernel's release, as kernel-install names a directory.
+fn is_release(name: &str) -> bool {
+    name.starts_with(|letter: char| letter.is_ascii_digit()) && name.contains('.')
+}
+
+/// Whether a path is that of this image, or of another kernel's, whose place differs in the release alone.
+fn is_beside(image: &str, path: &str) -> bool {
+    let (parts, others) = (image.split('/'), path.split('/'));
+    let is_same =
+        |(part, other): (&str, &str)| part == other || is_release(part) && is_release(other);
+    parts.clone().count() == others.clone().count() && parts.zip(others).all(is_same)
 }
 
 /// What is told of a file that holds a kernel command line; all others hold no more than was of use.
@@ -738,6 +749,20 @@ mod tests {
             String::from_utf8(public_assignment(grub, "GRUB_CMDLINE_LINUX_DEFAULT=")).unwrap(),
             "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet …\"\n"
         );
+    }
+
+    #[test]
+    fn an_image_of_another_kernel_is_as_public_as_that_of_this_one() {
+        let image = "boot/alice/6.12.30/initrd";
+        for (path, is_it) in [
+            (image, true),
+            ("boot/alice/6.11.0-2-amd64/initrd", true),
+            ("boot/bob/6.11.0/initrd", false),
+            ("boot/alice/6.11.0", false),
+        ] {
+            assert_eq!(is_beside(image, path), is_it, "{path}");
+        }
+        assert_eq!(public_image("boot/alice/6.11.0/initrd"), "boot/entry1/6.11.0/initrd");
     }
 
     #[test]

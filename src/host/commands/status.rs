@@ -130,7 +130,10 @@ impl Report {
         // What does no harm is for those who plan.
         let others = Takers::of(machine, &devices, &taken).advice.into_iter();
         let unseen = asked.values().is_empty().then(|| advice::about_written(machine)).flatten();
-        let advice = others.filter(|advice| advice.severity == "warning").chain(unseen).collect();
+        let kernels = image.as_ref().filter(|_| !taken.is_empty());
+        let kernels = kernels.and_then(advice::about_other_kernels);
+        let advice = others.chain(kernels).filter(|advice| advice.severity == "warning");
+        let advice = advice.chain(unseen).collect();
         Self {
             parameter: asked.values(),
             off,

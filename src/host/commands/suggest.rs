@@ -172,6 +172,7 @@ impl Report {
             steps.extend(system.to_apply(change, takers.is_in_image));
             let look = "After the next boot, see what came of it";
             steps.push(system.ours(look, "status"));
+            steps.extend(system.once_booted());
             let bridges = advice.iter().filter(|advice| advice.kind == "bridge-driver");
             let bridges = bridges.flat_map(|advice| &advice.functions);
             steps.extend(bridges.filter_map(|bridge| {
@@ -217,6 +218,7 @@ impl Report {
     fn without_iommu(machine: &Machine, off: &Off, addresses: &[Address]) -> Self {
         let system = System::of(machine);
         let change = system.as_ref().map(|system| system.to_change(&off.change));
+        let has_change = change.as_ref().is_some_and(|steps| !steps.is_empty());
         let elsewhere = off.elsewhere.map(Step::text);
         let mut steps: Vec<Step> =
             elsewhere.into_iter().chain(change.into_iter().flatten()).collect();
@@ -230,6 +232,8 @@ impl Report {
                 Some(system) => system.ours(what, &suggest),
                 None => Step::run(what, format!("vfio-override {suggest}")),
             });
+            let once = system.as_ref().filter(|_| has_change).and_then(System::once_booted);
+            steps.extend(once);
             let end = "; turn the IOMMU on, reboot, and ask again";
             (Possible::NotYet, "not yet", end)
         };

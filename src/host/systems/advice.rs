@@ -17,7 +17,7 @@ use crate::machine::usage::{Usage, Use};
 use crate::rules::preview::Asked;
 use crate::rules::touched;
 use crate::screen::{PLAIN, Screen, WARN};
-use crate::systems::initramfs::{Hook, Initramfs, Listing, Maker};
+use crate::systems::initramfs::{Hook, Initramfs, Listing, Maker, Others};
 use crate::systems::iommu::Off;
 use crate::systems::steps::Written;
 use crate::systems::table::Way;
@@ -233,6 +233,7 @@ fn about_drivers(machine: &Machine, run: &Run<'_>) -> Vec<Advice> {
     }
     if run.rules.count() > 0 && run.rules.off.is_none() {
         advice.extend(image.as_ref().and_then(about_hook));
+        advice.extend(image.as_ref().and_then(about_other_kernels));
         advice.extend(image.as_ref().and_then(about_access));
     }
     advice
@@ -302,6 +303,38 @@ pub fn about_hook(image: &Initramfs) -> Option<Advice> {
         }
     };
     about_maker(image, maker)
+}
+
+/// That other installed kernels have images without the hook as it is now, where this one's is as it should be: else what
+/// is said of that has all of them made anew.
+pub fn about_other_kernels(image: &Initramfs) -> Option<Advice> {
+    let Others { older, unknown } = &image.others;
+    if image.is_strict || about_hook(image).is_some() {
+        return None;
+    }
+    let again = image.maker()?.image.rebuild;
+    let of_unknown = format!("whether the image of {} holds the hook is not known", list(unknown));
+    let advice = |make: fn(_, _, &dyn Display) -> Advice, message: String| {
+        Some(make("other-kernels", Vec::new(), &message))
+    };
+    match (older.is_empty(), unknown.is_empty()) {
+        (true, true) => None,
+        (true, false) => advice(
+            Advice::note,
+            format!("{of_unknown}; {again} makes the images of all kernels that it knows anew"),
+        ),
+        (false, _) => {
+            let end = if unknown.is_empty() { String::new() } else { format!("; {of_unknown}") };
+            advice(
+                Advice::warning,
+                format!(
+                    "the image of {} is older than the hook, so that nothing applies the rules, or a former version does, when that \
+                     kernel boots: run {again}{end}",
+                    list(older)
+                ),
+            )
+        }
+    }
 }
 
 /// The same where it is known who makes the image.

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -31,10 +32,20 @@ pub struct Initramfs {
     pub file: Option<String>,
     /// Whether the early binary or the hook was installed after the image was made.
     pub is_older_than_hook: bool,
+    pub others: Others,
     /// The files of ours in it, and the modules.
     listing: Result<Vec<String>, Unlisted>,
     /// Whether the kernel starts the early binary itself, so that no hook is needed.
     pub is_strict: bool,
+}
+
+/// The other installed kernels whose images may lack the hook as it is now, by their releases.
+#[derive(Default)]
+pub struct Others {
+    /// The image is older than the hook.
+    pub older: Vec<String>,
+    /// No image is found.
+    pub unknown: Vec<String>,
 }
 
 /// One that makes it.
@@ -106,15 +117,23 @@ impl Initramfs {
             .chain([EARLY.to_owned()])
             .filter_map(|path| root.has(&path).then(|| root.modified(&path)).flatten());
         let made = booted.file.as_deref().and_then(|file| root.modified(file));
-        let is_older_than_hook = match (made, newest.max()) {
+        let newest = newest.max();
+        let is_older_than_hook = match (made, newest) {
             (Some(image), Some(hook)) => image < hook,
             _ => false,
+        };
+        let is_ready = |maker: &Maker| {
+            matches!(maker.image.way, Way::Hook(_) | Way::Listed(_)) && maker.hook == Hook::Ready
+        };
+        let others = match newest {
+            Some(hook) if makers.iter().any(is_ready) => booted.others(root, found, hook),
+            _ => Others::default(),
         };
         let is_strict = cmdline::parameters(&facts.line).any(|parameter| {
             matches!(parameter.name, b"rdinit" | b"init")
                 && parameter.value.is_some_and(|value| value.ends_with(b"/vfio-override-early"))
         });
-        Self { makers, file: booted.file, is_older_than_hook, listing, is_strict }
+        Self { makers, file: booted.file, is_older_than_hook, others, listing, is_strict }
     }
 
     /// What makes the image, if that is known.
@@ -162,12 +181,7 @@ impl Booted {
     fn of(machine: &Machine, facts: &Facts<'_>, found: &Found) -> Self {
         let root = facts.root;
         let release = machine.release().unwrap_or_default();
-        let is_first = Cell::new(true);
-        let first = |line: &str| is_first.replace(false).then(|| line.to_owned());
-        let package = root
-            .lines(&format!("lib/modules/{release}/pkgbase"), first)
-            .ok()
-            .and_then(|lines| lines.into_iter().next());
+        let package = package_of(root, &release);
         // The processor's microcode comes in an archive of its own.
         let path = values(&facts.line, "initrd").find(|path| !path.contains("ucode"));
         let name = path.as_deref().and_then(|path| path.rsplit('/').next()).map(str::to_owned);
@@ -187,6 +201,33 @@ impl Booted {
             of_loader.chain(of_ostree).chain(of_makers).chain(of_others).collect();
         booted.file = all.into_iter().find(|file| root.has(file));
         booted
+    }
+
+    /// The same of the other kernels that are installed, by no more than when their images were made.
+    fn others(&self, root: &Root, found: &Found, hook: SystemTime) -> Others {
+        const MOST: usize = 16;
+        let mut others = Others::default();
+        let Some(own) = &self.file else { return others };
+        let releases = root.names("lib/modules").into_iter().filter(|name| *name != self.release);
+        // What a kernel leaves when it is removed has no list of modules.
+        let is_whole = |name: &String| root.has(&format!("lib/modules/{name}/modules.dep"));
+        for release in releases.filter(is_whole).take(MOST) {
+            let package = package_of(root, &release);
+            let beside = match (&self.package, &package) {
+                _ if own.contains(&self.release) => own.replace(&self.release, &release),
+                (Some(its), Some(package)) => own.replace(its, package),
+                _ => own.clone(),
+            };
+            let other = Self { file: None, name: None, release, package };
+            let of_makers = found.images.iter().flat_map(|(_, image)| other.files(image));
+            let mut places = [beside].into_iter().chain(of_makers).filter(|file| file != own);
+            match places.find(|file| root.has(file)).and_then(|file| root.modified(&file)) {
+                Some(made) if made < hook => others.older.push(other.release),
+                Some(_) => {}
+                None => others.unknown.push(other.release),
+            }
+        }
+        others
     }
 
     /// Where this maker puts the image of the running kernel.
@@ -231,6 +272,13 @@ impl Booted {
         });
         makers
     }
+}
+
+/// The package that a kernel is from, where its directory says it.
+fn package_of(root: &Root, release: &str) -> Option<String> {
+    let is_first = Cell::new(true);
+    let first = |line: &str| is_first.replace(false).then(|| line.to_owned());
+    root.lines(&format!("lib/modules/{release}/pkgbase"), first).ok()?.into_iter().next()
 }
 
 /// The values of this parameter, with slashes between the parts of a path.

@@ -72,7 +72,8 @@ pub struct Facts<'a> {
     pub root: &'a Root,
     pub line: Vec<u8>,
     os: Vec<String>,
-    loader: Option<String>,
+    /// The boot loader, by the name that it tells.
+    pub loader: Option<String>,
     stub: Option<u32>,
     /// Whether the firmware starts nothing that is not signed.
     pub is_secure_boot: bool,

@@ -14,6 +14,7 @@ use super::own::{Own, page};
 use super::sign::Facts;
 use super::table::{
     ADDONS, Before, Command, Edit, Given, KEYS, LOAD, Line, Location, More, Second, Way,
+    WithoutMenu,
 };
 use super::words::{Change, split};
 use crate::machine::Machine;
@@ -216,7 +217,7 @@ impl<'a> System<'a> {
 
     /// Whether Secure Boot is on and an image of ours to make has to be signed anew.
     fn is_signed(&self) -> bool {
-        let is_remade = |(_, _, line): (_, _, &Line)| matches!(line.before, Some(Before::Keep(_)));
+        let is_remade = |(_, _, line): (_, _, &Line)| matches!(line.before, Some(Before::Keep(..)));
         self.facts.is_secure_boot && self.found.loader.is_some_and(is_remade)
     }
 
@@ -583,9 +584,35 @@ impl<'a> System<'a> {
     /// What comes before the command that makes a change of the command line count.
     fn before(&self, before: &Before, page: &str) -> Step {
         match before {
-            Before::Keep(given) => Self::with_page(given, &self.page(page)),
+            Before::Keep(given, _) => {
+                let mut step = Self::with_page(given, &self.page(page));
+                match self.facts.loader.as_deref() {
+                    Some("systemd-boot") => step.what.push_str(
+                        "; systemd-boot lists it below the new one (where it shows no menu, hold the space bar while the machine \
+                         starts)",
+                    ),
+                    Some("rEFInd") => step.what.push_str("; rEFInd lists it, too"),
+                    _ => {}
+                }
+                step
+            }
             Before::Make(what) => Step::text(what.replace("{page}", &self.page(page))),
         }
+    }
+
+    /// What has the firmware start the image that is kept, where no boot menu lists it.
+    fn without_menu(&self) -> Option<&'static WithoutMenu> {
+        const LIST: [&str; 2] = ["systemd-boot", "rEFInd"];
+        let is_listed = self.facts.loader.as_ref().is_some_and(|name| LIST.contains(&&**name));
+        match self.found.loader?.2.before.as_ref()? {
+            Before::Keep(_, without_menu) if !is_listed => *without_menu,
+            _ => None,
+        }
+    }
+
+    /// What has to be done once the boot with the words was as asked.
+    pub fn once_booted(&self) -> Option<Step> {
+        self.without_menu().map(|steps| Step::from(&steps.end))
     }
 
     /// What makes a change of the command line count.
@@ -706,9 +733,12 @@ impl<'a> System<'a> {
             }
             Location::Addon(directory) => self.addon(name, page, directory, change, &dropped),
         };
+        let without_menu = self.without_menu();
         steps.extend(line.before.as_ref().map(|before| self.before(before, page)));
+        steps.extend(without_menu.map(|steps| Step::from(&steps.entry)));
         steps.extend(self.command_then(line));
         steps.extend(self.signature());
+        steps.extend(without_menu.map(|steps| Step::from(&steps.next)));
         steps
     }
 

@@ -34,10 +34,20 @@ pub struct Line {
 
 /// What has to be done before a change of the command line is made to count; `{page}` is the page of this loader.
 pub enum Before {
-    /// Once, so that there is a way back.
-    Keep(Given),
+    /// Once, so that there is a way back; with what has the firmware start it, where no boot menu lists what is kept.
+    Keep(Given, Option<&'static WithoutMenu>),
     /// With each change.
     Make(&'static str),
+}
+
+/// How the firmware starts the image that is kept, unless it is told to start the new one, at one boot.
+pub struct WithoutMenu {
+    /// Behind the keeping.
+    pub entry: Given,
+    /// Before the boot.
+    pub next: Given,
+    /// Once that boot was as asked.
+    pub end: Given,
 }
 
 pub enum Location {
@@ -257,17 +267,46 @@ const MKINITCPIO_UKI: Sign = All(&[
 ]);
 /// systemd-boot sorts what has a `~` below its like (`strverscmp_improved`, by which it compares names), so that the
 /// new image stays the one that boots by itself.
-const KEEP_MKINITCPIO_UKI: Before = Before::Keep(command(
-    "Keep the image that boots, as the way back, if the partition has room; systemd-boot lists it below the new one",
-    "bash -c '. /etc/mkinitcpio.d/$(cat /usr/lib/modules/$(uname -r)/pkgbase).preset; cp -n \"$default_uki\" \
-     \"${default_uki%.efi}~before.efi\"'",
-));
-const KEEP_UKI: Before = Before::Keep(Given {
-    what: "Keep the image that boots, as the way back, if the partition has room: {page} says how",
-    file: None,
-    line: None,
-    command: None,
-});
+const KEEP_MKINITCPIO_UKI: Before = Before::Keep(
+    command(
+        "Keep the image that boots, as the way back, if the partition has room",
+        "bash -c '. /etc/mkinitcpio.d/$(cat /usr/lib/modules/$(uname -r)/pkgbase).preset; cp -n \"$default_uki\" \
+         \"${default_uki%.efi}~before.efi\"'",
+    ),
+    Some(&FIRMWARE_STARTS_KEPT),
+);
+/// `efibootmgr --create` puts its entry in front of all others (efibootmgr(8)), and `--bootnext` counts for one boot.
+const FIRMWARE_STARTS_KEPT: WithoutMenu = WithoutMenu {
+    entry: command(
+        "No boot loader whose menu lists such images has told its name here: the firmware starts the image, and may show no menu. \
+         Have it start the kept one from now on (efibootmgr is a package of its own; where a menu lists the images, leave this and the \
+         other two steps with efibootmgr out)",
+        "bash -c '. /etc/mkinitcpio.d/$(cat /usr/lib/modules/$(uname -r)/pkgbase).preset; f=${default_uki%.efi}~before.efi; \
+         p=$(findmnt -nvo SOURCE -T \"$f\" | tail -n 1); m=$(findmnt -no TARGET -T \"$f\" | tail -n 1); f=${f#\"$m\"}; \
+         efibootmgr --create --disk /dev/$(lsblk -dno PKNAME $p) --part $(cat /sys/class/block/${p##*/}/partition) \
+         --label before-vfio-override --loader \"${f//\\//\\\\}\"'",
+    ),
+    next: command(
+        "Have the firmware start the new image at the next boot alone. Where that one does not start, switch the machine off and on: \
+         the kept one does",
+        "sh -c 'efibootmgr --bootnext $(efibootmgr | sed -n \"s/^BootCurrent: //p\")'",
+    ),
+    end: command(
+        "Once that boot is as asked, have the firmware start the new image at each boot again: take the entry of the kept one away",
+        "sh -c 'for n in $(efibootmgr | sed -n \"s/^Boot\\([0-9A-F]*\\)[* ] *before-vfio-override.*/\\1/p\"); do \
+         efibootmgr --bootnum $n --delete-bootnum; done'",
+    ),
+};
+const KEEP_UKI: Before = Before::Keep(
+    Given {
+        what: "Keep the image that boots, as the way back, if the partition has room: {page} says how, where the firmware shows no \
+               menu, too",
+        file: None,
+        line: None,
+        command: None,
+    },
+    None,
+);
 /// systemd, `OpenRC` and the scripts of Void look there.
 pub const LOAD: Given = Given {
     what: "In /etc/modules-load.d/vfio-pci.conf, add the line, since vfio-pci does not load by itself",
