@@ -365,9 +365,10 @@ impl Cell {
         };
         match self.how {
             How::Hook => hooked(case),
-            // The image loads vfio-pci before the drivers of the host.
+            // The image loads vfio-pci before the drivers of the host. busybox's modprobe, which dracut 112 takes where it
+            // is installed, knows the parameter only with a `_`.
             How::Ids => STRAYS.iter().fold(
-                hooked(case).parameter("vfio-pci.ids=1234:1111,8086:10d3").strays(STRAYS),
+                hooked(case).parameter("vfio_pci.ids=1234:1111,8086:10d3").strays(STRAYS),
                 |case, stray| {
                     case.logged(&format!(
                         "vfio-pci.ids= has vfio-pci take 0000:{stray}, which no rule does"
