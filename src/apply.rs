@@ -72,11 +72,12 @@ pub(crate) fn is_name(held: &[u8]) -> bool {
     held.first().is_some_and(|&first| first != b'(')
 }
 
-/// Reads back each override that was written.
+/// Reads back each override that was written, that of a guess too, unless its function came further since.
 #[inline(never)]
 pub(crate) fn read_back(system: &mut impl System, plan: &mut Plan) {
-    let is_unproven =
-        |step: &&mut Step| step.held == Held::Written && matches!(step.state, State::Held);
+    let is_unproven = |step: &&mut Step| {
+        step.held == Held::Written && matches!(step.state, State::Held | State::Failed(_))
+    };
     plan.taken_mut().filter(is_unproven).for_each(|step| hold(system, step));
 }
 

@@ -94,17 +94,16 @@ impl Run<'_> {
         for step in plan.taken_mut().filter(waits) {
             match found {
                 Ok(()) if *driver == asked => step.state = State::Offered,
-                // Whether the driver is there now, its functions tell.
-                _ if !rules.is_auto(step) => step.state = State::Held,
-                Ok(()) => {
+                Ok(()) if rules.is_auto(step) => {
                     store_name(&mut step.driver, driver);
                     step.held = Held::Not;
                     apply::hold(system, step);
                 }
-                Err(errno) if is_loaded => {
+                Err(errno) if is_loaded && rules.is_auto(step) => {
                     step.state = State::Failed(Problem::NotRegistered(errno));
                 }
-                Err(_) => {}
+                // Whether the driver is there now, its functions tell.
+                _ => step.state = State::Held,
             }
         }
         apply::bind(system, plan);
