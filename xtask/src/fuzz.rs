@@ -152,11 +152,10 @@ impl Fuzzer {
     pub fn run(&self, target: Target, length: Length) -> Result<u64> {
         let name = target.to_string();
         let program = self.programs.join(&name);
-        let mut command = Command::new(&program);
-        let found = match length {
+        let (mut command, found) = match length {
             Length::Same => {
                 // Where a program lies in memory, and how long an input took, would lead libFuzzer elsewhere.
-                command = Command::new("setarch");
+                let mut command = Command::new("setarch");
                 command.arg("-R").arg(&program).args(["-seed=1", "-entropic=0", "-reload=0"]);
                 command.arg(format!("-runs={}", target.runs()));
                 let found = self.scratch.join(format!("{name}-same"));
@@ -164,11 +163,12 @@ impl Fuzzer {
                     fs::remove_dir_all(&found)
                         .with_context(|| format!("cannot remove {}", found.display()))?;
                 }
-                found
+                (command, found)
             }
             Length::Seconds(seconds) => {
+                let mut command = Command::new(&program);
                 command.arg(format!("-max_total_time={seconds}"));
-                self.scratch.join(&name)
+                (command, self.scratch.join(&name))
             }
         };
         fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
