@@ -1503,7 +1503,8 @@ mod tests {
                     assert!(word.contains("{}"), "{}", system.name);
                 }
                 Some(Location::Own { line, .. }) => {
-                    assert!(line.contains("{}") || line.contains("{list}"), "{}", system.name);
+                    let ours = ["{}", "{list}", "{whole}"];
+                    assert!(ours.iter().any(|ours| line.contains(ours)), "{}", system.name);
                 }
                 Some(Location::Variable { name, .. }) => {
                     assert!(name.ends_with('='), "{}", system.name);
