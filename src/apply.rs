@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use crate::path::{Attribute, Path};
 use crate::pci::Address;
 use crate::plan::{Held, Plan, State, Step};
-use crate::problem::{Operation, Problem};
+use crate::problem::Problem;
 use crate::rule::{MAX_DRIVER, NOBODY};
 use crate::system::{File, System, View, first_line};
 
@@ -46,8 +46,8 @@ fn set_override(system: &mut impl System, step: &Step, is_guess: bool) -> Result
     // Room for the newline and for one byte more, by which a longer name differs.
     let mut buffer = [0; MAX_DRIVER + 2];
     let opened = system.open(path, OFlag::O_RDWR);
-    let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
-    let length = file.read(&mut buffer).map_err(Problem::fault(Operation::Read, path))?;
+    let mut file = opened.map_err(Problem::fault("open", path))?;
+    let length = file.read(&mut buffer).map_err(Problem::fault("read", path))?;
     let found = first_line(buffer.get(..length).unwrap_or_default());
     let is_held = found == step.driver || is_guess && is_name(found);
     match step.held {
@@ -58,7 +58,7 @@ fn set_override(system: &mut impl System, step: &Step, is_guess: bool) -> Result
             let mut value = Vec::<u8, { MAX_DRIVER + 1 }>::new();
             let whole = value.extend_from_slice(&step.driver).is_ok() && value.push(b'\n').is_ok();
             debug_assert!(whole);
-            file.write(&value).map_err(Problem::fault(Operation::Write, path))?;
+            file.write(&value).map_err(Problem::fault("write", path))?;
             Ok(Held::Written)
         }
         held if is_held => Ok(held),
@@ -92,7 +92,8 @@ pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
     for step in plan.taken_mut().filter(|step| matches!(step.state, State::Held)) {
         if asked != step.driver {
             store_name(&mut asked, &step.driver);
-            is_registered = asked != NOBODY && View::of(system).has_driver(&asked);
+            // If this cannot be found out, it counts as registered: the probe then has a more precise error.
+            is_registered = asked != NOBODY && system.find_driver(&asked) != Err(Errno::ENOENT);
         }
         step.state = bind_one(system, step, is_registered).unwrap_or_else(State::Failed);
     }
@@ -150,7 +151,7 @@ pub fn store_name(kept: &mut DriverName, name: &[u8]) {
 
 /// Offers the function to all drivers that may have it.
 pub fn probe(system: &mut impl System, address: Address) -> Result<(), Problem> {
-    let fault = Problem::fault(Operation::Write, Path::DriversProbe);
+    let fault = Problem::fault("write", Path::DriversProbe);
     system.probe(&address.name()).map_err(fault)
 }
 
@@ -166,6 +167,6 @@ pub fn unbind(system: &mut impl System, address: Address) -> Result<(), Problem>
 /// Writes one value to the attribute.
 pub fn write(system: &mut impl System, path: Path, text: &[u8]) -> Result<(), Problem> {
     let opened = system.open(path, OFlag::O_WRONLY);
-    let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
-    file.write(text).map_err(Problem::fault(Operation::Write, path))
+    let mut file = opened.map_err(Problem::fault("open", path))?;
+    file.write(text).map_err(Problem::fault("write", path))
 }

@@ -7,7 +7,7 @@
 pub const MAX_LENGTH: usize = 64 * 1024;
 
 /// The name of our parameter. It holds neither `-` nor `_`, between which the kernel makes no difference.
-pub(crate) const PARAMETER: &[u8] = b"vfio.override";
+pub const PARAMETER: &[u8] = b"vfio.override";
 
 /// White space as `isspace` of `lib/ctype.c` has it: also vertical tab and the Latin-1 no-break
 /// space, which cuts a UTF-8 letter such as `à` in two.
@@ -39,16 +39,11 @@ pub fn parameters(line: &[u8]) -> impl Iterator<Item = Parameter<'_>> {
 
 /// The names and values of all parameters that have one. Of a line that is longer than [`MAX_LENGTH`], only the
 /// parameters that end within that length count.
-pub(crate) fn values(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub fn values(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let is_cut = line.len() > MAX_LENGTH;
     parameters(line.get(..MAX_LENGTH).unwrap_or(line))
         .filter(move |parameter| parameter.ended || !is_cut)
         .filter_map(|parameter| Some((parameter.name, parameter.value?)))
-}
-
-/// The values of every `vfio.override=` of the line, in order. A `vfio.override` without `=` is ignored.
-pub fn overrides(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    values(line).filter(|(name, _)| *name == PARAMETER).map(|(_, value)| value)
 }
 
 fn next_parameter(line: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
@@ -212,8 +207,10 @@ mod tests {
     #[test]
     fn our_parameter_is_found_wherever_it_stands() {
         let line = b"vfio.override quiet vfio.override=1 vfio.overrides=2 \"vfio.override=3 4\" -- vfio.override=5";
-        let values: Vec<_> =
-            overrides(line).map(|value| value.escape_ascii().to_string()).collect();
+        let values: Vec<_> = values(line)
+            .filter(|(name, _)| *name == PARAMETER)
+            .map(|(_, value)| value.escape_ascii().to_string())
+            .collect();
         assert_eq!(values, ["1", "3 4"]);
     }
 

@@ -175,25 +175,22 @@ impl<'a> Cursor<'a> {
     fn selector(&mut self) -> Option<Selector> {
         let selector =
             self.rest.split(|byte| matches!(byte, b'@' | b'+' | b'=')).next().unwrap_or_default();
-        if selector == b"boot_vga" {
-            self.skip(selector.len());
-            return Some(Selector::BootVga);
-        }
-        if self.eat(b"class:") {
-            return self.class();
-        }
-        if self.eat(b"pci:") {
-            return self.ids(true);
-        }
-        if selector.starts_with(b"pci_") {
-            return self
-                .fail("0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot");
-        }
         // A word is no selector, rather than a bad number, even where its first letter is a hexadecimal digit, as in
         // `boot`.
         let mut first_field = selector.iter().take_while(|byte| **byte != b':');
         let is_word = first_field.any(|byte| matches!(byte | 0x20, b'g'..=b'w' | b'y' | b'z'));
-        if is_word || !matches!(selector, [b'*' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) {
+        if selector == b"boot_vga" {
+            self.skip(selector.len());
+            Some(Selector::BootVga)
+        } else if self.eat(b"class:") {
+            self.class()
+        } else if self.eat(b"pci:") {
+            self.ids(true)
+        } else if selector.starts_with(b"pci_") {
+            self.fail("0000:01:00.0 for libvirt's pci_0000_01_00_0, or .* for the whole slot")
+        } else if is_word
+            || !matches!(selector, [b'*' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..])
+        {
             self.fail("an address (03:00.0), a path, IDs (10de:2204), class:03 or boot_vga")
         } else if selector.contains(&b'.') {
             self.address_or_path()

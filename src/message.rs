@@ -35,9 +35,9 @@ pub enum Message<'a> {
     /// The rule of this number is `off`.
     Off(RuleNumber),
     /// What came of a rule.
-    Rule(RuleNumber, &'a Entry<'a>),
+    Rule(&'a Entry<'a>),
     /// A rule that may not mean what its author meant.
-    Doubtful(RuleNumber, &'a Entry<'a>, &'static str),
+    Doubtful(&'a Entry<'a>, &'static str),
     /// Something was not done, or not as well as it could be.
     Problem(Problem),
     /// Something could not be looked at, and no rule has that as its outcome: a rule that selects by attributes may
@@ -52,10 +52,8 @@ pub enum Message<'a> {
     NotViable(u32, &'a Plan),
     /// The display that the firmware booted on is taken.
     BootDisplay(Address),
-    /// A mass-storage controller is taken.
-    Storage(&'a Function),
-    /// A network controller is taken.
-    Network(&'a Function),
+    /// A mass-storage or a network controller is taken.
+    Lost(&'a Function),
     /// A firmware framebuffer's driver holds memory of a taken function.
     Framebuffer(Address),
     /// `vfio-pci.ids=` takes a function that no rule takes.
@@ -150,19 +148,14 @@ impl Message<'_> {
             Self::NoRules | Self::Off(_) => Level::Info,
             Self::Summary(rules, _) if all_applied(rules) => Level::Info,
             Self::LeftAlone(_) => Level::Debug,
-            Self::Rule(_, entry) => match entry.outcome {
+            Self::Rule(entry) => match entry.outcome {
                 Outcome::Absent => Level::Info,
                 Outcome::Unmatched if excludes(entry) => Level::Info,
                 Outcome::Unmatched
                 | Outcome::Refused(_)
                 | Outcome::Invalid(_)
                 | Outcome::Failed(_) => Level::Warn,
-                Outcome::NotInForce
-                | Outcome::Setting
-                | Outcome::Applied
-                | Outcome::Excluded
-                | Outcome::Overruled
-                | Outcome::Elsewhere => Level::Debug,
+                _ => Level::Debug,
             },
             Self::Function(step) => match step.state {
                 State::Failed(_) => Level::Error,
@@ -177,19 +170,7 @@ impl Message<'_> {
             }
             Self::Worker(..) | Self::Init(..) | Self::Shell | Self::NoInit => Level::Error,
             // What an operator should know about what was done.
-            Self::Doubtful(..)
-            | Self::Problem(_)
-            | Self::Unseen(_)
-            | Self::NoIommu
-            | Self::NoGroup(_)
-            | Self::NotViable(..)
-            | Self::BootDisplay(_)
-            | Self::Storage(_)
-            | Self::Network(_)
-            | Self::Framebuffer(_)
-            | Self::Stray(_)
-            | Self::Summary(..)
-            | Self::Loading(_) => Level::Warn,
+            _ => Level::Warn,
         }
     }
 
@@ -202,8 +183,8 @@ impl Message<'_> {
 
 /// Whether no rule is left that the operator has to mend.
 pub(crate) fn all_applied(rules: &RuleSet<'_>) -> bool {
-    let is_bad = |(number, entry)| Message::Rule(number, entry).level() == Level::Warn;
-    rules.surplus == 0 && !rules.entries().any(is_bad)
+    let is_bad = |entry| Message::Rule(entry).level() == Level::Warn;
+    rules.surplus == 0 && !rules.entries.iter().any(is_bad)
 }
 
 fn excludes(entry: &Entry<'_>) -> bool {
@@ -220,9 +201,9 @@ impl fmt::Display for Message<'_> {
             Self::Off(number) => {
                 write!(f, "rule {} \"off\": nothing is touched", Decimal(number.into()))
             }
-            Self::Rule(number, entry) => write_rule(f, number, entry),
-            Self::Doubtful(number, entry, doubt) => {
-                write!(f, "rule {} {}: ", Decimal(number.into()), Quoted(entry.text))?;
+            Self::Rule(entry) => write_rule(f, entry),
+            Self::Doubtful(entry, doubt) => {
+                write!(f, "rule {} {}: ", Decimal(entry.number.into()), Quoted(entry.text))?;
                 f.write_str(doubt)
             }
             Self::Problem(problem) => problem.fmt(f),
@@ -276,14 +257,12 @@ impl fmt::Display for Message<'_> {
                 "{address} is the boot display: the console freezes when it is taken, \
                  which is no hang; !boot_vga leaves it to the host"
             ),
-            Self::Storage(Function { address, class, .. }) => {
-                write!(f, "{address} is mass storage (class {class}): the host loses its disks")
-            }
-            Self::Network(Function { address, class, .. }) => {
-                write!(
-                    f,
-                    "{address} is a network function (class {class}): the host loses its links"
-                )
+            Self::Lost(Function { address, class, .. }) => {
+                let is_disk = class.is_storage();
+                address.fmt(f)?;
+                f.write_str(if is_disk { " is mass storage" } else { " is a network function" })?;
+                write!(f, " (class {class}): the host loses its ")?;
+                f.write_str(if is_disk { "disks" } else { "links" })
             }
             Self::Framebuffer(address) => write!(
                 f,
@@ -353,8 +332,8 @@ impl fmt::Display for Message<'_> {
     }
 }
 
-fn write_rule(f: &mut fmt::Formatter<'_>, number: RuleNumber, entry: &Entry<'_>) -> fmt::Result {
-    write!(f, "rule {} {}: ", Decimal(number.into()), Quoted(entry.text))?;
+fn write_rule(f: &mut fmt::Formatter<'_>, entry: &Entry<'_>) -> fmt::Result {
+    write!(f, "rule {} {}: ", Decimal(entry.number.into()), Quoted(entry.text))?;
     f.write_str(match entry.outcome {
         Outcome::NotInForce => "not in force",
         Outcome::Setting => "in force",
@@ -454,7 +433,7 @@ fn write_summary(f: &mut fmt::Formatter<'_>, rules: &RuleSet<'_>, plan: &Plan) -
     f.write_str("rules: ")?;
     let mut separator = "";
     for word in WORDS {
-        let count = rules.entries().filter(|(_, entry)| entry.outcome.word() == word).count();
+        let count = rules.entries.iter().filter(|entry| entry.outcome.word() == word).count();
         if count > 0 {
             f.write_str(separator)?;
             Decimal::from(count).fmt(f)?;

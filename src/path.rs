@@ -12,15 +12,20 @@ use crate::text::{Decimal, Escaped};
 
 /// A path, stored as its parts: small enough to be stored with every problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their texts say it")]
 pub enum Path {
+    /// The directory with an entry for each function.
     Devices,
+    /// The directory of a function.
     Device(Address),
+    /// An attribute of a function.
     Attribute(Address, Attribute),
+    /// The file to which the name of a function is written that is to be offered to the drivers.
     DriversProbe,
+    /// The directory with an entry for each IOMMU group.
     Groups,
     /// The directory with an entry for each IOMMU that the kernel uses.
     Iommus,
+    /// The directory with an entry for each function of the IOMMU group of this number.
     GroupDevices(u32),
     /// The directory with an entry for each function that vfio-pci has.
     VfioPci,
@@ -28,14 +33,20 @@ pub enum Path {
 
 /// The attributes of a function that are used, including its links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as in sysfs")]
 pub enum Attribute {
+    /// All IDs and the class.
     Modalias,
+    /// The same of the bridge above.
     BridgeModalias,
+    /// Of a VGA controller: whether the firmware booted on it.
     BootVga,
+    /// The link to the IOMMU group.
     IommuGroup,
+    /// The name of the only driver that may have the function.
     DriverOverride,
+    /// The link to the driver that has the function.
     Driver,
+    /// The file to which the name of the function is written to take it away from its driver.
     DriverUnbind,
 }
 
@@ -89,19 +100,6 @@ impl Path {
             Self::VfioPci => PathText::of(&[DRIVERS, VFIO_PCI]),
         }
     }
-
-    /// The path of a function's attribute, relative to the directory that holds all functions of its bus. Empty for
-    /// any other path.
-    pub fn below_bus(self) -> PathText {
-        match self {
-            Self::Attribute(address, attribute) => {
-                let mut text = PathText(address.name());
-                text.end(&[attribute.name()]);
-                text
-            }
-            _ => PathText::of(&[]),
-        }
-    }
 }
 
 /// A path as system calls take it: with a NUL at its end, and room for the longest.
@@ -121,6 +119,13 @@ impl PathText {
         let added = parts.iter().try_for_each(|part| self.0.extend_from_slice(part));
         debug_assert!(added.is_ok() && !self.0.is_full());
         let _ = self.0.push(0);
+    }
+
+    /// The path of a function's attribute, relative to the directory that holds all functions of its bus.
+    pub fn below_bus(address: Address, attribute: Attribute) -> Self {
+        let mut text = Self(address.name());
+        text.end(&[attribute.name()]);
+        text
     }
 
     /// The directory of the driver of this name.
@@ -179,8 +184,9 @@ mod tests {
     #[test]
     fn a_functions_path_ends_with_its_name() {
         let address = Address::new(0, 1, 2, 3).unwrap();
+        let below_bus = PathText::below_bus(address, Attribute::Driver);
+        assert_eq!(below_bus.as_c_str(), c"0000:01:02.3/driver");
         let attribute = Path::Attribute(address, Attribute::Driver);
-        assert_eq!(attribute.below_bus().as_c_str(), c"0000:01:02.3/driver");
         assert!(attribute.to_string().ends_with("/0000:01:02.3/driver"));
     }
 }

@@ -6,7 +6,12 @@ use core::fmt::{self, Write};
 use heapless::Vec;
 
 use crate::path::MAX_PATH;
-use crate::text::{hex, number};
+use crate::text::{hex_digits, number, write_hex};
+
+/// The highest device number on a bus (`PCI_SLOT` in `include/uapi/linux/pci.h`).
+pub const MAX_DEVICE: u8 = 0x1f;
+/// The highest function number of a device (`PCI_FUNC` in `include/uapi/linux/pci.h`).
+pub const MAX_FUNCTION: u8 = 7;
 
 /// The address of one PCI function, printed as sysfs names it: `0000:03:00.0`.
 ///
@@ -75,14 +80,7 @@ impl Address {
     pub const fn same_slot(self, other: Self) -> bool {
         self.0 >> 3 == other.0 >> 3
     }
-}
 
-/// The highest device number on a bus (`PCI_SLOT` in `include/uapi/linux/pci.h`).
-pub const MAX_DEVICE: u8 = 0x1f;
-/// The highest function number of a device (`PCI_FUNC` in `include/uapi/linux/pci.h`).
-pub const MAX_FUNCTION: u8 = 7;
-
-impl Address {
     /// The name that sysfs has for it, such as `0000:03:00.0`, with room for the rest of a path. The domain may have up
     /// to 8 digits.
     #[inline(never)]
@@ -90,13 +88,13 @@ impl Address {
         let numbers = u32::from_be_bytes([self.bus(), self.device(), self.function(), 0]);
         // Two digits each. The two of the bus, the two of the device and the last of the function fill the gaps of
         // `between`.
-        let digits = u64::from_be_bytes(hex::digits(numbers));
+        let digits = u64::from_be_bytes(hex_digits(numbers));
         let between = u64::from_be_bytes(*b":\0\0:\0\0.\0");
         let place = digits >> 8 & 0x00ff_ff00_0000_0000 | digits >> 16 & 0xffff_00ff | between;
         let domain = match self.domain() {
             // Nearly every domain is 0.
             0 => *b"00000000",
-            domain => hex::digits(domain),
+            domain => hex_digits(domain),
         };
         // The domain has at least four digits.
         let zeros = (self.domain().leading_zeros() / 4).min(4);
@@ -125,9 +123,9 @@ pub struct Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(f, self.vendor.into(), 4)?;
+        write_hex(f, self.vendor.into(), 4)?;
         f.write_str(":")?;
-        hex::write(f, self.device.into(), 4)
+        write_hex(f, self.device.into(), 4)
     }
 }
 
@@ -176,7 +174,7 @@ impl Class {
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(f, self.0, 6)
+        write_hex(f, self.0, 6)
     }
 }
 

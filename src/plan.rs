@@ -11,7 +11,7 @@ use heapless::Vec;
 
 use crate::apply::{DriverName, store_name};
 use crate::pci::{Address, Function};
-use crate::problem::Problem;
+use crate::problem::{Limit, Problem};
 use crate::rule::{Action, Driver, Expansion, NOBODY, Rule, Selector, Statement, VFIO_PCI};
 use crate::ruleset::{Outcome, RuleNumber, RuleSet};
 use crate::survey::{
@@ -21,6 +21,8 @@ use crate::survey::{
 /// What becomes of every function that the rules concern.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// The only function that is to be decided on; `None` for all. The caller sets it before the run begins.
+    pub only: Option<Address>,
     /// One for every function that a rule may decide on; by address, once the survey is done.
     pub steps: Vec<Step, MAX_FUNCTIONS>,
     /// Functions that share an IOMMU group with a taken one and have no step, in no order.
@@ -64,11 +66,13 @@ pub struct Step {
 
 /// Whether a function's override is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their names say it")]
 pub enum Held {
+    /// No.
     #[default]
     Not,
+    /// It was, before the run.
     Already,
+    /// The run has set it.
     Written,
 }
 
@@ -129,6 +133,7 @@ impl Plan {
     /// A plan for nothing.
     pub const fn new() -> Self {
         Self {
+            only: None,
             steps: Vec::new(),
             neighbours: Vec::new(),
             strays: Vec::new(),
@@ -174,14 +179,13 @@ impl Plan {
         self.steps.iter_mut().find(|step| step.function.address == address)
     }
 
-    /// Adds a function that is not there yet.
-    pub(crate) fn insert(&mut self, function: Function) -> Result<(), Problem> {
-        const PROBLEM: Problem = Problem::TooMany(&(
-            MAX_FUNCTIONS,
-            "functions: the rest is not protected; use narrower rules",
-        ));
+    /// Adds a function that is not there yet. `scope` is what it was found by.
+    pub(crate) fn insert(&mut self, scope: Scope, function: Function) {
+        const MOST: &Limit =
+            &(MAX_FUNCTIONS, "functions: the rest is not protected; use narrower rules");
         let step = Step { function, wildcards: usize::MAX, ..Step::default() };
-        self.steps.push(step).map_err(|_| PROBLEM)
+        let added = self.steps.push(step).map_err(|_| Problem::TooMany(MOST));
+        self.note(scope, added);
     }
 
     /// Puts the steps in order: the survey is done. Unlike this, `sort_unstable` can panic.
@@ -194,6 +198,11 @@ impl Plan {
             }
             rest = others;
         }
+    }
+
+    /// The result, if nothing went wrong; else it stores what went wrong, and what that keeps the survey from.
+    pub(crate) fn note<T>(&mut self, scope: Scope, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.remember(scope, problem)).ok()
     }
 
     /// Stores what went wrong, and what it keeps the survey from: the first problem of each scope.
@@ -261,7 +270,8 @@ impl Plan {
     }
 
     /// Decides everything; with `only`, nothing but this function.
-    pub fn decide(&mut self, rules: &mut RuleSet<'_>, only: Option<Address>) {
+    pub fn decide(&mut self, rules: &mut RuleSet<'_>) {
+        let only = self.only;
         for number in 1.. {
             let Some(entry) = rules.entry(number) else { break };
             let Ok(Statement::Rule(rule)) = &entry.parsed else { continue };
@@ -272,8 +282,11 @@ impl Plan {
             let excludes = rule.action == Action::Exclude;
             if excludes
                 && rule.selector == Selector::BootVga
-                && outcome == Outcome::Unmatched
-                && self.takes_display(rules)
+                && matches!(outcome, Outcome::Unmatched)
+                && self.steps.iter().any(|step| {
+                    step.function.class.is_display()
+                        && step.rule.is_some_and(|rule| rules.driver(rule).is_some())
+                })
             {
                 outcome = Outcome::Failed(Problem::NoConsole);
             }
@@ -300,32 +313,21 @@ impl Plan {
             };
             store_name(&mut step.driver, name);
         }
-        for (number, entry) in rules.entries_mut() {
-            let decides = self.steps.iter().any(|step| step.rule == Some(number));
-            let may_be_elsewhere = match entry.outcome {
-                Outcome::Applied | Outcome::Excluded | Outcome::Unmatched | Outcome::Absent => {
-                    !decides
+        for entry in &mut rules.entries {
+            let decides = self.steps.iter().any(|step| step.rule == Some(entry.number));
+            let is_elsewhere = match entry.outcome {
+                Outcome::Refused(Problem::Bridge(at, _) | Problem::Guard(at, _)) => {
+                    only != Some(at)
                 }
-                Outcome::Failed(Problem::NoGroup(_)) => !decides,
-                Outcome::Refused(Problem::Bridge(address, _) | Problem::Guard(address, _)) => {
-                    only != Some(address)
-                }
-                _ => false,
+                Outcome::Failed(Problem::NoGroup(_)) | Outcome::Unmatched | Outcome::Absent => true,
+                outcome => matches!(outcome, Outcome::Applied | Outcome::Excluded),
             };
-            if may_be_elsewhere && only.is_some() {
+            if is_elsewhere && !decides && only.is_some() {
                 entry.outcome = Outcome::Elsewhere;
             } else if !decides && matches!(entry.outcome, Outcome::Applied | Outcome::Excluded) {
                 entry.outcome = Outcome::Overruled;
             }
         }
-    }
-
-    /// Whether the rules so far take some display.
-    fn takes_display(&self, rules: &RuleSet<'_>) -> bool {
-        self.steps.iter().any(|step| {
-            step.function.class.is_display()
-                && step.rule.is_some_and(|rule| rules.driver(rule).is_some())
-        })
     }
 
     /// Has the rule decide on all functions that it matches.

@@ -5,7 +5,6 @@ use core::fmt;
 
 use nix::errno::Errno;
 
-use crate::cmdline;
 use crate::path::Path;
 use crate::pci::{Address, Class, Id};
 use crate::ruleset::{MAX_RULES, RuleNumber};
@@ -16,8 +15,8 @@ use crate::text::{Decimal, Escaped};
 pub enum Problem {
     /// The kernel refused an operation.
     Fault {
-        /// What was done.
-        operation: Operation,
+        /// What was done, as the log names it.
+        operation: &'static str,
         /// To which attribute.
         path: Path,
         /// The kernel's answer.
@@ -42,43 +41,27 @@ pub enum Problem {
     /// A later exclusion, of this number, cannot be honoured: it cannot be parsed, there was no room for it, or what
     /// it matches cannot be looked at.
     LostExclusion(RuleNumber),
-    /// The command line is longer than [`cmdline::MAX_LENGTH`].
-    LineTooLong,
     /// This many rules are beyond [`MAX_RULES`].
     Surplus(usize),
-    /// There was no room for more than so many of something. What of, and what comes of it.
-    TooMany(&'static (usize, &'static str)),
+    /// There was no room for more.
+    TooMany(&'static Limit),
 }
+
+/// How many there is room for. What of, and what comes of it.
+pub type Limit = (usize, &'static str);
 
 impl Problem {
     /// Turns the error number with which an operation on this path failed into a problem.
-    pub const fn fault(operation: Operation, path: Path) -> impl Fn(Errno) -> Self {
+    pub const fn fault(operation: &'static str, path: Path) -> impl Fn(Errno) -> Self {
         move |errno| Self::Fault { operation, path, errno }
     }
-}
-
-/// The operation that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as the log names them")]
-pub enum Operation {
-    Open,
-    Read,
-    Write,
-    ReadLink,
-    List,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Fault { operation, path, errno } => {
-                f.write_str(match operation {
-                    Operation::Open => "open",
-                    Operation::Read => "read",
-                    Operation::Write => "write",
-                    Operation::ReadLink => "read link",
-                    Operation::List => "list",
-                })?;
+                f.write_str(operation)?;
                 write!(f, " {path}: {}", ErrnoName(errno))?;
                 f.write_str(match errno {
                     Errno::EACCES | Errno::EPERM | Errno::EROFS => {
@@ -124,17 +107,13 @@ impl fmt::Display for Problem {
                 "rule {} is an exclusion that cannot be honoured, and may have protected any function",
                 Decimal(lost.into())
             ),
-            Self::LineTooLong => write!(
-                f,
-                "the kernel command line is longer than {} bytes: the rest is ignored",
-                Decimal::from(cmdline::MAX_LENGTH)
-            ),
-            Self::Surplus(count) => write!(
-                f,
-                "more than {} rules: the last {} are not applied; use wider rules",
-                Decimal::from(MAX_RULES),
-                Decimal::from(count)
-            ),
+            Self::Surplus(count) => {
+                let (most, count) = (Decimal::from(MAX_RULES), Decimal::from(count));
+                write!(
+                    f,
+                    "more than {most} rules: the last {count} are not applied; use wider rules"
+                )
+            }
             Self::TooMany(&(most, what)) => {
                 write!(f, "more than {} ", Decimal::from(most))?;
                 f.write_str(what)

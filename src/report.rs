@@ -3,9 +3,10 @@
 
 use log::{Level, Log};
 
+use crate::cmdline::MAX_LENGTH;
 use crate::message::{Message, all_applied, doubt};
 use crate::plan::Step;
-use crate::problem::Problem;
+use crate::problem::{Limit, Problem};
 use crate::ruleset::{Entry, Outcome};
 use crate::run::Run;
 use crate::warnings;
@@ -14,7 +15,7 @@ impl Run<'_> {
     /// Logs what came of the run. Returns whether every rule was applied.
     pub fn report(&self, log: &dyn Log) -> bool {
         let Self { rules, plan, .. } = self;
-        let is_for_one = self.only.is_some();
+        let is_for_one = plan.only.is_some();
         // The run at boot, for all functions, has logged what is general: what concerns no single function.
         let say: &mut dyn FnMut(bool, &Message<'_>) = &mut |is_general, message| {
             let level = if is_for_one && is_general { Level::Debug } else { message.level() };
@@ -40,17 +41,17 @@ impl Run<'_> {
             say(matches!(message, Message::Problem(_)), message);
         });
         // With `off`, no rule is logged but one that cannot be parsed.
-        let is_said = |entry: &Entry<'_>| rules.off.is_none() || entry.parsed.is_err();
-        for (number, entry) in rules.entries().filter(|(_, entry)| is_said(entry)) {
+        let is_said = |entry: &&Entry<'_>| rules.off.is_none() || entry.parsed.is_err();
+        for entry in rules.entries.iter().filter(|entry| is_said(entry)) {
             let is_general = matches!(
                 entry.outcome,
                 Outcome::Invalid(_)
                     | Outcome::Refused(Problem::LostExclusion(_))
                     | Outcome::Failed(Problem::NoConsole)
             );
-            say(is_general, &Message::Rule(number, entry));
+            say(is_general, &Message::Rule(entry));
             if let Some(doubt) = entry.rule().and_then(doubt) {
-                say(true, &Message::Doubtful(number, entry, doubt));
+                say(true, &Message::Doubtful(entry, doubt));
             }
         }
         let is_applied = all_applied(rules);
@@ -79,7 +80,9 @@ impl Run<'_> {
             return;
         }
         if rules.line_is_cut {
-            each(&Message::Problem(Problem::LineTooLong));
+            const LENGTH: &Limit =
+                &(MAX_LENGTH, "bytes on the kernel command line: the rest is ignored");
+            each(&Message::Problem(Problem::TooMany(LENGTH)));
         }
         if rules.surplus > 0 {
             each(&Message::Problem(Problem::Surplus(rules.surplus)));
@@ -90,10 +93,5 @@ impl Run<'_> {
                 each(&Message::Unseen(*problem));
             }
         }
-    }
-
-    /// Hands over a message about each thing that an operator should know of the functions that are taken.
-    pub fn each_warning<'s>(&'s self, each: &mut dyn FnMut(&Message<'s>)) {
-        warnings::each(&self.plan, each);
     }
 }

@@ -127,10 +127,8 @@ impl Place {
 
     /// The addresses of this place on one bus.
     pub(crate) fn addresses(self, domain: u32, bus: u8) -> impl Iterator<Item = Address> {
-        let (first, last) = match self.function {
-            Some(function) => (function, function),
-            None => (0, MAX_FUNCTION),
-        };
+        let (first, last) =
+            self.function.map_or((0, MAX_FUNCTION), |function| (function, function));
         (first..=last).filter_map(move |function| Address::new(domain, bus, self.device, function))
     }
 }

@@ -24,6 +24,8 @@ const _: () = assert!(
 /// One rule as it was written, and what it means.
 #[derive(Debug)]
 pub struct Entry<'a> {
+    /// Its number.
+    pub number: RuleNumber,
     /// The rule's text, without the blanks around it.
     pub text: &'a [u8],
     /// Its meaning, or why it has none.
@@ -82,17 +84,16 @@ impl Outcome {
 impl<'a> Entry<'a> {
     /// The rule, where this is a valid one that selects functions.
     pub fn rule(&self) -> Option<&Rule<'a>> {
-        match &self.parsed {
-            Ok(Statement::Rule(rule)) => Some(rule),
-            _ => None,
-        }
+        let Ok(Statement::Rule(rule)) = &self.parsed else { return None };
+        Some(rule)
     }
 }
 
 /// The rules of a command line, in their order.
 #[derive(Debug, Default)]
 pub struct RuleSet<'a> {
-    entries: Vec<Entry<'a>, MAX_RULES>,
+    /// Every rule that is stored, in its order.
+    pub entries: Vec<Entry<'a>, MAX_RULES>,
     /// How many rules there are past [`MAX_RULES`], of which none is applied.
     pub surplus: usize,
     /// The number of the rule `off`, if there is one, wherever it stands.
@@ -170,21 +171,12 @@ impl<'a> RuleSet<'a> {
             self.lost_exclusion = Some(number);
         }
         self.surplus += usize::from(is_full);
-        let _ = self.entries.push(Entry { text, parsed, outcome });
+        let _ = self.entries.push(Entry { number, text, parsed, outcome });
     }
 
     /// How many rules were written.
     pub fn count(&self) -> usize {
         self.entries.len() + self.surplus
-    }
-
-    /// Every rule that is stored, with its number.
-    pub fn entries(&self) -> impl Iterator<Item = (RuleNumber, &Entry<'a>)> {
-        (1..).zip(&self.entries)
-    }
-
-    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = (RuleNumber, &mut Entry<'a>)> {
-        (1..).zip(&mut self.entries)
     }
 
     pub(crate) fn entry_mut(&mut self, number: RuleNumber) -> Option<&mut Entry<'a>> {
@@ -203,8 +195,8 @@ impl<'a> RuleSet<'a> {
 
     /// Refuses all rules before this exclusion, since it may have protected any function.
     pub(crate) fn refuse_before(&mut self, exclusion: RuleNumber) {
-        for (_, entry) in self.entries_mut().take_while(|(number, _)| *number < exclusion) {
-            if entry.rule().is_some() {
+        for entry in &mut self.entries {
+            if entry.number < exclusion && entry.rule().is_some() {
                 entry.outcome = Outcome::Refused(Problem::LostExclusion(exclusion));
             }
         }
@@ -213,8 +205,8 @@ impl<'a> RuleSet<'a> {
     /// Every rule that may select functions, with its number: valid, and not before an exclusion that
     /// cannot be honoured.
     pub fn rules(&self) -> impl Iterator<Item = (RuleNumber, &Rule<'a>)> {
-        let lost = self.lost_exclusion.unwrap_or(0);
-        self.entries().skip(lost.into()).filter_map(|(number, entry)| Some((number, entry.rule()?)))
+        let entries = self.entries.iter().skip(self.lost_exclusion.unwrap_or(0).into());
+        entries.filter_map(|entry| Some((entry.number, entry.rule()?)))
     }
 
     /// Whether `is_like_this` holds for any rule of [`RuleSet::rules`].
@@ -236,10 +228,8 @@ impl<'a> RuleSet<'a> {
 
     /// The driver that the rule of this number keeps its functions for.
     pub fn driver(&self, number: RuleNumber) -> Option<Driver<'a>> {
-        match self.entry(number)?.rule()?.action {
-            Action::Take(driver) => Some(driver),
-            Action::Exclude => None,
-        }
+        let Action::Take(driver) = self.entry(number)?.rule()?.action else { return None };
+        Some(driver)
     }
 }
 

@@ -5,7 +5,6 @@ use heapless::Vec;
 
 use crate::apply::{self, DriverName, store_name};
 use crate::path::Path;
-use crate::pci::Address;
 use crate::plan::{Held, Plan, State, Step};
 use crate::problem::Problem;
 use crate::rule::{NOBODY, VFIO_PCI};
@@ -25,8 +24,6 @@ pub struct Run<'a> {
     pub rules: RuleSet<'a>,
     /// What is known of each function, and what becomes of it.
     pub plan: Plan,
-    /// The only function that the run is for; `None` for all. The caller sets it before the run begins.
-    pub only: Option<Address>,
     /// The log may be cut short, so the summary is its first line.
     pub(crate) is_cut_short: bool,
 }
@@ -34,15 +31,15 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// A run that has not begun.
     pub const fn new() -> Self {
-        Self { rules: RuleSet::new(), plan: Plan::new(), only: None, is_cut_short: false }
+        Self { rules: RuleSet::new(), plan: Plan::new(), is_cut_short: false }
     }
 
     /// Looks at what the rules concern, and decides. Nothing is written. With the rule `off` nothing is looked at.
     fn decide(&mut self, view: &mut View<'_, impl System>) {
-        let Self { rules, plan, only, .. } = self;
+        let Self { rules, plan, .. } = self;
         if rules.count() > 0 && rules.off.is_none() {
-            survey::survey(view, rules, *only, plan);
-            plan.decide(rules, *only);
+            survey::survey(view, rules, plan);
+            plan.decide(rules);
             survey::find_variants(view, rules, plan);
         }
     }
@@ -51,7 +48,7 @@ impl Run<'_> {
     pub fn preview(&mut self, view: &mut View<'_, impl System>) {
         self.decide(view);
         self.fail_rules();
-        warnings::gather(view, &self.rules, self.only, &mut self.plan);
+        warnings::gather(view, &self.rules, &mut self.plan);
     }
 
     /// Applies the rules.
@@ -64,7 +61,7 @@ impl Run<'_> {
             apply::hold(system, step);
         }
         self.fail_rules();
-        warnings::gather(&mut View::of(system), &self.rules, self.only, &mut self.plan);
+        warnings::gather(&mut View::of(system), &self.rules, &mut self.plan);
         apply::bind(system, &mut self.plan);
         self.verify(&mut View::of(system));
     }
@@ -108,8 +105,7 @@ impl Run<'_> {
         }
         apply::bind(system, plan);
         if is_loaded && *driver == VFIO_PCI {
-            let view = &mut View::of(system);
-            warnings::find_strays(view, rules, self.only, plan, Path::VfioPci);
+            warnings::find_strays(&mut View::of(system), rules, plan, Path::VfioPci);
         }
         self.verify(&mut View::of(system));
     }

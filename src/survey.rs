@@ -15,7 +15,7 @@ use crate::modalias::{self, Alias};
 use crate::path::{Attribute, Path};
 use crate::pci::{Address, Function, MAX_FUNCTION};
 use crate::plan::{Plan, State, Step};
-use crate::problem::{Operation, Problem};
+use crate::problem::{Limit, Problem};
 use crate::rule::{Action, Expansion, Place, Rule, Selector, VFIO_PCI};
 use crate::ruleset::{RuleNumber, RuleSet};
 use crate::system::{System, Text, View};
@@ -69,16 +69,12 @@ pub(crate) enum Scope {
 
 /// Adds a step to the plan for everything that the rules concern; with `only`, as far as it concerns that
 /// function.
-pub fn survey(
-    view: &mut View<'_, impl System>,
-    rules: &RuleSet<'_>,
-    only: Option<Address>,
-    plan: &mut Plan,
-) {
+pub fn survey(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mut Plan) {
     let needs_boot_vga = rules.any(|rule| rule.selector == Selector::BootVga);
     let excludes_group = rules
         .any(|rule| rule.action == Action::Exclude && rule.expansion == Some(Expansion::Group));
     plan.seeks_console = needs_boot_vga;
+    let only = plan.only;
     let mut survey = Survey { rules, plan, is_lit: false, may_be_another: false };
     // Whether such an exclusion can be honoured depends on all functions.
     survey.begin(view, only.filter(|_| !needs_boot_vga && !excludes_group));
@@ -135,14 +131,11 @@ impl Survey<'_, '_> {
                 if self.plan.get_mut(address).is_none()
                     && let Some(function) = self.examine(view, address)
                     && self.has_rule(&function, |_| true)
-                    && let Err(problem) = self.plan.insert(function)
                 {
-                    self.plan.remember(Scope::Scan, problem);
+                    self.plan.insert(Scope::Scan, function);
                 }
             });
-            if let Err(problem) = listed {
-                self.plan.remember(Scope::Scan, problem);
-            }
+            self.plan.note(Scope::Scan, listed);
         }
     }
 
@@ -167,9 +160,8 @@ impl Survey<'_, '_> {
     fn visit(&mut self, view: &mut View<'_, impl System>, address: Address) {
         if self.plan.get_mut(address).is_none()
             && let Some(function) = self.examine(view, address)
-            && let Err(problem) = self.plan.insert(function)
         {
-            self.plan.remember(Scope::Function(address), problem);
+            self.plan.insert(Scope::Function(address), function);
         }
     }
 
@@ -182,14 +174,10 @@ impl Survey<'_, '_> {
         start: Address,
         hops: &[Place],
     ) {
-        const TOO_BROAD: Problem = Problem::TooMany(&(
-            MAX_PATH_BREADTH,
-            "functions at one hop: the rest is not followed; do without *",
-        ));
-        const TOO_MANY_ENDS: Problem = Problem::TooMany(&(
-            MAX_PATH_ENDS,
-            "functions at the ends of paths: the rest is not protected",
-        ));
+        const BREADTH: &Limit =
+            &(MAX_PATH_BREADTH, "functions at one hop: the rest is not followed; do without *");
+        const ENDS: &Limit =
+            &(MAX_PATH_ENDS, "functions at the ends of paths: the rest is not protected");
         let mut here = Vec::<Address, MAX_PATH_BREADTH>::new();
         let _ = here.push(start);
         for hop in hops {
@@ -205,13 +193,13 @@ impl Survey<'_, '_> {
                 }
             }
             if full {
-                self.plan.remember(Scope::Path(number), TOO_BROAD);
+                self.plan.remember(Scope::Path(number), Problem::TooMany(BREADTH));
             }
             here = next;
         }
         for &address in &here {
             if self.plan.path_ends.push((number, address)).is_err() {
-                self.plan.remember(Scope::Path(number), TOO_MANY_ENDS);
+                self.plan.remember(Scope::Path(number), Problem::TooMany(ENDS));
             }
             self.visit(view, address);
         }
@@ -239,10 +227,7 @@ impl Survey<'_, '_> {
                 step.function.group = Some(group);
             }
         });
-        let has_group = listed.unwrap_or_else(|problem| {
-            self.plan.remember(Scope::Group(address), problem);
-            None
-        });
+        let has_group = self.plan.note(Scope::Group(address), listed).flatten();
         // Without a group, a slot behind a bridge counts as one card.
         let above = Path::Attribute(address, Attribute::BridgeModalias);
         if has_group.is_none()
@@ -259,26 +244,17 @@ impl Survey<'_, '_> {
     /// Reads what is known of a function; `None` where there is none.
     #[inline(never)]
     fn examine(&mut self, view: &mut View<'_, impl System>, address: Address) -> Option<Function> {
-        match read_function(view, address) {
-            Ok(function) => {
-                let mut function = function?;
-                if self.plan.seeks_console && function.class.is_display() {
-                    match boot_vga(view, &function) {
-                        Ok(said) => {
-                            function.boot_vga = said == Some(true);
-                            self.is_lit |= function.boot_vga;
-                            self.may_be_another |= may_be_lit(said);
-                        }
-                        Err(problem) => self.plan.remember(Scope::BootVga, problem),
-                    }
-                }
-                Some(function)
-            }
-            Err(problem) => {
-                self.plan.remember(Scope::Function(address), problem);
-                None
+        let read = read_function(view, address);
+        let mut function = self.plan.note(Scope::Function(address), read)??;
+        if self.plan.seeks_console && function.class.is_display() {
+            let read = boot_vga(view, &function);
+            if let Some(said) = self.plan.note(Scope::BootVga, read) {
+                function.boot_vga = said == Some(true);
+                self.is_lit |= function.boot_vga;
+                self.may_be_another |= may_be_lit(said);
             }
         }
+        Some(function)
     }
 
     /// Marks the display of the console, and no other. This is the display that has the firmware's framebuffer. If
@@ -382,11 +358,10 @@ pub(crate) fn read_function(
     let path = Path::Attribute(address, Attribute::Modalias);
     let mut buffer = [0; 64];
     match view.read(path, &mut buffer) {
-        Ok(text) => modalias::function(address, text).map(Some).ok_or(Problem::Fault {
-            operation: Operation::Read,
-            path,
-            errno: Errno::EBADMSG,
-        }),
+        Ok(text) => match modalias::function(address, text) {
+            None => Err(Problem::Fault { operation: "read", path, errno: Errno::EBADMSG }),
+            function => Ok(function),
+        },
         // It is not there, or not any more.
         Err(Problem::Fault { errno: Errno::ENODEV, .. }) => Ok(None),
         Err(problem) => Err(problem),

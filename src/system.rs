@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use crate::apply::{DriverName, store_name};
 use crate::path::Path;
 use crate::pci::Address;
-use crate::problem::{Operation, Problem};
+use crate::problem::Problem;
 use crate::rule::MAX_DRIVER;
 
 /// A PCI bus in sysfs, and the text files that a decision may need as well.
@@ -82,8 +82,8 @@ impl<'s, S: System> View<'s, S> {
     #[inline(never)]
     pub fn read<'b>(&mut self, path: Path, buffer: &'b mut [u8]) -> Result<&'b [u8], Problem> {
         let opened = self.0.open(path, OFlag::O_RDONLY);
-        let mut file = opened.map_err(Problem::fault(Operation::Open, path))?;
-        let length = file.read(buffer).map_err(Problem::fault(Operation::Read, path))?;
+        let mut file = opened.map_err(Problem::fault("open", path))?;
+        let length = file.read(buffer).map_err(Problem::fault("read", path))?;
         Ok(buffer.get(..length).unwrap_or_default())
     }
 
@@ -100,7 +100,7 @@ impl<'s, S: System> View<'s, S> {
             Err(Errno::ENOENT) => return Ok(None),
             result => result,
         };
-        let length = length.map_err(Problem::fault(Operation::ReadLink, path))?;
+        let length = length.map_err(Problem::fault("read link", path))?;
         let target = buffer.get(..length).unwrap_or_default();
         Ok(target.rsplit(|&byte| byte == b'/').next())
     }
@@ -116,7 +116,7 @@ impl<'s, S: System> View<'s, S> {
                 each(&mut View(system), address);
             }
         });
-        listed.map_err(Problem::fault(Operation::List, path))
+        listed.map_err(Problem::fault("list", path))
     }
 
     /// Whether `is_so` holds for an entry of a directory: `false` where there is no directory, `true` where it cannot
@@ -125,12 +125,6 @@ impl<'s, S: System> View<'s, S> {
         let mut has_entry = false;
         let listed = self.0.list(path, &mut |_, name| has_entry |= is_so(name));
         has_entry || !matches!(listed, Ok(()) | Err(Errno::ENOENT))
-    }
-
-    /// Whether a driver of this name is registered with the PCI bus. If this cannot be found out, the answer is yes:
-    /// the operation that follows then has a more precise error.
-    pub(crate) fn has_driver(&mut self, name: &[u8]) -> bool {
-        self.0.find_driver(name) != Err(Errno::ENOENT)
     }
 
     /// Replaces the name that `auto` took from an alias, which names a module, by that of the driver which the module
@@ -143,8 +137,15 @@ impl<'s, S: System> View<'s, S> {
         store_name(&mut asked, name);
         let mut found = self.0.find_driver(&asked);
         if found == Err(Errno::ENOENT) {
-            let listed = self.0.module_drivers(&asked, &mut |driver| {
-                keep_first(name, driver, &mut found);
+            let listed = self.0.module_drivers(&asked, &mut |entry| {
+                // The bus comes first.
+                if let Some(driver) = entry.strip_prefix(b"pci:")
+                    && matches!(driver.len(), 1..=MAX_DRIVER)
+                    && (found.is_err() || driver < name.as_slice())
+                {
+                    store_name(name, driver);
+                    found = Ok(());
+                }
             });
             found = listed.and(found);
         }
@@ -158,18 +159,6 @@ impl<'s, S: System> View<'s, S> {
         let result = self.0.stream(text, &mut |piece| lines.add(piece, each));
         lines.finish(each);
         result
-    }
-}
-
-/// Stores the name of a PCI driver unless one before it was `found`. In the directory of a module its bus comes first.
-#[inline(never)]
-fn keep_first(name: &mut DriverName, entry: &[u8], found: &mut Result<(), Errno>) {
-    if let Some(driver) = entry.strip_prefix(b"pci:")
-        && matches!(driver.len(), 1..=MAX_DRIVER)
-        && (found.is_err() || driver < name.as_slice())
-    {
-        store_name(name, driver);
-        *found = Ok(());
     }
 }
 

@@ -13,7 +13,7 @@ impl fmt::Display for Escaped<'_> {
                 return f.write_char(char::from(byte));
             }
             f.write_str("\\x")?;
-            hex::write(f, byte.into(), 2)
+            write_hex(f, byte.into(), 2)
         })
     }
 }
@@ -71,35 +71,29 @@ pub(crate) fn number<const BASE: u32>(text: &[u8], max_digits: usize) -> Option<
     text.iter().try_fold(0, |value, &byte| Some(value * BASE + char::from(byte).to_digit(BASE)?))
 }
 
-pub(crate) mod hex {
-    //! Hexadecimal digits.
-
-    use core::fmt;
-
-    /// The eight digits of `value`, in lower case. They are made all at once, since a run writes little else than
-    /// addresses: first they are spread over the bytes of a word, then each becomes a character.
-    pub(crate) fn digits(value: u32) -> [u8; 8] {
-        /// The byte eight times.
-        const fn each(byte: u8) -> u64 {
-            u64::from_ne_bytes([byte; 8])
-        }
-        let mut word = u64::from(value);
-        word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
-        word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
-        word = (word << 4 | word) & 0x0f0f_0f0f_0f0f_0f0f;
-        let is_letter = (word + each(6)) >> 4 & each(1);
-        (word + each(b'0') + is_letter * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+/// The eight digits of `value`, in lower case. They are made all at once, since a run writes little else than
+/// addresses: first they are spread over the bytes of a word, then each becomes a character.
+pub(crate) fn hex_digits(value: u32) -> [u8; 8] {
+    /// The byte eight times.
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
     }
+    let mut word = u64::from(value);
+    word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
+    word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
+    word = (word << 4 | word) & 0x0f0f_0f0f_0f0f_0f0f;
+    let is_letter = (word + each(6)) >> 4 & each(1);
+    (word + each(b'0') + is_letter * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
 
-    /// Writes `value` in lower case with at least `min_digits` (at most 8) digits.
-    ///
-    /// `core::fmt` could do it; its `{:04x}` costs ten times the instructions, and a boot formats little
-    /// else than addresses and IDs.
-    pub(crate) fn write(f: &mut fmt::Formatter<'_>, value: u32, min_digits: u32) -> fmt::Result {
-        let zeros = (value.leading_zeros() / 4).min(8_u32.saturating_sub(min_digits));
-        let mut digits = digits(value).into_iter().skip(zeros as usize);
-        digits.try_for_each(|digit| fmt::Write::write_char(f, char::from(digit)))
-    }
+/// Writes `value` in lower case with at least `min_digits` (at most 8) digits.
+///
+/// `core::fmt` could do it; its `{:04x}` costs ten times the instructions, and a boot formats little
+/// else than addresses and IDs.
+pub(crate) fn write_hex(f: &mut fmt::Formatter<'_>, value: u32, min_digits: u32) -> fmt::Result {
+    let zeros = (value.leading_zeros() / 4).min(8_u32.saturating_sub(min_digits));
+    let mut digits = hex_digits(value).into_iter().skip(zeros as usize);
+    digits.try_for_each(|digit| f.write_char(char::from(digit)))
 }
 
 #[cfg(test)]

@@ -16,15 +16,10 @@ use crate::system::{System, Text, View};
 
 /// Looks at what an operator should know of the functions that are taken. If that fails, a warning is lost and
 /// nothing else.
-pub(crate) fn gather(
-    view: &mut View<'_, impl System>,
-    rules: &RuleSet<'_>,
-    only: Option<Address>,
-    plan: &mut Plan,
-) {
+pub(crate) fn gather(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mut Plan) {
     surroundings(view, plan, Step::is_taken);
     if rules.ids.is_some() && rules.off.is_none() {
-        find_strays(view, rules, only, plan, Path::Devices);
+        find_strays(view, rules, plan, Path::Devices);
     }
 }
 
@@ -33,13 +28,12 @@ pub(crate) fn gather(
 pub(crate) fn find_strays(
     view: &mut View<'_, impl System>,
     rules: &RuleSet<'_>,
-    only: Option<Address>,
     plan: &mut Plan,
     directory: Path,
 ) {
     let _ = view.list(directory, |view, address| {
         let path = Path::Attribute(address, Attribute::DriverOverride);
-        if only.is_none_or(|only| only == address)
+        if plan.only.is_none_or(|only| only == address)
             && plan.get_mut(address).is_none_or(|step| !step.is_taken())
             && match directory {
                 Path::VfioPci => {
@@ -154,11 +148,8 @@ pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
         if function.class.is_display() && is_console {
             warn(&Message::BootDisplay(function.address));
         }
-        if function.class.is_storage() {
-            warn(&Message::Storage(function));
-        }
-        if function.class.is_network() {
-            warn(&Message::Network(function));
+        if function.class.is_storage() || function.class.is_network() {
+            warn(&Message::Lost(function));
         }
         if has_framebuffer {
             warn(&Message::Framebuffer(function.address));

@@ -36,29 +36,22 @@ pub enum UsageError {
 }
 
 /// Reads the arguments after the program's name; `None` if they ask for the version.
-pub fn parse(
-    mut arguments: impl Iterator<Item = &'static CStr>,
-) -> Result<Option<Options>, UsageError> {
+pub fn parse(args: &mut dyn Iterator<Item = &'static CStr>) -> Result<Option<Options>, UsageError> {
     let mut options = Options::DEFAULT;
-    while let Some(option) = arguments.next() {
-        let path = match option.to_bytes() {
-            b"--modprobe" => {
-                options.modprobe = true;
-                continue;
-            }
+    while let Some(option) = args.next() {
+        let mut value = || args.next().ok_or(UsageError::NoValue(option));
+        match option.to_bytes() {
+            b"--modprobe" => options.modprobe = true,
             b"--version" => return Ok(None),
-            b"--sysfs" => Some(&mut options.sysfs),
-            b"--cmdline" => Some(&mut options.cmdline),
-            b"--kmsg" => Some(&mut options.kmsg),
-            b"--device" => None,
+            b"--sysfs" => options.sysfs = value()?,
+            b"--cmdline" => options.cmdline = value()?,
+            b"--kmsg" => options.kmsg = value()?,
+            b"--device" => {
+                let text = value()?;
+                let address = grammar::parse_address(text.to_bytes());
+                options.device = Some(address.map_err(|error| UsageError::Device(text, error))?);
+            }
             _ => return Err(UsageError::Unknown(option)),
-        };
-        let value = arguments.next().ok_or(UsageError::NoValue(option))?;
-        if let Some(path) = path {
-            *path = value;
-        } else {
-            let address = grammar::parse_address(value.to_bytes());
-            options.device = Some(address.map_err(|error| UsageError::Device(value, error))?);
         }
     }
     Ok(Some(options))

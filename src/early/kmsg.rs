@@ -5,7 +5,7 @@
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use log::{Level, Log, Metadata, Record};
+use log::{Log, Metadata, Record};
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use vfio_override::message::TARGET;
@@ -87,13 +87,8 @@ impl Log for Kmsg {
 
         let mut line = Line::default();
         if !log.is_standard() {
-            line.add_bytes(match record.level() {
-                Level::Error => b"<3>",
-                Level::Warn => b"<4>",
-                Level::Info => b"<5>",
-                Level::Debug => b"<6>",
-                Level::Trace => b"<7>",
-            });
+            // From <3>, `KERN_ERR`, on.
+            line.add_bytes(&[b'<', b'2' + record.level() as u8, b'>']);
         }
         line.add_bytes(self.start.text());
         line.add(*record.args());

@@ -47,7 +47,7 @@ fn start(process: sys::Process) -> c_int {
     if pid.as_raw() == 1 {
         return init::run(process, pid);
     }
-    let options = match args::parse(process.arguments().skip(1)) {
+    let options = match args::parse(&mut process.arguments().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
             sys::print(
@@ -113,7 +113,7 @@ fn prepare(options: &Options, kmsg: &Kmsg) -> Option<(&'static mut Run<'static>,
     let problem = match (tree::open_root(options.sysfs), sys::read_file(options.cmdline, line)) {
         (Ok(root), Ok(line)) => {
             run.rules.add_line(line);
-            run.only = options.device;
+            run.plan.only = options.device;
             return Some((run, Tree::below(root, buses, options.cmdline)));
         }
         (_, Err(errno)) => Message::CommandLine(options.cmdline.to_bytes(), errno),

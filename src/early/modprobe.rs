@@ -7,7 +7,7 @@ use heapless::Vec;
 use nix::errno::Errno;
 use nix::libc;
 use vfio_override::message::{Answer, Loading};
-use vfio_override::rule::MAX_DRIVER;
+use vfio_override::path::PathText;
 use vfio_override::run::{MAX_DRIVERS, Run};
 
 use crate::sys::{self, Process};
@@ -44,35 +44,28 @@ pub fn load_drivers(
 }
 
 fn load(driver: &[u8], process: Process) -> Answer {
-    let mut name = Vec::<u8, { MAX_DRIVER + 1 }>::new();
-    if name.extend_from_slice(driver).is_err() || name.push(0).is_err() {
-        return Answer::NotStarted(Errno::ENAMETOOLONG);
-    }
-    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
-    match sys::fork() {
-        Ok(None) => {
-            let mut status = MISSING;
-            for modprobe in MODPROBES {
-                // A name that begins with a dash is no option.
-                match sys::exec(modprobe, &[c"modprobe", c"-q", c"--", name], process) {
-                    Errno::ENOENT => {}
-                    errno => status = NOT_STARTED + errno as i32,
-                }
+    let name = PathText::of(&[driver]);
+    let child = sys::spawn(|| {
+        let mut status = MISSING;
+        for modprobe in MODPROBES {
+            // A name that begins with a dash is no option.
+            match sys::exec(modprobe, &[c"modprobe", c"-q", c"--", name.as_c_str()], process) {
+                Errno::ENOENT => {}
+                errno => status = NOT_STARTED + errno as i32,
             }
-            sys::exit(status);
         }
-        Ok(Some(child)) => match sys::wait(child) {
-            Ok(status) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
-                0 => Answer::Loaded,
-                MISSING => Answer::NoModprobe,
-                status if status > NOT_STARTED => {
-                    Answer::NotStarted(Errno::from_raw(status - NOT_STARTED))
-                }
-                status => Answer::Refused(status),
-            },
-            Ok(_) => Answer::Crashed,
-            Err(errno) => Answer::NotStarted(errno),
+        status
+    });
+    match child.and_then(sys::wait) {
+        Ok(status) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
+            0 => Answer::Loaded,
+            MISSING => Answer::NoModprobe,
+            status if status > NOT_STARTED => {
+                Answer::NotStarted(Errno::from_raw(status - NOT_STARTED))
+            }
+            status => Answer::Refused(status),
         },
+        Ok(_) => Answer::Crashed,
         Err(errno) => Answer::NotStarted(errno),
     }
 }

@@ -30,15 +30,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// # Safety
-    ///
-    /// Both must be arrays of C strings that end with a null pointer and that live, like the strings,
-    /// until the process ends. The array of arguments must be writable.
-    unsafe fn new(arguments: *mut *const c_char, environment: *const *const c_char) -> Self {
-        let (blocked, on_child) = (change_blocked(libc::SIG_BLOCK, OURS), on_child(libc::SIG_DFL));
-        Self { arguments, environment, blocked, on_child }
-    }
-
     /// Makes the signals what they were when the process was started.
     fn give_back_signals(self) {
         on_child(self.on_child);
@@ -79,16 +70,16 @@ impl Process {
     }
 }
 
-/// The C library's start calls this.
+/// The C library's start calls this, with arrays of C strings that end with a null pointer and live, like the strings,
+/// until the process ends. The array of arguments is writable.
 #[unsafe(no_mangle)]
 extern "C" fn main(
     _: c_int,
     arguments: *mut *const c_char,
     environment: *const *const c_char,
 ) -> c_int {
-    // SAFETY: the C runtime calls `main` with the process's arguments and environment, both ended by a
-    // null pointer, writable, and there until the process ends.
-    crate::start(unsafe { Process::new(arguments, environment) })
+    let (blocked, on_child) = (change_blocked(libc::SIG_BLOCK, OURS), on_child(libc::SIG_DFL));
+    crate::start(Process { arguments, environment, blocked, on_child })
 }
 
 /// The most arguments of a program that [`exec`] starts.
@@ -300,10 +291,9 @@ pub fn read_directory(directory: Fd, mut each: impl FnMut(&[u8])) -> nix::Result
             if let Some(next) = entry.get(OFFSET..).and_then(<[u8]>::first_chunk) {
                 offset = i64::from_ne_bytes(*next);
             }
-            let name = entry.get(NAME..).and_then(|name| name.split(|&byte| byte == 0).next());
-            match name {
-                Some(b"." | b"..") | None => {}
-                Some(name) => each(name),
+            let mut names = entry.get(NAME..).unwrap_or_default().split(|&byte| byte == 0);
+            if let Some(name) = names.next().filter(|name| !matches!(*name, b"." | b"..")) {
+                each(name);
             }
             entries = rest;
         }
@@ -323,22 +313,21 @@ pub fn this_process() -> Pid {
     Pid::from_raw(unsafe { libc::gettid() })
 }
 
-/// Ends the process at once, without what a C library does on the way out.
-pub fn exit(status: c_int) -> ! {
-    // SAFETY: nothing has to be undone or flushed.
-    unsafe { libc::_exit(status) }
-}
-
-/// Forks; `None` in the child.
+/// Runs `work` in a child, which ends with the status that it returns, at once, without what a C library does on the
+/// way out.
 ///
 /// This is the bare system call. A C library's `fork` takes locks and runs handlers, for threads that do not exist:
 /// that is five system calls and 2 KiB of code.
-pub fn fork() -> nix::Result<Option<Pid>> {
+pub fn spawn(work: impl FnOnce() -> c_int) -> nix::Result<Pid> {
     // SAFETY: a child with a copy of everything and without a new stack, as fork makes it. This process
     // has one thread, and nothing here asks the C library for the thread's number, which goes stale.
     let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
     let child = libc::pid_t::try_from(Errno::result(child)?).map_err(|_| Errno::EOVERFLOW)?;
-    Ok((child != 0).then(|| Pid::from_raw(child)))
+    if child == 0 {
+        // SAFETY: nothing has to be undone or flushed.
+        unsafe { libc::_exit(work()) }
+    }
+    Ok(Pid::from_raw(child))
 }
 
 /// Waits for the end of a child and returns its status.
@@ -366,15 +355,12 @@ pub fn watch(child: Pid, limit: u16) -> nix::Result<Option<c_int>> {
     };
     loop {
         let (signals, size) = (CHILD_ENDS, size_of::<Signals>());
-        let waited = {
-            let no_details = core::ptr::null_mut::<libc::siginfo_t>();
-            let call = libc::SYS_rt_sigtimedwait;
-            // SAFETY: the kernel reads the set, of the size that it is told, and the time.
-            let signal = unsafe {
-                libc::syscall(call, &raw const signals, no_details, &raw const limit, size)
-            };
-            Errno::result(signal)
-        };
+        let (signals, limit) = (&raw const signals, &raw const limit);
+        let no_details = core::ptr::null_mut::<libc::siginfo_t>();
+        let call = libc::SYS_rt_sigtimedwait;
+        // SAFETY: the kernel reads the set, of the size that it is told, and the time.
+        let waited = unsafe { libc::syscall(call, signals, no_details, limit, size) };
+        let waited = Errno::result(waited);
         match (wait_with(child, libc::WNOHANG)?, waited) {
             (None, Ok(_) | Err(Errno::EINTR)) => {}
             (None, Err(errno)) if errno != Errno::EAGAIN => return Err(errno),

@@ -65,13 +65,12 @@ impl Tree {
         &mut self,
         mut operate: impl FnMut(&mut Self) -> nix::Result<T>,
     ) -> nix::Result<T> {
-        let mut is_full = false;
-        loop {
-            match operate(self) {
-                Err(Errno::EMFILE) if !is_full => self.close_all(),
-                result => return result,
+        match operate(self) {
+            Err(Errno::EMFILE) => {
+                self.close_all();
+                operate(self)
             }
-            is_full = true;
+            result => result,
         }
     }
 
@@ -131,29 +130,27 @@ impl Tree {
     }
 
     fn open_file(&mut self, path: Path, flags: OFlag) -> nix::Result<Fd> {
-        let address = match path {
+        let (address, attribute) = match path {
             // The link `driver` leads out of the function's directory.
-            Path::Attribute(_, Attribute::DriverUnbind) => None,
-            Path::Attribute(address, _) => Some(address),
-            _ => None,
+            Path::Attribute(address, attribute) if attribute != Attribute::DriverUnbind => {
+                (address, attribute)
+            }
+            _ => return self.open_path(path.text().as_c_str(), flags),
         };
-        if let Some(address) = address {
-            if let Some(directory) = self.directory(address)? {
-                match beneath::open(directory, path.below_bus().as_c_str(), flags) {
-                    Err(Errno::ENOENT | Errno::EXDEV) => {}
-                    opened => return opened.map(Fd::keep),
-                }
-            }
-            match self.open_path(Path::Device(address).text().as_c_str(), OFlag::O_PATH) {
-                Err(Errno::ENOENT) => return Err(Errno::ENODEV),
-                opened => opened.map(|_| ())?,
+        if let Some(directory) = self.directory(address)? {
+            let text = PathText::below_bus(address, attribute);
+            match beneath::open(directory, text.as_c_str(), flags) {
+                Err(Errno::ENOENT | Errno::EXDEV) => {}
+                opened => return opened.map(Fd::keep),
             }
         }
-        let opened = self.open_path(path.text().as_c_str(), flags);
-        if let Some(address) = address.filter(|_| opened.is_ok()) {
-            self.remember(address, None);
-        }
-        opened
+        match self.open_path(Path::Device(address).text().as_c_str(), OFlag::O_PATH) {
+            Err(Errno::ENOENT) => return Err(Errno::ENODEV),
+            opened => opened?,
+        };
+        let opened = self.open_path(path.text().as_c_str(), flags)?;
+        self.remember(address, None);
+        Ok(opened)
     }
 }
 
@@ -185,10 +182,11 @@ impl System for Tree {
     }
 
     fn read_link(&mut self, path: Path, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let Path::Attribute(address, _) = path else { return Err(Errno::EINVAL) };
+        let Path::Attribute(address, attribute) = path else { return Err(Errno::EINVAL) };
         self.with_room(|tree| {
             if let Some(directory) = tree.directory(address)? {
-                return sys::read_link(directory, path.below_bus().as_c_str(), buffer);
+                let text = PathText::below_bus(address, attribute);
+                return sys::read_link(directory, text.as_c_str(), buffer);
             }
             let link = tree.open_path(path.text().as_c_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
             // The kernel answers ENOENT to an empty path if the file is no link (`do_readlinkat` in `fs/stat.c`).
@@ -246,11 +244,9 @@ fn modules_alias() -> Result<PathText, Errno> {
 
 /// The file of this name in the same directory.
 fn beside(path: &CStr, name: &[u8]) -> Result<PathText, Errno> {
-    let path = path.to_bytes();
-    let last = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let directory = path.get(..path.len() - last.len()).unwrap_or_default();
-    if directory.len() + name.len() < MAX_PATH {
-        Ok(PathText::of(&[directory, name]))
+    let directory = path.to_bytes().rsplitn(2, |&byte| byte == b'/').nth(1).unwrap_or(b".");
+    if directory.len() + name.len() + 1 < MAX_PATH {
+        Ok(PathText::of(&[directory, b"/", name]))
     } else {
         Err(Errno::ENAMETOOLONG)
     }

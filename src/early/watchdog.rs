@@ -50,11 +50,7 @@ pub fn supervise(options: &Options, process: Process, kmsg: &Kmsg) -> bool {
 
 /// Runs `work` in a child, and returns its exit status, or how else it ended.
 fn run(work: &dyn Fn() -> c_int, limit: u16) -> Result<Result<c_int, WorkerEnd>, Message<'static>> {
-    let child = match sys::fork() {
-        Ok(None) => sys::exit(work()),
-        Ok(Some(child)) => child,
-        Err(errno) => return Err(Message::NoWorker(errno)),
-    };
+    let child = sys::spawn(work).map_err(Message::NoWorker)?;
     let end = match sys::watch(child, limit) {
         Ok(Some(status)) if libc::WIFEXITED(status) => return Ok(Ok(libc::WEXITSTATUS(status))),
         Ok(Some(status)) => return Ok(Err(WorkerEnd::Killed(libc::WTERMSIG(status)))),

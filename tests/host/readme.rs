@@ -29,7 +29,7 @@ fn every_example_is_a_valid_parameter() {
         let mut rules = RuleSet::new();
         rules.add_value(example.as_bytes());
         assert!(rules.count() > 0, "{example}");
-        for (_, entry) in rules.entries() {
+        for entry in &rules.entries {
             assert!(entry.parsed.is_ok(), "{example}: {:?}", entry.parsed);
         }
     }

@@ -222,9 +222,10 @@ fn empty_rules_are_not_numbered_and_blanks_around_rules_do_not_count() {
         b"vfio.override=,03:00.0,,off x vfio.override=\" 04:00.0\t, ,05:00.0 \" vfio.override=,",
     );
     let numbered: Vec<String> = rules
-        .entries()
-        .map(|(number, entry)| format!("{number} {}", entry.text.escape_ascii()))
+        .entries
+        .iter()
+        .map(|entry| format!("{} {}", entry.number, entry.text.escape_ascii()))
         .collect();
     assert_eq!(numbered, ["1 03:00.0", "2 off", "3 04:00.0", "4 05:00.0"]);
-    assert!(rules.entries().all(|(_, entry)| entry.parsed.is_ok()));
+    assert!(rules.entries.iter().all(|entry| entry.parsed.is_ok()));
 }

@@ -92,7 +92,7 @@ fn of_a_longer_command_line_the_parameter_that_is_cut_does_not_count() {
     assert_eq!(longer.len(), MAX_LENGTH + 1);
     let told = apply_line(&mut machine, &longer, None);
     assert!(!told.is_applied, "{told}");
-    assert!(told.says("longer than 65536 bytes"), "{told}");
+    assert!(told.says("more than 65536 bytes"), "{told}");
     assert!(machine.kept().into_keys().eq([address(&name(1))]), "{told}");
 }
 

@@ -238,7 +238,7 @@ fn looked_back_on(only: &str) -> Told {
     let mut machine = board();
     let mut run = Box::<Run>::default();
     run.rules.add_line(b"vfio.override=02:00.0+slot");
-    run.only = Some(address(only));
+    run.plan.only = Some(address(only));
     run.look_back(&mut View::of(&mut machine), true);
     let log = Capture::default();
     let is_applied = run.report(&log);

@@ -17,7 +17,7 @@ fn strays(line: &[u8], only: Option<&str>) -> String {
         .with(vga("0000:04:00.0").in_group(4));
     let mut run = Box::<Run<'_>>::default();
     run.rules.add_line(line);
-    run.only = only.map(address);
+    run.plan.only = only.map(address);
     run.apply(&mut machine);
     machine.load("vfio-pci");
     for place in ["0000:02:00.0", "0000:03:00.0"] {

@@ -80,7 +80,7 @@ pub fn apply_line(system: &mut impl System, line: &[u8], only: Option<Address>) 
     let log = Capture::default();
     let mut run = Box::<Run>::default();
     run.rules.add_line(line);
-    run.only = only;
+    run.plan.only = only;
     run.apply(system);
     let is_applied = run.report(&log);
     Told { is_applied, lines: log.into_lines() }

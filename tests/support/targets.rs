@@ -39,7 +39,8 @@ pub fn tokeniser(line: &[u8]) {
     if line.len() <= MAX_LENGTH {
         let values = found.into_iter().filter(|(name, _)| name == b"vfio.override");
         let values: Vec<Vec<u8>> = values.filter_map(|(_, value)| value).collect();
-        assert!(cmdline::overrides(line).eq(&values));
+        let ours = cmdline::values(line).filter(|(name, _)| *name == cmdline::PARAMETER);
+        assert!(ours.map(|(_, value)| value).eq(&values));
     }
 }
 

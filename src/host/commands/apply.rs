@@ -7,6 +7,7 @@ use vfio_override::message::{self, Answer};
 use vfio_override::plan::Plan;
 use vfio_override::run::Run;
 use vfio_override::system::System;
+use vfio_override::warnings;
 
 use crate::args::Apply;
 use crate::change::modprobe::{Loading, modprobe};
@@ -34,7 +35,7 @@ pub fn run(machine: &mut Machine, options: &Apply, json: bool) -> Result<Verdict
     let mut warnings = Vec::new();
     let taken: Vec<Device> = {
         let run = asked.preview(machine);
-        run.each_warning(&mut |warning| warnings.push(warning.to_string()));
+        warnings::each(&run.plan, &mut |warning| warnings.push(warning.to_string()));
         run.plan.taken().filter_map(|step| devices.get(step.function.address).cloned()).collect()
     };
     let usage = Usage::of(machine, &devices);

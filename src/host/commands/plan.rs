@@ -74,17 +74,18 @@ impl Report {
         }
         let rules: Vec<Rule> = run
             .rules
-            .entries()
-            .map(|(number, entry)| {
-                let message = Message::Rule(number, entry);
+            .entries
+            .iter()
+            .map(|entry| {
+                let message = Message::Rule(entry);
                 Rule {
-                    number,
+                    number: entry.number,
                     outcome: entry.outcome.word(),
                     message: message.to_string(),
                     text: entry.text.escape_ascii().to_string(),
                     column: entry.parsed.as_ref().err().map(|error| error.column),
                     is_bad: message.level() == log::Level::Warn,
-                    functions: fates(devices, &run, number),
+                    functions: fates(devices, &run, entry.number),
                 }
             })
             .collect();

@@ -284,17 +284,15 @@ fn is_passed(device: &Device) -> bool {
 }
 
 fn text_of(rules: &RuleSet<'_>, number: RuleNumber) -> String {
-    let mut entries = rules.entries();
-    let entry = entries.find_map(|(this, entry)| (this == number).then_some(entry));
-    entry.map(|entry| entry.text.escape_ascii().to_string()).unwrap_or_default()
+    rules.entry(number).map(|entry| entry.text.escape_ascii().to_string()).unwrap_or_default()
 }
 
 fn unapplied(run: &Run<'_>) -> Vec<Unapplied> {
-    let messages = run.rules.entries().map(|(number, entry)| {
-        let message = Message::Rule(number, entry);
+    let messages = run.rules.entries.iter().map(|entry| {
+        let message = Message::Rule(entry);
         let outcome = entry.outcome.word();
         (message.level() == Level::Warn || outcome == preview::ABSENT).then(|| Unapplied {
-            number,
+            number: entry.number,
             text: entry.text.escape_ascii().to_string(),
             outcome,
             message: message.to_string(),

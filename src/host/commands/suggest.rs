@@ -375,7 +375,7 @@ impl Former {
         let taken = takers::taken(&Asked::Given(vec![parameter.to_owned()]).preview(machine));
         let run = asked.preview(machine);
         // An exclusion, or a rule whose functions are absent, may be there for a reason that does not show now.
-        let is_covered = run.rules.entries().all(|(_, entry)| entry.outcome.word() == "applied")
+        let is_covered = run.rules.entries.iter().all(|entry| entry.outcome.word() == "applied")
             && takers::taken(&run).iter().all(|other| taken.contains(other));
         drop(run);
         if is_covered {

@@ -142,7 +142,7 @@ impl Devices {
         rules.add_value(b"*:*");
         let mut plan = Box::<Plan>::default();
         let mut view = View::of(&mut machine.tree);
-        survey::survey(&mut view, &rules, None, &mut plan);
+        survey::survey(&mut view, &rules, &mut plan);
         warnings::surroundings(&mut view, &mut plan, |_| true);
         let steps = plan.steps.iter();
         let all = steps

@@ -4,7 +4,7 @@
 use core::fmt;
 
 use crate::rule::{Action, Driver, Expansion, Ids, Place, Rule, Selector, Statement};
-use crate::text::{Escaped, hex};
+use crate::text::{Escaped, write_hex};
 
 impl fmt::Display for Statement<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,9 +46,9 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { domain, bus, place } => {
-                hex::write(f, *domain, 4)?;
+                write_hex(f, *domain, 4)?;
                 f.write_str(":")?;
-                hex::write(f, (*bus).into(), 2)?;
+                write_hex(f, (*bus).into(), 2)?;
                 write!(f, ":{place}")
             }
             Self::Path { start, hops } => {
@@ -58,7 +58,7 @@ impl fmt::Display for Selector {
             Self::Ids(ids) => ids.fmt(f),
             Self::Class { prefix, digits } => {
                 f.write_str("class:")?;
-                hex::write(f, *prefix, (*digits).into())
+                write_hex(f, *prefix, (*digits).into())
             }
             Self::BootVga => f.write_str("boot_vga"),
         }
@@ -67,11 +67,11 @@ impl fmt::Display for Selector {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(f, self.device.into(), 2)?;
+        write_hex(f, self.device.into(), 2)?;
         match self.function {
             Some(function) => {
                 f.write_str(".")?;
-                hex::write(f, function.into(), 1)
+                write_hex(f, function.into(), 1)
             }
             None => f.write_str(".*"),
         }
@@ -81,7 +81,7 @@ impl fmt::Display for Place {
 impl fmt::Display for Ids {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = |f: &mut fmt::Formatter<'_>, id: Option<u16>| match id {
-            Some(id) => hex::write(f, id.into(), 4),
+            Some(id) => write_hex(f, id.into(), 4),
             None => f.write_str("*"),
         };
         id(f, self.vendor)?;
@@ -100,6 +100,6 @@ impl fmt::Display for Ids {
             return Ok(());
         }
         f.write_str(":")?;
-        hex::write(f, self.mask, 6)
+        write_hex(f, self.mask, 6)
     }
 }

@@ -2,7 +2,7 @@
 //! Rules, and what they would do: the early binary's own run, up to where it would write.
 
 use anyhow::Result;
-use vfio_override::cmdline;
+use vfio_override::cmdline::{self, PARAMETER};
 use vfio_override::run::Run;
 use vfio_override::system::View;
 
@@ -32,7 +32,7 @@ impl Asked {
                 vec![rules.iter().map(|rule| value(rule)).collect::<Vec<_>>().join(",")]
             }
             Self::Line(line) => {
-                cmdline::overrides(line).map(|value| value.escape_ascii().to_string()).collect()
+                overrides(line).map(|value| value.escape_ascii().to_string()).collect()
             }
         }
     }
@@ -57,6 +57,11 @@ impl Asked {
         run.preview(&mut View::of(&mut machine.tree));
         run
     }
+}
+
+/// The values of every `vfio.override=` of the line, in order. A `vfio.override` without `=` is ignored.
+pub fn overrides(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    cmdline::values(line).filter(|(name, _)| *name == PARAMETER).map(|(_, value)| value)
 }
 
 /// The rules without what people copy along from the kernel command line.

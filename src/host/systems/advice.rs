@@ -9,6 +9,7 @@ use vfio_override::message::{self, Message};
 use vfio_override::problem::Problem;
 use vfio_override::ruleset::Entry;
 use vfio_override::run::Run;
+use vfio_override::warnings;
 
 use crate::machine::Machine;
 use crate::machine::functions::Devices;
@@ -52,20 +53,20 @@ impl Advice {
 /// All advice about a run.
 pub fn about(machine: &Machine, devices: &Devices, usage: &Usage, run: &Run<'_>) -> Vec<Advice> {
     let mut advice = Vec::new();
-    for (number, entry) in run.rules.entries() {
+    for entry in &run.rules.entries {
         if let Some(doubt) = entry.rule().and_then(message::doubt) {
             advice.push(Advice::warning(
                 "doubtful-rule",
                 Vec::new(),
-                &Message::Doubtful(number, entry, doubt),
+                &Message::Doubtful(entry, doubt),
             ));
         }
     }
-    advice.extend(run.rules.entries().filter_map(|(_, entry)| about_absent(entry)));
+    advice.extend(run.rules.entries.iter().filter_map(about_absent));
     run.each_omission(&mut |omission| {
         advice.push(Advice::warning("omission", Vec::new(), omission));
     });
-    run.each_warning(&mut |warning| {
+    warnings::each(&run.plan, &mut |warning| {
         advice.extend(translate(run, usage, warning));
         if let Message::NoIommu = warning
             && let Some(off) = Off::of(machine, devices)
@@ -116,7 +117,7 @@ fn translate(run: &Run<'_>, usage: &Usage, warning: &Message<'_>) -> Option<Advi
         Message::Problem(Problem::NoAliases(_)) => {
             Advice::warning("no-aliases", Vec::new(), warning)
         }
-        Message::Storage(function) | Message::Network(function) => {
+        Message::Lost(function) => {
             let kind = if function.class.is_storage() { "storage" } else { "network" };
             let functions = one(&function.address);
             match usage.of_function(function) {

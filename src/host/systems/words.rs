@@ -3,6 +3,8 @@
 
 use vfio_override::cmdline;
 
+use crate::rules::preview::overrides;
+
 /// Whether it is a name as configuration files have them, of letters, digits, ".", "_" and "-".
 pub fn is_name(word: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -60,7 +62,7 @@ impl Change {
             return None;
         }
         let is_new = self.add.iter().any(|new| new == word);
-        let mut values = cmdline::overrides(word.as_bytes()).map(String::from_utf8_lossy);
+        let mut values = overrides(word.as_bytes()).map(String::from_utf8_lossy);
         if !is_new && values.any(|value| self.replaced.iter().any(|old| *old == value)) {
             return None;
         }
@@ -156,7 +158,7 @@ pub fn word_of(value: &str) -> String {
 
 /// A word without the rule `off`, if it is one of ours; `None` where no rule is left.
 fn without_off(word: &str) -> Option<String> {
-    let Some(value) = cmdline::overrides(word.as_bytes()).next() else {
+    let Some(value) = overrides(word.as_bytes()).next() else {
         return Some(word.to_owned());
     };
     let value = String::from_utf8_lossy(value);

@@ -110,7 +110,7 @@ pub const X86_64: &Arch = &Arch {
         // A kilobyte less for a hundredth more instructions: LLVM's own balance takes functions in, and makes
         // tables, that pay where code runs more than once.
         flags: &[
-            "-Cllvm-args=-inline-threshold=60",
+            "-Cllvm-args=-inline-threshold=55",
             "-Cllvm-args=-switch-to-lookup=false",
             "-Cllvm-args=-min-jump-table-entries=7",
         ],
