@@ -21,7 +21,6 @@ pub type DriverName = Vec<u8, MAX_DRIVER, u8>;
 /// Makes the `driver_override` of the step's function hold its driver. Called again, it reads back what it wrote. Where
 /// the step has failed, its driver's name may be a guess, which protects the function as well: it is written unless an
 /// override is there.
-#[inline(never)]
 pub(crate) fn hold(system: &mut impl System, step: &mut Step) {
     let is_guess = matches!(step.state, State::Failed(_));
     match set_override(system, step, is_guess) {
@@ -73,7 +72,6 @@ pub(crate) fn is_name(held: &[u8]) -> bool {
 }
 
 /// Reads back each override that was written, that of a guess too, unless its function came further since.
-#[inline(never)]
 pub(crate) fn read_back(system: &mut impl System, plan: &mut Plan) {
     let is_unproven = |step: &&mut Step| {
         step.held == Held::Written && matches!(step.state, State::Held | State::Failed(_))

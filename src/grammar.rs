@@ -117,7 +117,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads all hexadecimal digits that come next. There must be 1 to `max` (at most 8).
-    #[inline(never)]
     fn hex(&mut self, max: usize, expected: &'static str) -> Option<u32> {
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let value = self.rest.get(..digits).and_then(|text| number::<16>(text, max));
@@ -242,7 +241,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// `DEV.FN`, where FN may be `*` if that `may_be_any`.
-    #[inline(never)]
     fn place(&mut self, may_be_any: bool) -> Option<Place> {
         let before = self.rest;
         let device = u8::try_from(self.hex(2, DEVICE)?).ok()?;
@@ -273,7 +271,6 @@ impl<'a> Cursor<'a> {
     /// The form of `vfio-pci.ids=` (`vfio_pci_fill_ids` in `drivers/vfio/pci/vfio_pci.c`), or behind
     /// `pci:` that of the kernel's `<pci_dev>` (`pci_dev_str_match` in `drivers/pci/pci.c`), in which 0
     /// means any.
-    #[inline(never)]
     fn ids(&mut self, is_pci_dev: bool) -> Option<Selector> {
         const FIELDS: [&str; 4] = [
             "a vendor ID of 1 to 4 hexadecimal digits, or *",

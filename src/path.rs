@@ -81,7 +81,6 @@ pub const MAX_PATH: usize = 256;
 
 impl Path {
     /// The path as system calls take it.
-    #[inline(never)]
     pub fn text(self) -> PathText {
         match self {
             Self::Devices => PathText::of(&[b"bus/pci/devices"]),

@@ -83,7 +83,6 @@ impl Address {
 
     /// The name that sysfs has for it, such as `0000:03:00.0`, with room for the rest of a path. The domain may have up
     /// to 8 digits.
-    #[inline(never)]
     pub fn name(self) -> Vec<u8, MAX_PATH> {
         let numbers = u32::from_be_bytes([self.bus(), self.device(), self.function(), 0]);
         // Two digits each. The two of the bus, the two of the device and the last of the function fill the gaps of

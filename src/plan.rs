@@ -160,7 +160,6 @@ impl Plan {
         (0..self.steps.len() + self.neighbours.len()).filter_map(|index| self.left_at(index))
     }
 
-    #[inline(never)]
     fn left_at(&self, index: usize) -> Option<&Function> {
         let function = match self.steps.get(index) {
             Some(step) if step.is_taken() => return None,
@@ -206,7 +205,6 @@ impl Plan {
     }
 
     /// Stores what went wrong, and what it keeps the survey from: the first problem of each scope.
-    #[inline(never)]
     pub(crate) fn remember(&mut self, scope: Scope, problem: Problem) {
         let problems = &mut self.problems;
         if problems.iter().any(|(known, _)| *known == scope) {

@@ -76,7 +76,6 @@ impl Run<'_> {
     /// functions. Where `auto` chose it by its module's name, and the module has registered another, its functions are
     /// kept for that one, and offered to it, and `driver` becomes its name; if the module `is_loaded` and has registered
     /// none, they have failed.
-    #[inline(never)]
     pub fn verify_loaded(
         &mut self,
         system: &mut impl System,

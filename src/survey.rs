@@ -156,7 +156,6 @@ impl Survey<'_, '_> {
     }
 
     /// Adds the function at this address, if there is one and it has no step yet.
-    #[inline(never)]
     fn visit(&mut self, view: &mut View<'_, impl System>, address: Address) {
         if self.plan.get_mut(address).is_none()
             && let Some(function) = self.examine(view, address)
@@ -216,7 +215,6 @@ impl Survey<'_, '_> {
     }
 
     /// Adds the others of the function's IOMMU group.
-    #[inline(never)]
     fn group(&mut self, view: &mut View<'_, impl System>, address: Address) {
         if self.plan.get_mut(address).is_none_or(|step| step.function.group.is_some()) {
             return;
@@ -242,7 +240,6 @@ impl Survey<'_, '_> {
     }
 
     /// Reads what is known of a function; `None` where there is none.
-    #[inline(never)]
     fn examine(&mut self, view: &mut View<'_, impl System>, address: Address) -> Option<Function> {
         let read = read_function(view, address);
         let mut function = self.plan.note(Scope::Function(address), read)??;
@@ -326,7 +323,6 @@ pub(crate) fn list_group<S: System>(
 }
 
 /// Whether the firmware booted on this display; `None` where the kernel has no answer.
-#[inline(never)]
 pub(crate) fn boot_vga(
     view: &mut View<'_, impl System>,
     function: &Function,

@@ -79,7 +79,6 @@ impl<'s, S: System> View<'s, S> {
     }
 
     /// Reads the whole attribute, except what does not fit into `buffer`.
-    #[inline(never)]
     pub fn read<'b>(&mut self, path: Path, buffer: &'b mut [u8]) -> Result<&'b [u8], Problem> {
         let opened = self.0.open(path, OFlag::O_RDONLY);
         let mut file = opened.map_err(Problem::fault("open", path))?;
@@ -88,7 +87,6 @@ impl<'s, S: System> View<'s, S> {
     }
 
     /// The last component of the link's target; `None` where there is no link.
-    #[inline(never)]
     pub fn link_name<'b>(
         &mut self,
         path: Path,
@@ -131,7 +129,6 @@ impl<'s, S: System> View<'s, S> {
     /// has registered, unless a driver has the first name. Of several it is the first by name, so that every run finds
     /// the same one: an alias does not say of which driver it is. No module in Linux with an alias for VFIO has several.
     /// ENOENT if there is none, as before the module is loaded.
-    #[inline(never)]
     pub(crate) fn find_registered(&mut self, name: &mut DriverName) -> Result<(), Errno> {
         let mut asked = DriverName::new();
         store_name(&mut asked, name);

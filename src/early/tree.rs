@@ -110,12 +110,10 @@ impl Tree {
     }
 
     /// The same, with room.
-    #[inline(never)]
     fn open_below(&mut self, path: &CStr, flags: OFlag) -> nix::Result<Fd> {
         self.with_room(|tree| tree.open_path(path, flags))
     }
 
-    #[inline(never)]
     fn list_directory(
         &mut self,
         path: &PathText,
