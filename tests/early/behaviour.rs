@@ -482,7 +482,7 @@ fn a_command_line_of_any_length_is_read_as_far_as_it_counts() {
                 let run = copy.run(&binary);
                 let is_cut = length > 64 * 1024;
                 assert_eq!(run.status, Some(i32::from(is_cut)), "{}", run.story());
-                assert_eq!(run.says("longer than 65536 bytes"), is_cut, "{}", run.story());
+                assert_eq!(run.says("more than 65536 bytes"), is_cut, "{}", run.story());
                 let has_rule = start.starts_with(b"vfio");
                 assert_eq!(run.says("nothing to do"), !has_rule && !is_cut, "{}", run.story());
                 let kept = if has_rule { "vfio-pci\n" } else { "(null)\n" };
