@@ -224,6 +224,42 @@ fn few_descriptors_and_many_that_were_left_open_cost_no_function() {
 
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
+fn where_no_file_can_be_opened_that_is_told_and_the_run_ends() {
+    for binary in binaries() {
+        for limit in 3..7 {
+            let copy = two_cards();
+            let script = format!("exec timeout 20 prlimit --nofile={limit} \"$@\"");
+            let run = Run::of(&mut by_script(&script, &copy.command(&binary)), &copy.path("kmsg"));
+            assert_eq!(run.status, Some(1), "{script}: {}", run.story());
+            assert!(run.says("EMFILE") || run.stderr.contains("EMFILE"), "{}", run.story());
+            assert_eq!(outcome(&copy), outcome(&two_cards()), "{script}: {}", run.story());
+        }
+    }
+}
+
+/// A terminal may stop whoever writes to it from the background (`TOSTOP` in termios(3)).
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_terminal_stops_no_run_in_the_background() {
+    for binary in binaries() {
+        let copy = two_cards();
+        let early = copy.command(&binary);
+        let arguments: Vec<_> = early.get_args().map(|text| text.to_str().unwrap()).collect();
+        let script = format!(
+            "stty tostop; set -m; {} {} --kmsg /nonexistent & sleep 1; jobs -l; kill -KILL %1; true",
+            binary.display(),
+            arguments.join(" ")
+        );
+        let mut terminal = Command::new("script");
+        terminal.args(["-qec", &format!("bash -c '{script}'"), "/dev/null"]);
+        let run = Run::of(&mut terminal, &copy.path("kmsg"));
+        assert!(run.stdout.contains("functions: 2 taken"), "{}", run.story());
+        assert!(!run.stdout.contains("Stopped"), "{}", run.story());
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
 fn a_huge_environment_and_an_empty_name_change_nothing() {
     for binary in binaries() {
         let copy = two_cards();

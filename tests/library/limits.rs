@@ -60,6 +60,20 @@ fn an_exclusion_past_the_limit_refuses_all_rules() {
     }
 }
 
+/// Its number is that of all rules that were written.
+#[test]
+fn an_exclusion_far_past_the_limit_refuses_the_last_rule_as_well() {
+    for surplus in [2, 3, 40] {
+        let mut machine = machine(MAX_RULES);
+        let more = "nonsense,".repeat(surplus - 1);
+        let told = apply(&mut machine, &format!("{},{more}!{}", one_each(MAX_RULES), name(3)));
+        assert_eq!(machine.kept().len(), 0, "{told}");
+        let number = MAX_RULES + surplus;
+        assert!(told.says(&format!("rule {number} is an exclusion that cannot")), "{told}");
+        assert!(told.says(&format!("more than 512 rules: the last {surplus} ")), "{told}");
+    }
+}
+
 #[test]
 fn off_past_the_limit_is_off() {
     let mut machine = machine(MAX_RULES);
@@ -129,6 +143,19 @@ fn failures_past_the_limit_let_no_exclusion_be_forgotten() {
         let told = apply(&mut machine, "class:03,!boot_vga");
         assert!(machine.kept().is_empty(), "{broken}: {told}");
         assert!(told.says("an exclusion that cannot be honoured"), "{broken}: {told}");
+    }
+}
+
+/// Only VGA controllers have the attribute.
+#[test]
+fn no_other_display_is_asked_for_boot_vga() {
+    for (class, is_asked) in [(0x03_00_00, true), (0x03_00_01, true), (0x03_02_00, false)] {
+        for rules in ["class:03", "class:03,!boot_vga"] {
+            let mut machine = Machine::new().with(function(&name(0), class));
+            apply(&mut machine, rules);
+            let asked = machine.operations.iter().any(|op| op.path.ends_with("boot_vga"));
+            assert_eq!(asked, is_asked, "{class:06x} {rules}");
+        }
     }
 }
 
