@@ -14,7 +14,7 @@ use crate::ground::setup;
 use crate::ground::workspace::{Workspace, cargo};
 
 /// What of the early binary cannot be tested by the emulation of a process, each with why.
-pub const NOT_EMULATED: [(&str, &str); 12] = [
+pub const NOT_EMULATED: [(&str, &str); 13] = [
     ("below::no_link_on_the_way_leads_out_of_the_tree", OPENAT2),
     ("below::what_is_no_file_costs_one_function_and_plan_says_the_same", OPENAT2),
     ("cost::", "what is counted would be the emulation's system calls"),
@@ -30,6 +30,10 @@ pub const NOT_EMULATED: [(&str, &str); 12] = [
     (
         "environment::signals_that_were_ignored_or_blocked_change_nothing",
         "the emulation writes a signal's old action before it reads the new one",
+    ),
+    (
+        "environment::where_no_file_can_be_opened_that_is_told_and_the_run_ends",
+        "the emulation opens files of its own before the program",
     ),
     ("inject::", "faults would be put into the emulation's system calls"),
     ("pid1::a_hang_leaves_no_function_unprotected", WORKER),
