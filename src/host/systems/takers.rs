@@ -12,7 +12,7 @@ use vfio_override::run::Run;
 
 use super::advice::Advice;
 use super::steps::{ELSE, Step, Written};
-use super::words::{Ids, is_name, split};
+use super::words::{BLACKLISTS, Ids, is_name, split};
 use crate::machine::Machine;
 use crate::machine::functions::{Device, Devices};
 use crate::machine::modules::{self, Driver};
@@ -400,13 +400,10 @@ fn blacklisted(machine: &Machine) -> Vec<(String, String)> {
     for word in split(&line) {
         is_behind |= word == "--";
         let Some(parameter) = cmdline::parameters(word.as_bytes()).next() else { continue };
-        let name = match parameter.name {
-            b"modprobe.blacklist" => "modprobe.blacklist",
-            b"rd.driver.blacklist" => "rd.driver.blacklist",
-            // Of the three only the kernel stops at `--`.
-            b"module_blacklist" if !is_behind => "module_blacklist",
-            _ => continue,
-        };
+        // The kernel's own is not read behind `--`.
+        let own = (!is_behind).then_some("module_blacklist");
+        let name = BLACKLISTS.into_iter().chain(own).find(|it| it.as_bytes() == parameter.name);
+        let Some(name) = name else { continue };
         let value = parameter.value.map(String::from_utf8_lossy).unwrap_or_default();
         found.extend(value.split(',').filter(|module| is_name(module)).map(|module| {
             (format!("{name}= on the kernel command line"), format!("blacklist {module}"))

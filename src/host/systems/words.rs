@@ -79,17 +79,15 @@ impl Change {
     }
 }
 
+/// The parameters that give a driver IDs, with `_` for each `-`, and that driver.
+const IDS: [(&str, &str); 2] = [("vfio_pci.ids", "vfio-pci"), ("pci_stub.ids", "pci-stub")];
+/// The parameters by which modprobe, or dracut, loads no module of these names.
+pub const BLACKLISTS: [&str; 2] = ["modprobe.blacklist", "rd.driver.blacklist"];
+
 /// Whether programs read a parameter of this name behind `--`, too, where the kernel does not.
 pub fn is_read_behind(name: &[u8]) -> bool {
-    const NAMES: [&[u8]; 6] = [
-        b"vfio_pci.ids",
-        b"vfio-pci.ids",
-        b"pci_stub.ids",
-        b"pci-stub.ids",
-        b"modprobe.blacklist",
-        b"rd.driver.blacklist",
-    ];
-    NAMES.contains(&name)
+    let name = String::from_utf8_lossy(name).replace('-', "_");
+    IDS.iter().any(|(its, _)| *its == name) || BLACKLISTS.contains(&name.as_str())
 }
 
 /// Whether this word switches the IOMMU off.
@@ -114,13 +112,11 @@ impl<'l> Ids<'l> {
     /// Those of a line that count. The kernel reads nothing behind `--`; modprobe does (seen with kmod 30 and 34.2), so
     /// that what stands there counts for a driver that is a module.
     pub fn of(line: &'l str, is_built_in: impl Fn(&str) -> bool) -> Vec<Self> {
-        const NAMES: [(&str, &str); 2] =
-            [("vfio_pci.ids", "vfio-pci"), ("pci_stub.ids", "pci-stub")];
         let all = split(line);
         let end = end_of_ours(&all);
         let counts = |(place, word): (usize, &&'l str)| {
             let (name, _) = parameter(word)?;
-            let (_, driver) = NAMES.iter().find(|(its, _)| *its == name)?;
+            let (_, driver) = IDS.iter().find(|(its, _)| *its == name)?;
             let is_behind = place > end;
             (!is_behind || !is_built_in(driver)).then_some(Ids { word, is_behind })
         };
