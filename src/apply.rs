@@ -79,7 +79,7 @@ pub(crate) fn read_back(system: &mut impl System, plan: &mut Plan) {
     plan.taken_mut().filter(is_unproven).for_each(|step| hold(system, step));
 }
 
-/// Reads back every override, unbinds each function whose override is held from any other driver, and offers it to its
+/// Reads back every override that was written, unbinds each function whose override is held from any other driver, and offers it to its
 /// own.
 ///
 /// A driver that is not registered yet takes its functions by itself when it loads.

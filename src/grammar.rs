@@ -174,8 +174,8 @@ impl<'a> Cursor<'a> {
     fn selector(&mut self) -> Option<Selector> {
         let selector =
             self.rest.split(|byte| matches!(byte, b'@' | b'+' | b'=')).next().unwrap_or_default();
-        // A word is no selector, rather than a bad number, even where its first letter is a hexadecimal digit, as in
-        // `boot`.
+        // Any other word is no selector, rather than a bad number, even where its first letter is a hexadecimal digit,
+        // as in `boot`.
         let mut first_field = selector.iter().take_while(|byte| **byte != b':');
         let is_word = first_field.any(|byte| matches!(byte | 0x20, b'g'..=b'w' | b'y' | b'z'));
         if selector == b"boot_vga" {

@@ -53,7 +53,7 @@ pub enum Message<'a> {
     /// The display that the firmware booted on is taken.
     BootDisplay(Address),
     /// A mass-storage or a network controller is taken.
-    Lost(&'a Function),
+    HostLoses(&'a Function),
     /// A firmware framebuffer's driver holds memory of a taken function.
     Framebuffer(Address),
     /// `vfio-pci.ids=` takes a function that no rule takes.
@@ -94,7 +94,7 @@ pub struct Loading {
     /// What modprobe answered.
     pub answer: Answer,
     /// How many functions are kept for the driver, and how many of them it has now.
-    pub kept_and_bound: (usize, usize),
+    pub counts: (usize, usize),
 }
 
 /// What modprobe answered.
@@ -151,20 +151,20 @@ impl Message<'_> {
             Self::Rule(entry) => match entry.outcome {
                 Outcome::Absent => Level::Info,
                 Outcome::Unmatched if excludes(entry) => Level::Info,
-                Outcome::Unmatched
-                | Outcome::Refused(_)
-                | Outcome::Invalid(_)
-                | Outcome::Failed(_) => Level::Warn,
-                _ => Level::Debug,
+                Outcome::NotInForce
+                | Outcome::Setting
+                | Outcome::Applied
+                | Outcome::Excluded
+                | Outcome::Overruled
+                | Outcome::Elsewhere => Level::Debug,
+                _ => Level::Warn,
             },
             Self::Function(step) => match step.state {
                 State::Failed(_) => Level::Error,
                 State::Offered => Level::Warn,
                 State::Planned | State::Held | State::Waiting | State::Bound => Level::Info,
             },
-            Self::Loading(Loading { kept_and_bound: (kept, bound), .. }) if kept == bound => {
-                Level::Info
-            }
+            Self::Loading(Loading { counts: (kept, bound), .. }) if kept == bound => Level::Info,
             Self::CommandLine(..) | Self::Sysfs(..) | Self::Mount(..) | Self::NoWorker(..) => {
                 Level::Error
             }
@@ -220,7 +220,7 @@ impl fmt::Display for Message<'_> {
             Self::Function(step) => write_function(f, step),
             Self::Summary(rules, plan) => write_summary(f, rules, plan),
             Self::Loading(loading) => {
-                let (driver, (kept, bound)) = (Escaped(&loading.driver), loading.kept_and_bound);
+                let (driver, (kept, bound)) = (Escaped(&loading.driver), loading.counts);
                 match loading.answer {
                     Answer::Loaded => write!(f, "{driver} loaded, ")?,
                     Answer::Refused(status) => write!(
@@ -257,7 +257,7 @@ impl fmt::Display for Message<'_> {
                 "{address} is the boot display: the console freezes when it is taken, \
                  which is no hang; !boot_vga leaves it to the host"
             ),
-            Self::Lost(Function { address, class, .. }) => {
+            Self::HostLoses(Function { address, class, .. }) => {
                 let is_disk = class.is_storage();
                 address.fmt(f)?;
                 f.write_str(if is_disk { " is mass storage" } else { " is a network function" })?;
@@ -377,10 +377,8 @@ fn write_left(f: &mut fmt::Formatter<'_>, group: u32, plan: &Plan) -> fmt::Resul
         }
         count += 1;
     }
-    match count.checked_sub(MOST_NAMED) {
-        None | Some(0) => Ok(()),
-        Some(more) => write!(f, " and {} more", Decimal::from(more)),
-    }
+    let Some(more @ 1..) = count.checked_sub(MOST_NAMED) else { return Ok(()) };
+    write!(f, " and {} more", Decimal::from(more))
 }
 
 fn write_function(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {

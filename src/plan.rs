@@ -18,7 +18,7 @@ use crate::survey::{
     Groups, MAX_FUNCTIONS, MAX_NEIGHBOURS, MAX_PATH_ENDS, MAX_PROBLEMS, MAX_STRAYS, Scope,
 };
 
-/// What becomes of every function that the rules concern.
+/// What a run is for, and what becomes of every function that the rules concern.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// The only function that is to be decided on; `None` for all. The caller sets it before the run begins.
@@ -145,6 +145,11 @@ impl Plan {
         }
     }
 
+    /// Whether the run is for the function at this address.
+    pub(crate) fn is_for(&self, address: Address) -> bool {
+        self.only.is_none_or(|only| only == address)
+    }
+
     /// The functions that are taken, by address.
     pub fn taken(&self) -> impl DoubleEndedIterator<Item = &Step> {
         self.steps.iter().filter(|step| step.is_taken())
@@ -267,7 +272,7 @@ impl Plan {
         }
     }
 
-    /// Decides everything; with `only`, nothing but this function.
+    /// Decides everything; with [`Plan::only`], nothing but this function.
     pub fn decide(&mut self, rules: &mut RuleSet<'_>) {
         let only = self.only;
         for number in 1.. {

@@ -47,7 +47,7 @@ pub enum Problem {
     TooMany(&'static Limit),
 }
 
-/// How many there is room for. What of, and what comes of it.
+/// For how many there is room; of what, and what comes of it.
 pub type Limit = (usize, &'static str);
 
 impl Problem {

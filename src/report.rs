@@ -31,7 +31,7 @@ impl Run<'_> {
             return true;
         }
 
-        let has_summary = !is_for_one || plan.taken().any(Step::is_held);
+        let has_summary = rules.count() > 0 && (!is_for_one || plan.taken().any(Step::is_held));
         if self.is_cut_short && has_summary && rules.off.is_none() {
             say(false, &Message::Summary(rules, plan));
         }
@@ -60,13 +60,15 @@ impl Run<'_> {
             return is_applied;
         }
         warnings::each(plan, &mut |message| say(false, message));
-        for step in plan.steps.iter().filter(|step| !step.is_taken()) {
+        // A run for one function does not decide on the others of its slot and its group.
+        let left = plan.steps.iter().filter(|step| !step.is_taken());
+        for step in left.filter(|step| plan.is_for(step.function.address)) {
             say(false, &Message::LeftAlone(step));
         }
         for step in plan.taken() {
             say(false, &Message::Function(step));
         }
-        if rules.count() > 0 && !self.is_cut_short && has_summary {
+        if !self.is_cut_short && has_summary {
             say(false, &Message::Summary(rules, plan));
         }
         is_applied && is_complete

@@ -67,7 +67,7 @@ pub(crate) enum Scope {
     Anything,
 }
 
-/// Adds a step to the plan for everything that the rules concern; with `only`, as far as it concerns that
+/// Adds a step to the plan for everything that the rules concern; with [`Plan::only`], as far as it concerns that
 /// function.
 pub fn survey(view: &mut View<'_, impl System>, rules: &RuleSet<'_>, plan: &mut Plan) {
     let needs_boot_vga = rules.any(|rule| rule.selector == Selector::BootVga);
@@ -356,7 +356,7 @@ pub(crate) fn read_function(
     match view.read(path, &mut buffer) {
         Ok(text) => match modalias::function(address, text) {
             None => Err(Problem::Fault { operation: "read", path, errno: Errno::EBADMSG }),
-            function => Ok(function),
+            found => Ok(found),
         },
         // It is not there, or not any more.
         Err(Problem::Fault { errno: Errno::ENODEV, .. }) => Ok(None),

@@ -18,8 +18,8 @@ use crate::rule::MAX_DRIVER;
 /// A PCI bus in sysfs, and the text files that a decision may need as well.
 ///
 /// Apart from the text files, nothing outside of the sysfs root is reached, wherever links in it lead; for kernels on
-/// which this is not certain, see [`beneath`](crate::beneath). An operation on a function that is not there ends in
-/// ENODEV, as in the kernel. ENOENT means that the function has no such attribute.
+/// which this is not certain, see [`beneath`](crate::beneath). Opening an attribute of a function that is not there ends
+/// in ENODEV, as in the kernel. ENOENT means that the function has no such attribute.
 pub trait System {
     /// An open attribute. It borrows the system, so that the next operation may close it.
     type File<'a>: File

@@ -33,7 +33,7 @@ pub(crate) fn find_strays(
 ) {
     let _ = view.list(directory, |view, address| {
         let path = Path::Attribute(address, Attribute::DriverOverride);
-        if plan.only.is_none_or(|only| only == address)
+        if plan.is_for(address)
             && plan.get_mut(address).is_none_or(|step| !step.is_taken())
             && match directory {
                 Path::VfioPci => {
@@ -149,7 +149,7 @@ pub fn each<'a>(plan: &'a Plan, warn: &mut dyn FnMut(&Message<'a>)) {
             warn(&Message::BootDisplay(function.address));
         }
         if function.class.is_storage() || function.class.is_network() {
-            warn(&Message::Lost(function));
+            warn(&Message::HostLoses(function));
         }
         if has_framebuffer {
             warn(&Message::Framebuffer(function.address));

@@ -36,14 +36,15 @@ pub fn load_drivers(
         }
         let answer = load(driver, process);
         run.verify_loaded(tree, driver, matches!(answer, Answer::Loaded));
-        let kept_and_bound = run.bound_to(driver);
+        let counts = run.bound_to(driver);
         // There is room for each.
-        let _ = loadings.push(Loading { driver: driver.clone(), answer, kept_and_bound });
+        let _ = loadings.push(Loading { driver: driver.clone(), answer, counts });
     }
     loadings
 }
 
 fn load(driver: &[u8], process: Process) -> Answer {
+    // A driver's name is shorter than any path may be.
     let name = PathText::of(&[driver]);
     let child = sys::spawn(|| {
         let mut status = MISSING;

@@ -320,12 +320,13 @@ pub fn this_process() -> Pid {
 /// that is five system calls and 2 KiB of code.
 pub fn spawn(work: impl FnOnce() -> c_int) -> nix::Result<Pid> {
     // SAFETY: a child with a copy of everything and without a new stack, as fork makes it. This process
-    // has one thread, and nothing here asks the C library for the thread's number, which goes stale.
+    // has one thread, and nothing after this asks the C library for the thread's number, which goes stale.
     let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
     let child = libc::pid_t::try_from(Errno::result(child)?).map_err(|_| Errno::EOVERFLOW)?;
     if child == 0 {
+        let status = work();
         // SAFETY: nothing has to be undone or flushed.
-        unsafe { libc::_exit(work()) }
+        unsafe { libc::_exit(status) }
     }
     Ok(Pid::from_raw(child))
 }

@@ -124,7 +124,7 @@ file lib/modules/6.12.30/modules.builtin
 ";
 
 /// Systems by no more than what they are recognised by, each with its kernel command line.
-const SYSTEMS: &[(&str, &str, &[&str])] = &[
+const MADE_UP: &[(&str, &str, &[&str])] = &[
     (
         "alpine-from-memory",
         "modules=loop,squashfs,sd-mod,usb-storage modloop=/boot/modloop-lts quiet",
@@ -949,7 +949,7 @@ const SYSTEMS: &[(&str, &str, &[&str])] = &[
 fn each_other_system_is_told_what_is_safe_there() {
     let desk = Desk::with(&[]);
     let mut screen = String::new();
-    for (name, line, files) in SYSTEMS {
+    for (name, line, files) in MADE_UP {
         let text = format!("{MACHINE}cmdline {line}\n{}\n", files.join("\n"));
         copy::unfold_text(&text, &desk.path(name));
         let told = desk.screen(&[&format!("suggest --from {name} 01:00.0")]);

@@ -8,10 +8,11 @@ use std::fmt::{Display, Write as _};
 
 use crate::support::capture::{Capture, Told, apply, apply_line, apply_to};
 use crate::support::machine::{
-    Asked, Function, Machine, address, audio, bridge, function, network, nvme, vga,
+    Asked, Function, Machine, Operation, address, audio, bridge, function, network, nvme, vga,
 };
 use nix::errno::Errno;
 use vfio_override::apply::DriverName;
+use vfio_override::cmdline::MAX_LENGTH;
 use vfio_override::message::{Answer, Loading, Message, WorkerEnd};
 use vfio_override::path::Attribute;
 use vfio_override::run::Run;
@@ -243,6 +244,63 @@ fn looked_back_on(only: &str) -> Told {
     let log = Capture::default();
     let is_applied = run.report(&log);
     Told { is_applied, lines: log.into_lines() }
+}
+
+/// The IOMMUs of Intel and AMD have their functions from the start, those of others may get them later.
+#[test]
+fn a_function_without_a_group_is_told_where_it_will_get_none() {
+    for (iommu, is_told) in [("dmar0", true), ("ivhd1", true), ("smmu3.0x09050000", false)] {
+        let mut machine = board().with(card("0000:05:00.0")).with_iommu(iommu);
+        let told = apply(&mut machine, "05:00.0");
+        assert_eq!(told.says("0000:05:00.0 is in no IOMMU group"), is_told, "{iommu}: {told}");
+    }
+}
+
+#[test]
+fn a_group_that_is_missing_concerns_a_run_for_that_function_only() {
+    for (function, is_applied) in [("0000:05:00.0", false), ("0000:05:00.1", true)] {
+        let mut machine = board().with(card("0000:05:00.0")).with(audio("0000:05:00.1"));
+        let rules = "05:00.0+group,05:00.1,debug";
+        let told = apply_to(&mut machine, rules, address(function));
+        assert_eq!(told.is_applied, is_applied, "{told}");
+        let is_failed = told.says("failed: 0000:05:00.0 is in no IOMMU group");
+        assert_eq!(is_failed, !is_applied, "{told}");
+        let is_elsewhere = told.says("rule 1 \"05:00.0+group\": does not concern this function");
+        assert_eq!(is_elsewhere, is_applied, "{told}");
+    }
+}
+
+#[test]
+fn a_group_that_cannot_be_looked_up_concerns_only_rules_that_take_it_along() {
+    let rules = "01:00.0+group,02:00.0+group,01:00.0=pci-stub";
+    let mut healthy = board();
+    apply(&mut healthy, rules);
+    let asks = |op: &Operation| op.path.ends_with("0000:01:00.0/iommu_group");
+    let at = healthy.operations.iter().position(asks).unwrap() + 1;
+    let mut machine = board().failing_at(at, Errno::EIO);
+    let told = apply(&mut machine, rules);
+    assert!(told.says("rule 1 \"01:00.0+group\": failed: read link"), "{told}");
+    assert!(!told.says("rule 2 \"") && !told.says("rule 3 \""), "{told}");
+    assert_eq!(machine.kept()[&address("0000:01:00.0")], "pci-stub", "{told}");
+}
+
+#[test]
+fn a_line_that_was_cut_and_has_no_rule_is_told_without_a_count_of_rules() {
+    let line = vec![b'x'; MAX_LENGTH + 1];
+    for came_to_no_end in [false, true] {
+        let (mut machine, mut run) = (board(), Box::<Run>::default());
+        run.rules.add_line(&line);
+        if came_to_no_end {
+            run.look_back(&mut View::of(&mut machine), true);
+        } else {
+            run.apply(&mut machine);
+        }
+        let log = Capture::default();
+        assert!(!run.report(&log));
+        let lines = log.into_lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].1.starts_with("more than 65536 bytes"), "{lines:?}");
+    }
 }
 
 #[test]
@@ -515,7 +573,7 @@ fn each_answer_of_modprobe() {
     let loadings = results.map(|(answer, kept, bound)| Loading {
         driver: driver.clone(),
         answer,
-        kept_and_bound: (kept, bound),
+        counts: (kept, bound),
     });
     let lines: Vec<Message> = loadings.iter().map(Message::Loading).collect();
     insta::assert_snapshot!(list(&lines));

@@ -323,7 +323,13 @@ impl Machine {
 
     /// With an IOMMU whose groups come only when a driver takes a function.
     pub fn with_late_groups(self) -> Self {
-        Self { iommus: vec!["smmu3.0x0000000009050000".to_owned()], ..self }
+        self.with_iommu("smmu3.0x0000000009050000")
+    }
+
+    /// With an IOMMU of this name.
+    pub fn with_iommu(mut self, name: &str) -> Self {
+        self.iommus.push(name.to_owned());
+        self
     }
 
     /// With this `/proc/iomem`.

@@ -22,11 +22,9 @@ impl<T> Once<T> {
     /// The value, the first time.
     #[expect(clippy::mut_from_ref, reason = "it is handed out once")]
     pub fn hand_out(&'static self) -> Option<&'static mut T> {
-        if self.is_handed_out.swap(true, Ordering::Relaxed) {
-            return None;
-        }
+        let is_first = !self.is_handed_out.swap(true, Ordering::Relaxed);
         // SAFETY: the swap lets one caller pass, so this is the only reference, for good.
-        Some(unsafe { &mut *self.value.get() })
+        is_first.then(|| unsafe { &mut *self.value.get() })
     }
 }
 

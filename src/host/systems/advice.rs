@@ -117,7 +117,7 @@ fn translate(run: &Run<'_>, usage: &Usage, warning: &Message<'_>) -> Option<Advi
         Message::Problem(Problem::NoAliases(_)) => {
             Advice::warning("no-aliases", Vec::new(), warning)
         }
-        Message::Lost(function) => {
+        Message::HostLoses(function) => {
             let kind = if function.class.is_storage() { "storage" } else { "network" };
             let functions = one(&function.address);
             match usage.of_function(function) {

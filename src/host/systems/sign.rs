@@ -40,7 +40,7 @@ pub enum Sign {
 }
 
 impl Sign {
-    fn each(&self, visit: &mut dyn FnMut(&Sign)) {
+    pub fn each(&self, visit: &mut dyn FnMut(&Sign)) {
         visit(self);
         match self {
             Self::All(signs) | Self::Any(signs) => signs.iter().for_each(|sign| sign.each(visit)),
@@ -160,7 +160,7 @@ fn is_one(kind: Option<&str>, kinds: &[&str]) -> bool {
 }
 
 /// Boot loaders that tell their names.
-const LOADERS: [&str; 4] = ["systemd-boot", "GRUB", "Limine", "rEFInd"];
+pub const LOADERS: [&str; 4] = ["systemd-boot", "GRUB", "Limine", "rEFInd"];
 
 /// What a variable of the Boot Loader Interface says, by what is found in its text. It is in UTF-16.
 fn efi_text(root: &Root, variable: &str, find: impl Fn(&str) -> Option<String>) -> Option<String> {

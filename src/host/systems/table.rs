@@ -1474,6 +1474,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use super::super::sign::LOADERS;
     use super::*;
 
     #[test]
@@ -1491,6 +1492,23 @@ mod tests {
             if name != "README.md" && name.contains(".md") {
                 assert!(index.contains(&format!("({name})")), "{name}");
             }
+        }
+    }
+
+    /// A name that is looked for and never found would have its system never recognised.
+    #[test]
+    fn every_loader_that_is_a_sign_is_looked_for() {
+        let mut names = Vec::new();
+        for system in SYSTEMS {
+            system.sign.each(&mut |sign| {
+                if let Loader(name) = sign {
+                    names.push(*name);
+                }
+            });
+        }
+        assert!(!names.is_empty());
+        for name in names {
+            assert!(LOADERS.contains(&name), "{name}");
         }
     }
 
