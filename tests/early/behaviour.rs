@@ -492,6 +492,23 @@ fn a_command_line_of_any_length_is_read_as_far_as_it_counts() {
     }
 }
 
+/// The kernel refuses a record of more than about 1,000 bytes.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_record_that_is_too_long_is_cut_and_stays_one_line() {
+    for binary in binaries() {
+        for path in ["x".repeat(2_000), "\u{1}".repeat(2_000), "/\u{1}x".repeat(700)] {
+            let copy = two_cards("vfio.override=01:00.0");
+            let status = copy.command(&binary).args(["--cmdline", &path]).status().unwrap();
+            assert_eq!(status.code(), Some(1));
+            let record = fs::read_to_string(copy.path("kmsg")).unwrap();
+            assert!((956..=960).contains(&record.len()), "{}", record.len());
+            assert!(record.starts_with("<3>") && record.ends_with('\n'), "{record:?}");
+            assert_eq!(record.lines().count(), 1, "{record:?}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
 fn a_command_line_that_arrives_in_pieces_is_read_whole() {

@@ -216,6 +216,81 @@ const ODDITIES: [(&str, Maker); 6] = [
 
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
+fn what_is_no_directory_is_told_and_not_waited_for() {
+    for binary in binaries() {
+        for place in ["sys", "sys/bus/pci"] {
+            for (oddity, make) in ODDITIES.iter().filter(|(oddity, _)| *oddity != "a directory") {
+                let copy = two_cards();
+                fs::remove_dir_all(copy.path(place)).unwrap();
+                make(&copy.path(place));
+                let run = copy.run(&binary);
+                let story = || format!("{place}, {oddity}: {}", run.story());
+                assert_eq!(run.status, Some(1), "{}", story());
+                let told = format!("cannot open {}/bus/pci: ", copy.path("sys").display());
+                assert!(run.says(&told), "{}", story());
+                assert!(!run.says("no sign of life"), "{}", story());
+            }
+        }
+    }
+}
+
+/// A target that was cut at the end of the buffer would be another one.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn a_link_that_is_too_long_is_no_link_to_its_first_part() {
+    for binary in binaries() {
+        for (length, is_read) in [(255, true), (256, false), (300, false)] {
+            let copy = two_cards();
+            let (start, end) = ("../../../../../..", "bus/pci/drivers/vfio-pci");
+            let slashes = "/".repeat(length - start.len() - end.len());
+            let target = format!("{start}{slashes}{end}");
+            let link = copy.attribute(CARD, "driver");
+            fs::remove_file(&link).unwrap();
+            symlink(&target, &link).unwrap();
+            let run = copy.run(&binary);
+            assert_eq!(run.says("bound to vfio-pci"), is_read, "{length}: {}", run.story());
+            let told = "read link bus/pci/devices/0000:01:00.0/driver: ENAMETOOLONG";
+            assert_eq!(run.says(told), !is_read, "{length}: {}", run.story());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn the_framebuffer_is_looked_for_beside_the_command_line() {
+    const IOMEM: &str = "d0000000-dfffffff : 0000:01:00.0\n  d0000000-d02fffff : efifb\n";
+    for binary in binaries() {
+        // As sysfs on machines whose kernel has no `boot_vga`.
+        let copy = two_cards();
+        let _ = fs::remove_file(copy.attribute(CARD, "boot_vga"));
+        fs::write(copy.path("iomem"), IOMEM).unwrap();
+        let run = copy.run(&binary);
+        assert!(run.says("holds memory of 0000:01:00.0"), "{}", run.story());
+        // By a relative path, without a slash and with one.
+        for name in ["cmdline", "./cmdline"] {
+            let mut command = copy.command(&binary);
+            command.args(["--cmdline", name]).current_dir(copy.root());
+            let run = Run::of(&mut command, &copy.path("kmsg"));
+            assert!(run.says("holds memory of 0000:01:00.0"), "{name}: {}", run.story());
+        }
+        // A path that is too long for the other file costs the warning and nothing else.
+        for length in [248, 250, 252, 400] {
+            let copy = two_cards();
+            let _ = fs::remove_file(copy.attribute(CARD, "boot_vga"));
+            fs::write(copy.path("iomem"), IOMEM).unwrap();
+            let name = format!("{}cmdline", "./".repeat(length / 2));
+            let mut command = copy.command(&binary);
+            command.args(["--cmdline", &name]).current_dir(copy.root());
+            let run = Run::of(&mut command, &copy.path("kmsg"));
+            assert_eq!(copy.kept_for(CARD), "vfio-pci\n", "{length}: {}", run.story());
+            let is_near = run.says("holds memory of 0000:01:00.0");
+            assert_eq!(is_near, length <= 250, "{length}: {}", run.story());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
 fn what_is_no_file_costs_one_function_and_plan_says_the_same() {
     // The file, and whether plan looks at it too.
     let files = [

@@ -218,6 +218,24 @@ fn the_work_is_done_with_what_is_there() {
 
 #[test]
 #[ignore = "needs the binary that cargo xtask build makes"]
+fn nothing_can_be_started_from_what_it_mounts() {
+    for binary in binaries() {
+        let root = root(&binary);
+        let log = root.root().with_extension("strace");
+        let strace = ["-o", log.to_str().unwrap(), "--trace=mount"];
+        finish(start_with(&root, "/early", &strace), &root);
+        let calls = fs::read_to_string(&log).unwrap();
+        fs::remove_file(&log).unwrap();
+        for at in ["/proc", "/sys", "/dev"] {
+            let is_ours = |call: &&str| call.contains(&format!("\"{at}\", \""));
+            let call = calls.lines().find(is_ours).unwrap_or_else(|| panic!("{at}: {calls}"));
+            assert!(call.contains("MS_NOSUID|MS_NOEXEC,"), "{call}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
 fn a_root_that_cannot_be_written_to_stops_nothing() {
     for binary in binaries() {
         let root = root(&binary);
@@ -446,6 +464,8 @@ fn check_survival(root: &Root, child: Child, told: &str) {
     let run = finish(child, root);
     assert_eq!(run.status, Some(0), "{}", run.story());
     assert!(run.says(told), "{told}\n{}", run.story());
+    // What is true of the functions is logged, though the work did not come to it.
+    assert!(run.says("functions: 2 taken"), "{told}\n{}", run.story());
     let report = fs::read_to_string(root.path("report")).expect("the init ran");
     fs::remove_file(root.path("report")).unwrap();
     assert_init_sees_no_difference(&report, root);
