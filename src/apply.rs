@@ -79,8 +79,8 @@ pub(crate) fn read_back(system: &mut impl System, plan: &mut Plan) {
     plan.taken_mut().filter(is_unproven).for_each(|step| hold(system, step));
 }
 
-/// Reads back every override that was written, unbinds each function whose override is held from any other driver, and offers it to its
-/// own.
+/// Reads back every override that was written, unbinds each function whose override is held from any other driver, and
+/// offers it to its own.
 ///
 /// A driver that is not registered yet takes its functions by itself when it loads.
 pub(crate) fn bind(system: &mut impl System, plan: &mut Plan) {
