@@ -86,13 +86,19 @@ pub fn early(binary: &Binary) -> Result<Command> {
     Ok(command)
 }
 
+/// What cargo is to test of the host tool.
+pub const HOST_TESTS: [&str; 2] = ["--test", "host"];
+/// Where these tests look for the tool, if not where cargo has built it.
+pub const TOOL: &str = "VFIO_OVERRIDE_TOOL";
+
 /// Those of the host tool.
 pub fn host(arch: &Arch, tool: &Path) -> Result<Command> {
     let mut command = emulated(arch)?;
     command
-        .args(["--test", "host", "--"])
+        .args(HOST_TESTS)
+        .arg("--")
         .args(HOST_NOT_EMULATED.iter().flat_map(|(name, _)| ["--skip", name]))
-        .env("VFIO_OVERRIDE_TOOL", tool);
+        .env(TOOL, tool);
     Ok(command)
 }
 

@@ -20,7 +20,7 @@ use crate::foreign::{self, HOST_NOT_EMULATED, MIRI, NOT_EMULATED};
 use crate::fuzz::{self, Fuzzer};
 use crate::generators;
 use crate::generators::{Addon, Cell, Checkouts, Project, SignedImages, Workshop};
-use crate::ground::arch::{AARCH64, ALL, Arch, X86_64};
+use crate::ground::arch::{self, AARCH64, ALL, Arch, X86_64};
 use crate::ground::command;
 use crate::ground::progress;
 use crate::ground::setup;
@@ -81,6 +81,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);
     check_binaries(&workspace, &binaries, &mut ledger);
+    check_tool(&workspace, options.musl, &mut ledger);
     check_foreign(&workspace, options.musl, &binaries, &mut ledger);
     check_counts(&workspace, &binaries, &mut ledger);
     check_copy(&workspace, options.musl, &binaries, &mut ledger);
@@ -192,6 +193,21 @@ fn check_binaries(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledge
     command.args(["test", "--locked", "--quiet", "--tests", "--", "--ignored"]);
     command.env("VFIO_OVERRIDE_EARLY", paths);
     ledger.check_counted(workspace, "tests of the binaries", &mut command);
+}
+
+/// The tests of the host tool with the file that ships, which is static; without this they run cargo's.
+fn check_tool(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
+    let arch = arch::of_this_machine();
+    let name = format!("tests of the host tool, static: {arch}");
+    if !ledger.wants(&name) {
+        return;
+    }
+    let build = || build::static_program(workspace, arch, musl, HOST_TOOL);
+    let Some(tool) = ledger.always("build the host tool, static", build) else { return };
+    let mut command = Command::new(cargo());
+    command.args(["test", "--locked", "--quiet"]).args(foreign::HOST_TESTS);
+    command.env(foreign::TOOL, tool);
+    ledger.check_counted(workspace, &name, &mut command);
 }
 
 /// The same with those for other architectures, the host tool's tests too, and the library where bytes may be the other
