@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask dist`: what people install, made from one static archive for each architecture.
 
+mod alpine;
 mod contents;
 mod deb;
 mod pacman;
@@ -37,7 +38,7 @@ const LIST: &str = "packaging/files";
 
 /// Make what people install: a static archive, a .deb, an .rpm and a pacman package for each architecture
 ///
-/// The archive holds everything built and a Makefile; the packages are made from it by dpkg-deb, rpmbuild and makepkg.
+/// The archive holds everything built, a Makefile and Alpine's APKBUILD; the packages are made from it by dpkg-deb, rpmbuild and makepkg.
 /// SHA256SUMS has their sums, and a `CycloneDX` list what is inside. The same sources give the same bytes.
 #[derive(Args)]
 pub struct Options {
@@ -164,6 +165,7 @@ impl Job<'_> {
         let mut copy = Command::new("cp");
         copy.arg("--recursive").arg(built.join(".")).arg(tree.join("built"));
         command::check(&mut copy)?;
+        self.alpine()?;
 
         let plain = self.scratch.join("archive.tar");
         let mut tar = Command::new("tar");
