@@ -43,7 +43,7 @@ use crate::trials::{self, Packages, Trial};
 /// generators make; with --all virtual machine monitors that use in a guest what was kept there. A dash in the table of boots stands where a case was not booted on a kernel; below the
 /// table stands why some cases never are.
 ///
-/// Generators that no Debian has are told as NOT RUN, and are neither passed nor failed, unless a checkout is given.
+/// Generators and package managers that no Debian has are told as NOT RUN, and are neither passed nor failed, unless a checkout is given.
 ///
 /// A failure does not stop the rest; all failures are told at the end, and the last line counts. A
 /// boot that could not be tested (no kernel, no QEMU, in hook mode a guest that does not reach /init)
@@ -88,7 +88,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_fuzzing(&workspace, &mut ledger);
     check_boots(&workspace, &binaries, &mut ledger);
     check_generators(&workspace, &binaries, &options.checkouts, &mut ledger);
-    check_packages(&workspace, options.musl, &mut ledger);
+    check_packages(&workspace, options.musl, &options.checkouts, &mut ledger);
     check_monitors(&workspace, &binaries, &mut ledger);
     Ok(ledger.close())
 }
@@ -471,13 +471,27 @@ fn check_monitors(workspace: &Workspace, binaries: &[Binary], ledger: &mut Ledge
 }
 
 /// What people install, by their own package managers.
-fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger) {
+fn check_packages(
+    workspace: &Workspace,
+    musl: MuslOptions,
+    checkouts: &Checkouts,
+    ledger: &mut Ledger,
+) {
     const AGAIN: &str = "packages: the same bytes twice";
     const LINT: &str = "packages: lintian and rpmlint";
     const FOREIGN: &str = "packages: lintian and rpmlint, aarch64";
     const SOURCES: &str = "packages: makepkg builds the same from the sources";
-    let trials: Vec<Trial> =
-        Trial::all(ledger.all).into_iter().filter(|trial| ledger.wants(&trial.name())).collect();
+    let mut trials = Trial::all(ledger.all);
+    if checkouts.alpine().is_some() {
+        trials.push(Trial::ALPINE);
+    } else if ledger.wants(&Trial::ALPINE.name()) {
+        ledger.is_known = true;
+        ledger.figures.push(format!(
+            "{}: NOT RUN, for no Debian has them: give checkouts, --abuild DIR --apk-tools DIR --mkinitfs DIR",
+            Trial::ALPINE.name()
+        ));
+    }
+    trials.retain(|trial| ledger.wants(&trial.name()));
     ledger.check("packages: the NixOS module", || {
         setup::ensure(&[&setup::NIX])?;
         trials::check_nix(workspace)
@@ -501,7 +515,7 @@ fn check_packages(workspace: &Workspace, musl: MuslOptions, ledger: &mut Ledger)
             packages.check_foreign(workspace, &Built::make(workspace, AARCH64, musl)?)
         });
     }
-    for (trial, outcome) in trials::run(workspace, &trials, &packages) {
+    for (trial, outcome) in trials::run(workspace, &trials, &packages, checkouts) {
         match outcome {
             Ok(outcome) => ledger.close_boot(&trial.name(), outcome),
             Err(error) => {

@@ -1435,7 +1435,7 @@ pub static SYSTEMS: &[System] = &[
             way: Way::Steps {
                 steps: &[
                     Given {
-                        what: "In /etc/mkinitfs/features.d/vfio-override.files, a new file, name the early binary",
+                        what: "In /etc/mkinitfs/features.d/vfio-override.files, a new file (the .apk brings it), name the early binary",
                         file: Some("/etc/mkinitfs/features.d/vfio-override.files"),
                         line: Some("/usr/lib/vfio-override/vfio-override-early"),
                         command: None,

@@ -75,7 +75,7 @@ impl Project {
     }
 
     /// A shell script: `setup`, once, and `make RELEASE IMAGE MODULES MORE`, all in the checkout.
-    fn script(self) -> &'static str {
+    pub fn script(self) -> &'static str {
         match self {
             Self::Booster => include_str!("checkouts/booster.sh"),
             Self::Mkinitcpio => include_str!("checkouts/mkinitcpio.sh"),
@@ -100,6 +100,14 @@ pub struct Checkouts {
     #[arg(long, value_name = "DIR")]
     mkinitfs: Option<PathBuf>,
 
+    /// The same of Alpine's apk-tools; with abuild's and mkinitfs' its package is made and tried, too
+    #[arg(long, value_name = "DIR")]
+    apk_tools: Option<PathBuf>,
+
+    /// The same of Alpine's abuild
+    #[arg(long, value_name = "DIR")]
+    abuild: Option<PathBuf>,
+
     /// The same of ugrd, with checkouts of zenlib and pycpio, which it imports, beside it
     #[arg(long, value_name = "DIR")]
     ugrd: Option<PathBuf>,
@@ -113,6 +121,15 @@ impl Checkouts {
             Project::Mkinitfs => self.mkinitfs.as_deref(),
             Project::Ugrd => self.ugrd.as_deref(),
         }
+    }
+
+    /// What Alpine's packages are made with and end in, by its names; none unless all is there.
+    pub fn alpine(&self) -> Option<[(&'static str, &Path); 3]> {
+        Some([
+            ("abuild", self.abuild.as_deref()?),
+            ("apk-tools", self.apk_tools.as_deref()?),
+            ("mkinitfs", self.mkinitfs.as_deref()?),
+        ])
     }
 
     /// Builds and installs in this Debian what there is a checkout of.

@@ -825,14 +825,13 @@ pub fn drivers() -> [&'static [&'static str]; 2] {
 pub fn boot_installed(
     workspace: &Workspace,
     name: &str,
-    is_systemd: bool,
+    generator: Generator,
     kernel: &Kernel,
     disk: &Path,
     image: Vec<u8>,
 ) -> Result<Judgement> {
-    let generator = if is_systemd { Generator::DracutSystemd } else { Generator::InitramfsTools };
-    let cell = Cell { generator, how: How::Hook, root: COMMON };
-    cell.boot(workspace, name, kernel, disk, image)
+    let how = if generator.has_hook() { How::Hook } else { How::Strict };
+    Cell { generator, how, root: COMMON }.boot(workspace, name, kernel, disk, image)
 }
 
 /// A root file system with the guest's init, which loads every driver once more and reports. `tmp` is /tmp for mke2fs.

@@ -192,6 +192,9 @@ fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace) -> Result<Judgement
         .context("the trigger made no image")?;
     let make = |arguments: &str| layer.run(&format!("mke2fs {arguments}"));
     let disk = generators::make_disk(workspace, &layer.changed("tmp"), make, &kernel)?;
-    let is_systemd = trial.system.generator == Generator::Dracut;
-    generators::boot_installed(workspace, &trial.name(), is_systemd, &kernel, &disk, image)
+    let generator = match trial.system.generator {
+        Generator::Dracut => generators::Generator::DracutSystemd,
+        Generator::InitramfsTools => generators::Generator::InitramfsTools,
+    };
+    generators::boot_installed(workspace, &trial.name(), generator, &kernel, &disk, image)
 }

@@ -2,6 +2,7 @@
 //! Packages as people meet them: installed, used, upgraded and removed by the real package managers, and booted from the
 //! image that the package's own trigger made.
 
+mod alpine;
 pub mod debian;
 mod foreign;
 mod previous;
@@ -17,6 +18,7 @@ use self::root::{Besides, Generator, Layer, System};
 use crate::cases::suite::{Judgement, Tally};
 use crate::deliver::changelog::Release;
 use crate::deliver::dist::{self, Built};
+use crate::generators::Checkouts;
 use crate::ground::arch::Arch;
 use crate::ground::command;
 use crate::ground::pool;
@@ -41,6 +43,12 @@ const SYSTEMS: [System; 6] = {
     ]
 };
 
+/// Where apk, abuild and mkinitfs are built, for no Debian has them.
+const ALPINE: System = System {
+    besides: Some(Besides { name: "Alpine's tools", packages: &alpine::PACKAGES }),
+    ..System::of("trixie", Generator::InitramfsTools)
+};
+
 /// A trial of a package on a system.
 pub struct Trial {
     system: &'static System,
@@ -52,9 +60,13 @@ enum Package {
     Deb,
     Rpm,
     Pacman,
+    Apk,
 }
 
 impl Trial {
+    /// The one that takes checkouts.
+    pub const ALPINE: Self = Self { system: &ALPINE, package: Package::Apk };
+
     /// Every trial; those of the first system are for every change.
     pub fn all(is_long: bool) -> Vec<Self> {
         let systems = SYSTEMS.iter().take(if is_long { SYSTEMS.len() } else { 1 });
@@ -72,11 +84,17 @@ impl Trial {
             Package::Deb => format!("package .deb: {suite}, {}", generator.package()),
             Package::Rpm => "package .rpm: rpm, dnf, zypper, dracut".to_owned(),
             Package::Pacman => "package .pkg.tar.zst: pacman, dracut".to_owned(),
+            Package::Apk => "package .apk: abuild, apk, mkinitfs".to_owned(),
         }
     }
 
     /// Installs, uses, boots, upgrades and removes it.
-    pub fn run(&self, workspace: &Workspace, packages: &Packages) -> Result<Judgement> {
+    pub fn run(
+        &self,
+        workspace: &Workspace,
+        packages: &Packages,
+        checkouts: &Checkouts,
+    ) -> Result<Judgement> {
         let lower = self.system.prepare(workspace)?;
         let layer = Layer::above(&lower, workspace)?;
         let passed = Judgement::Passed(Tally::default());
@@ -84,6 +102,7 @@ impl Trial {
             Package::Deb => debian::run(self, &layer, workspace, packages),
             Package::Rpm => foreign::rpm(&layer, packages).map(|()| passed),
             Package::Pacman => foreign::pacman(&layer, packages).map(|()| passed),
+            Package::Apk => alpine::run(self, &layer, workspace, packages, checkouts),
         }
     }
 }
@@ -176,6 +195,10 @@ impl Packages {
         self.now.join(format!("vfio-override-{}-linux-x86_64.tar.zst", self.version))
     }
 
+    fn later_archive(&self) -> PathBuf {
+        self.later.join(format!("vfio-override-{LATER}-linux-x86_64.tar.zst"))
+    }
+
     fn deb(&self) -> PathBuf {
         self.now.join(format!("vfio-override_{}_amd64.deb", self.version))
     }
@@ -243,6 +266,7 @@ pub fn run<'a>(
     workspace: &Workspace,
     trials: &'a [Trial],
     packages: &Packages,
+    checkouts: &Checkouts,
 ) -> Vec<(&'a Trial, Result<Judgement>)> {
     let mut systems: Vec<&System> = trials.iter().map(|trial| trial.system).collect();
     systems.dedup_by_key(|system| system.name());
@@ -250,7 +274,7 @@ pub fn run<'a>(
     pool::each(&systems, |system| system.prepare(workspace).map(drop));
     let outcomes = pool::each(trials, |trial| {
         let title = trial.name();
-        progress::phase(title, || trial.run(workspace, packages))
+        progress::phase(title, || trial.run(workspace, packages, checkouts))
     });
     trials.iter().zip(outcomes).collect()
 }

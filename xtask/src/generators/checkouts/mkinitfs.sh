@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Alpine's mkinitfs, in its checkout and in a Debian:
 #   mkinitfs.sh setup
+#   mkinitfs.sh load RELEASE MODULES
 #   mkinitfs.sh make RELEASE IMAGE MODULES
 set -e
 
@@ -19,10 +20,14 @@ setup() {
 	echo /usr/lib/vfio-override/vfio-override-early >/etc/mkinitfs/features.d/vfio-override.files
 }
 
-make() {
-	for module in $3; do
+load() {
+	for module in $2; do
 		modinfo --set-version "$1" --field filename "$module" | sed "s|.*/lib/modules/$1/||"
 	done >/etc/mkinitfs/features.d/host.modules
+}
+
+make() {
+	load "$1" "$3"
 	mkinitfs -F "base host vfio-override" -C none -o "$2" "$1"
 }
 
