@@ -395,11 +395,17 @@ fn suggest_prints_no_line_that_would_not_work() {
         );
     }
     let screen = suggest("etc/default/grub", &format!("{name}=\"quiet {parameter}\"\n"));
-    assert!(screen.contains(&format!("{name}=\"quiet {parameter}\"\n")), "{screen}");
+    let left = format!(
+        "in /etc/default/grub, leave the line as it is\n       {name}=\"quiet {parameter}\"\n"
+    );
+    assert!(screen.contains(&left), "{screen}");
     fs::remove_file(desk.path("two-t400/etc/default/grub")).unwrap();
     fs::create_dir_all(desk.path("two-t400/etc/kernel")).unwrap();
     let screen = suggest("etc/kernel/cmdline", "# mine\nroot=/dev/sda1\n");
-    assert!(screen.contains(&format!("  root=/dev/sda1 {parameter}\n")), "{screen}");
+    assert!(screen.contains(&format!("one line\n       root=/dev/sda1 {parameter}\n")), "{screen}");
+    let screen = suggest("etc/kernel/cmdline", &format!("root=/dev/sda1 {parameter}\n"));
+    let left = format!("leave the one line as it is\n       root=/dev/sda1 {parameter}\n");
+    assert!(screen.contains(&left), "{screen}");
 }
 
 /// What each boot loader reads, and which of them there is.

@@ -75,7 +75,9 @@ fn without_lines_of_files(told: &str) -> String {
     for line in told.lines() {
         let places = [
             ", replace the line by this",
+            ", leave the line as it is",
             ", write as its one line",
+            ", leave the one line as it is",
             ", add to the one line",
             ", add to the value of ",
             ", add the whole command line",

@@ -700,9 +700,15 @@ impl<'a> System<'a> {
                     push_dropped(&mut what, &dropped, ", and take out");
                     vec![Step::write(what, &file_name, change.added())]
                 } else {
-                    let mut what = format!("{name}: in {file_name}, write as its one line");
+                    let changed = change.of(&there);
+                    let verb = if whole(self.facts.root, file) == changed {
+                        "leave the one line as it is"
+                    } else {
+                        "write as its one line"
+                    };
+                    let mut what = format!("{name}: in {file_name}, {verb}");
                     push_elsewhere(&mut what, &there, &dropped);
-                    vec![Step::write(what, &file_name, change.of(&there))]
+                    vec![Step::write(what, &file_name, changed)]
                 }
             }
             Location::Part { file, to, word } => {
@@ -923,8 +929,11 @@ impl Assignment {
             // Whichever quotes the words themselves have are not those of the shell.
             let quote = if changed.contains('"') { '\'' } else { '"' };
             let line = format!("{}{quote}{changed}{quote}", self.name);
-            let verb =
-                if self.line.is_some() { "replace the line by this" } else { "add the line" };
+            let verb = match &self.line {
+                Some(_) if changed == value => "leave the line as it is",
+                Some(_) => "replace the line by this",
+                None => "add the line",
+            };
             let mut what = format!("{loader}: in {file}, {verb}");
             push_elsewhere(&mut what, value, dropped);
             return Step::write(what, file, line);
