@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::early::{Copy, Root, Run, add_function, binaries, unshare};
-use crate::support::tree::Sysfs;
+use crate::support::tree::{self, Function, Sysfs};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use proptest::prelude::*;
@@ -541,8 +541,13 @@ fn run_in(root: &Root, arguments: &[&str]) -> Run {
 
 /// A root file system with a card at `CARD` and these rules.
 fn root(binary: &Path, rules: &str) -> Root {
-    let root = Root::new(binary);
+    let root = root_without_functions(binary, rules);
     add_function(&root.path("sys"), CARD);
+    root
+}
+
+fn root_without_functions(binary: &Path, rules: &str) -> Root {
+    let root = Root::new(binary);
     root.write("sys/bus/pci/drivers_probe", "");
     root.write("cmdline", &format!("vfio.override={rules}\n"));
     root.write("kmsg", "");
@@ -648,6 +653,35 @@ fn the_drivers_that_rules_name_are_loaded_after_all_else() {
                 assert_eq!(fs::read_to_string(root.path("override")).unwrap(), "vfio-pci\n");
             }
         }
+    }
+}
+
+/// The boot of the three functions whose log the README has.
+#[test]
+#[ignore = "needs the binary that cargo xtask build makes"]
+fn the_log_is_as_the_readme_shows_it() {
+    let readme = include_str!("../../README.md");
+    let (_, shown) = readme.split_once("# dmesg | grep vfio-override\n").unwrap();
+    let shown = shown.split("```").next().unwrap();
+    let shown: Vec<_> =
+        shown.lines().map(|line| line.strip_prefix("vfio-override[75]: ")).collect();
+    for binary in binaries() {
+        let root = root_without_functions(&binary, "01:00.0+slot");
+        let sys = root.path("sys");
+        for (address, class, id) in [
+            (CARD, "030000", "1234:1111"),
+            ("0000:01:00.1", "040300", "8086:2668"),
+            ("0000:01:00.2", "0c0330", "1b36:000d"),
+        ] {
+            Sysfs(&sys).add(&Function { address, class, id, group: Some(8), ..tree::CARD });
+        }
+        let bind = "for function in /sys/bus/pci/devices/*; do\n\
+                    /bin/busybox ln -s ../../drivers/vfio-pci $function/driver\n\
+                    done\n";
+        root.script("sbin/modprobe", bind);
+        let run = run_in(&root, &["--modprobe"]);
+        let said: Vec<_> = run.log.iter().map(|(_, text)| Some(text.as_str())).collect();
+        assert_eq!(said, shown, "{}", run.story());
     }
 }
 
