@@ -180,7 +180,7 @@ pub const PEERS: [Tool; 4] = [
 ];
 
 /// What makes packages, for `cargo xtask dist`.
-pub const PACKAGERS: [Tool; 5] = [
+pub const PACKAGERS: [Tool; 6] = [
     MAKE,
     Tool {
         name: "dpkg-deb",
@@ -204,6 +204,17 @@ pub const PACKAGERS: [Tool; 5] = [
         why: "makes the pacman package",
         find: || program("makepkg"),
         packages: Packages { apt: "makepkg", dnf: "pacman", pacman: "pacman", zypper: "pacman" },
+    },
+    Tool {
+        name: "bsdtar",
+        why: "unpacks the archive for makepkg, and packs",
+        find: || program("bsdtar"),
+        packages: Packages {
+            apt: "libarchive-tools",
+            dnf: "bsdtar",
+            pacman: "libarchive",
+            zypper: "bsdtar",
+        },
     },
     Tool {
         name: "zstd",

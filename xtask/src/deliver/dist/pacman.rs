@@ -81,6 +81,8 @@ impl Job<'_> {
         makepkg.env("CARGO_TARGET_DIR", self.workspace.scratch("from-sources")?);
         makepkg.args(["--map-root-user", "--mount", "sh", "-c", ENTER, "sh"]).arg(directory);
         makepkg.env("VFIO_OVERRIDE_FROM", from);
+        // It would list in the package what this machine has installed, and makepkg 7.1 ends where it is not there.
+        makepkg.env("PACMAN", "true");
         for variable in ["SRCDEST", "PKGDEST", "BUILDDIR", "LOGDEST"] {
             makepkg.env_remove(variable);
         }

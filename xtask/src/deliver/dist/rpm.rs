@@ -22,6 +22,8 @@ impl Job<'_> {
         let mut rpmbuild = self.dated("rpmbuild");
         rpmbuild.args(["-bb", "--quiet", "--target", &format!("{}-linux", self.arch)]);
         for (name, value) in [
+            // The rpm of RHEL 8 and 9 reads no other, and rpm 6 makes another.
+            ("_rpmformat", "4".to_owned()),
             ("_topdir", directory.display().to_string()),
             ("_sourcedir", sources.display().to_string()),
             ("_rpmdir", self.out.display().to_string()),
