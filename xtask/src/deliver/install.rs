@@ -172,12 +172,27 @@ mod tests {
     use super::*;
     use crate::deliver::first;
 
-    /// A renaming of a file that is the last thing to happen: what called it is killed.
+    /// A program that stands before the real one, and sends what called it a signal once it was called so often.
     const CUT: &str = r#"#!/bin/sh
 echo >>"$0.count"
-if [ "$(wc -l <"$0.count")" -gt "$CUT" ]; then kill -KILL "$PPID"; exit; fi
-exec /bin/mv "$@"
+if [ "$(wc -l <"$0.count")" -gt "$CUT" ]; then kill -"$SIGNAL" "$PPID"; [ "$SIGNAL" != KILL ] || exit; fi
+exec "/bin/${0##*/}" "$@"
 "#;
+
+    /// Installs to file systems of ever more inodes until one is large enough; fails where less is left than the old set.
+    const NO_ROOM: &str = r#"
+mount -t tmpfs tmpfs "$2" && cd "$2" || exit
+look() { find . ! -type d ! -name filler -exec md5sum {} + | sort; }
+for free in 5 20 40 60 $(seq 70 200); do
+    rm -rf usr filler* && mkdir -p usr/bin usr/lib/vfio-override || exit
+    for place in bin/vfio-override lib/vfio-override/vfio-override-early; do echo old >"usr/$place"; done
+    old=$(look)
+    mount -o "remount,nr_inodes=$(($(df --output=iused . | tail -n 1) + free))" . || exit
+    if make --no-print-directory -C "$1" install DESTDIR="$2" BUILT="$3" 2>/dev/null; then echo "enough: $free"; exit; fi
+    [ "$(look)" = "$old" ] || { echo "$free: $(look)"; exit 1; }
+    mount -o remount,nr_inodes=1000 .
+done
+exit 1"#;
 
     /// An empty root directory, and something to install there as what was built.
     struct Bench {
@@ -264,19 +279,20 @@ exec /bin/mv "$@"
             Ok(())
         }
 
-        /// Runs it until this many files are renamed; whether it was killed there.
-        fn cut_after(&self, renamed: usize) -> Result<bool> {
-            let bin = self.directory.path().join("bin");
+        /// Runs it until a program was called this often, and is sent a signal there; whether it came to its end.
+        fn cut_after(&self, name: &str, times: usize, signal: &str) -> Result<bool> {
+            let bin = self.directory.path().join(format!("before-{name}"));
             fs::create_dir_all(&bin)?;
-            let program = bin.join("mv");
+            let program = bin.join(name);
             fs::write(&program, CUT)?;
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-            let _ = fs::remove_file(bin.join("mv.count"));
+            let _ = fs::remove_file(bin.join(format!("{name}.count")));
             let path = env::var_os("PATH").unwrap_or_default();
             let paths = std::iter::once(bin).chain(env::split_paths(&path));
             let mut make = self.make("install");
-            make.env("PATH", env::join_paths(paths)?).env("CUT", renamed.to_string());
-            Ok(!command::output(&mut make)?.status.success())
+            make.env("PATH", env::join_paths(paths)?);
+            make.env("CUT", times.to_string()).env("SIGNAL", signal);
+            Ok(command::output(&mut make)?.status.success())
         }
     }
 
@@ -435,7 +451,7 @@ exec /bin/mv "$@"
         for renamed in 0.. {
             let bench = Bench::new()?;
             bench.lay_first()?;
-            if !bench.cut_after(renamed)? {
+            if bench.cut_after("mv", renamed, "KILL")? {
                 assert_eq!(bench.listing()?, whole);
                 assert!(renamed > 20, "nothing was cut after {renamed}");
                 return Ok(());
@@ -450,6 +466,86 @@ exec /bin/mv "$@"
                 assert!(bench.is_empty()?, "{renamed} renamed");
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_interrupts_it_finds_the_old_set_or_the_new_one() -> Result<()> {
+        let fresh = Bench::new()?;
+        fresh.install()?;
+        let whole = fresh.listing()?;
+        for signal in ["HUP", "INT", "TERM"] {
+            for (name, times, is_whole) in
+                [("mkdir", 0, false), ("cp", 10, false), ("gzip", 3, false), ("mv", 10, true)]
+            {
+                let bench = Bench::new()?;
+                let ended = bench.cut_after(name, times, signal)?;
+                assert_eq!(ended, is_whole, "{signal}, {name} {times}");
+                if is_whole {
+                    assert_eq!(bench.listing()?, whole, "{signal}, {name} {times}");
+                } else {
+                    assert!(bench.is_empty()?, "{signal}, {name} {times}: {:?}", bench.listing()?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_without_room_keeps_the_old_set() -> Result<()> {
+        let bench = Bench::new()?;
+        let mut shell = Command::new("unshare");
+        if !geteuid().is_root() {
+            shell.arg("--map-root-user");
+        }
+        shell.args(["--mount", "sh", "-uc", NO_ROOM, "sh"]).arg(&bench.project);
+        shell.arg(bench.root()).arg(bench.built());
+        let said = command::text_of(&command::check(&mut shell)?);
+        let enough = said.trim().strip_prefix("enough: ").and_then(|free| free.parse::<u32>().ok());
+        assert!(enough.is_some_and(|free| free > 60), "{said}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_a_file_is_refused_before_anything_changes() -> Result<()> {
+        let bench = Bench::new()?;
+        for [_, _, place] in bench.list()? {
+            let directory = bench.root().join("usr").join(&place);
+            fs::create_dir_all(&directory)?;
+            let said = command::text_of(&command::output(&mut bench.make("install"))?);
+            assert!(said.contains(&format!("/usr/{place} is a directory")), "{said}");
+            assert!(bench.listing()?.is_empty(), "{place}");
+            fs::remove_dir_all(bench.root().join("usr"))?;
+        }
+        bench.install()?;
+        let directory = bench.root().join("usr/bin/vfio-override");
+        fs::remove_file(&directory)?;
+        fs::create_dir(&directory)?;
+        let before = bench.listing()?;
+        let said = command::text_of(&command::output(&mut bench.make("uninstall"))?);
+        assert!(said.contains("/usr/bin/vfio-override is a directory"), "{said}");
+        assert_eq!(bench.listing()?, before);
+        Ok(())
+    }
+
+    #[test]
+    fn no_link_is_written_through() -> Result<()> {
+        let bench = Bench::new()?;
+        let other = bench.directory.path().join("other");
+        fs::write(&other, "precious")?;
+        for [_, _, place] in bench.list()?.iter().filter(|[what, ..]| what != "gone") {
+            let place = bench.root().join("usr").join(place);
+            let parent = place.parent().context("it has a parent")?;
+            let name = place.file_name().context("it is a file")?.display();
+            fs::create_dir_all(parent)?;
+            symlink(&other, &place)?;
+            symlink(&other, parent.join(format!(".vfio-override-new-{name}")))?;
+        }
+        bench.install()?;
+        assert_eq!(fs::read_to_string(&other)?, "precious");
+        let fresh = Bench::new()?;
+        fresh.install()?;
+        assert_eq!(bench.listing()?, fresh.listing()?);
         Ok(())
     }
 
@@ -500,6 +596,12 @@ exec /bin/mv "$@"
         for prefix in ["opt", "/opt/", "/opt"] {
             command::check(bench.make("install").arg(format!("PREFIX={prefix}")))?;
             assert!(bench.root().join("opt/bin/vfio-override").is_file());
+            command::check(bench.make("uninstall").arg(format!("PREFIX={prefix}")))?;
+            assert!(bench.is_empty()?);
+        }
+        for prefix in ["", "/"] {
+            command::check(bench.make("install").arg(format!("PREFIX={prefix}")))?;
+            assert!(bench.root().join("bin/vfio-override").is_file());
             command::check(bench.make("uninstall").arg(format!("PREFIX={prefix}")))?;
             assert!(bench.is_empty()?);
         }
