@@ -45,8 +45,7 @@ const LOOK: &str = "zcat /boot/initramfs-lts | cpio --quiet -t | grep -c vfio-ov
 /// Installs it, or what makes it of this version.
 const ADD: &str = "apk add --repository /home/maker/packages/packaging --upgrade vfio-override";
 
-/// A line of a boot loader that starts it.
-const RDINIT: &str = "APPEND rdinit=/usr/lib/vfio-override/vfio-override-early";
+const EARLY: &str = "/usr/lib/vfio-override/vfio-override-early";
 
 /// Has mkinitfs fail when the old image is gone.
 const BREAK: &str = "echo complevel_gzip=--none-such >>/etc/mkinitfs/mkinitfs.conf";
@@ -91,14 +90,17 @@ pub fn run(
     let outcome = boot(trial, layer, workspace, &kernel)?;
 
     // As long as a boot loader has the word, the next kernel's image is one that boots.
-    layer.run(&format!("echo '{RDINIT}' >/boot/extlinux.conf"))?;
-    let said = layer.run("apk del vfio-override")?;
-    ensure!(said.contains("So it is left"), "nobody is told what is left:\n{said}");
-    layer.run(&format!("mkinitfs -o /{IMAGE} {}", kernel.release))?;
-    ensure!(is_in_image(layer)?, "the next image does not boot");
+    for word in ["rdinit", "init"] {
+        layer.write("boot/extlinux.conf", format!("APPEND {word}={EARLY}\n"))?;
+        let said = layer.run("apk del vfio-override")?;
+        let is_told = said.contains("/boot/extlinux.conf") && said.contains("So that is left");
+        ensure!(is_told, "nobody is told what is left, and why:\n{said}");
+        layer.run(&format!("test -x {EARLY} && mkinitfs -o /{IMAGE} {}", kernel.release))?;
+        ensure!(is_in_image(layer)?, "the next image does not boot");
+        layer.run(&format!("rm /boot/extlinux.conf && {ADD}"))?;
+        expect_same(&installed, &layer.listing()?)?;
+    }
 
-    layer.run(&format!("rm /boot/extlinux.conf && {ADD}"))?;
-    expect_same(&installed, &layer.listing()?)?;
     let said = layer.run("apk del vfio-override")?;
     ensure!(said.contains("Take vfio-override out of features"), "{said}");
     ensure!(!is_in_image(layer)?, "the image still holds what was removed");
