@@ -16,7 +16,7 @@ use crate::ground::workspace::Workspace;
 use crate::guest::kernel::Kernel;
 
 /// What the checkouts are built with, and what abuild and mkinitfs call.
-pub const PACKAGES: [&str; 15] = [
+pub const PACKAGES: [&str; 16] = [
     "busybox",
     "cpio",
     "fakeroot",
@@ -29,6 +29,7 @@ pub const PACKAGES: [&str; 15] = [
     "libkmod-dev",
     "libssl-dev",
     "meson",
+    "openssl",
     "pax-utils",
     "pkgconf",
     "zlib1g-dev",
