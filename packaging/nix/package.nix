@@ -15,7 +15,7 @@ stdenv.mkDerivation {
   installPhase = ''
     make install DESTDIR="$out" PREFIX=/
     # What generates the image here is NixOS itself.
-    rm -r "$out/lib/dracut" "$out/lib/initcpio" "$out/share/initramfs-tools"
+    rm -r "$out/lib/vfio-override/removable" "$out/lib/dracut" "$out/lib/initcpio" "$out/share/initramfs-tools"
     substituteInPlace "$out/lib/udev/rules.d/70-vfio-override.rules" "$out/lib/systemd/system/vfio-override.service" \
       --replace-fail /usr/lib/vfio-override "$out/lib/vfio-override"
   '';

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::root::{Generator, Layer};
-use super::{Packages, Trial, bring, expect_plan, expect_same};
+use super::{Packages, Trial, bring, expect_kept, expect_plan, expect_same};
 use crate::cases::suite::Judgement;
 use crate::deliver::first;
 use crate::generators;
@@ -76,6 +76,7 @@ pub fn run(
     let newer = bring(layer, &packages.later_deb())?;
     expect_clean(&layer.run(&format!("dpkg -i {newer}"))?)?;
     expect_same(&installed, &layer.listing()?)?;
+    expect_kept(layer, "dpkg -r vfio-override")?;
     layer.run("dpkg -r vfio-override")?;
     ensure!(layer.run(LOOK)?.trim() == "0", "the image still holds what was removed");
     layer.run("dpkg -P vfio-override")?;
@@ -146,6 +147,7 @@ fn install_over(layer: &Layer, tree: &str, deb: &str) -> Result<()> {
     ensure!(refused.contains("installed as a package here"), "{refused}");
     layer.run(&format!("dpkg -P vfio-override && make -C {tree} install"))?;
     expect_same(&by_make, &layer.listing()?)?;
+    expect_kept(layer, &format!("make -C {tree} uninstall"))?;
     layer.run(&format!("make -C {tree} uninstall")).map(drop)
 }
 

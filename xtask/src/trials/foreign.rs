@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 
 use super::root::Layer;
-use super::{Packages, bring, expect_plan, expect_same};
+use super::{Packages, bring, expect_kept, expect_plan, expect_same};
 
 /// The image of a distribution that names it so.
 const LOOK: &str = "ls /boot/initr* | while read -r image; do lsinitrd \"$image\"; done | grep -c vfio-override-early || :";
@@ -45,7 +45,11 @@ pub fn rpm(layer: &Layer, packages: &Packages) -> Result<()> {
     ))?;
     expect_same(&without_version(&installed), &without_version(&layer.listing()?))?;
     expect_used(layer)?;
-    layer.run("zypper --non-interactive --no-refresh remove vfio-override")?;
+    let remove = "zypper --non-interactive --no-refresh remove vfio-override";
+    for remove in [remove, "dnf -y remove vfio-override", "rpm -e vfio-override"] {
+        expect_kept(layer, remove)?;
+    }
+    layer.run(remove)?;
     ensure!(layer.run(LOOK)?.trim() == "0", "the image still holds what was removed");
     expect_same(&before, &layer.listing()?)
 }
@@ -63,6 +67,7 @@ pub fn pacman(layer: &Layer, packages: &Packages) -> Result<()> {
     let newer = bring(layer, &packages.later_pacman())?;
     layer.run(&format!("pacman --noconfirm -U {newer} && pacman -Qk vfio-override"))?;
     expect_same(&installed, &layer.listing()?)?;
+    expect_kept(layer, "pacman --noconfirm -R vfio-override")?;
     layer.run("pacman --noconfirm -R vfio-override")?;
     ensure!(layer.run(LOOK)?.trim() == "0", "the image still holds what was removed");
     expect_same(&before, &layer.listing()?)

@@ -303,6 +303,28 @@ fn expect_same(before: &str, after: &str) -> Result<()> {
     Ok(())
 }
 
+/// As long as a boot loader has the word, no image is to come to be without the early binary: nobody can remove it.
+fn expect_kept(layer: &Layer, remove: &str) -> Result<()> {
+    let before = layer.listing()?;
+    for (word, place) in [
+        ("rdinit=/vfio-override-early", "boot/loader/entries/trial.conf"),
+        ("init=/usr/lib/vfio-override/vfio-override-early", "etc/default/grub.d/trial.cfg"),
+    ] {
+        layer.write(place, format!("quiet {word} vfio.override=01:00.0\n"))?;
+        let said = layer.run_to_failure(remove)?;
+        ensure!(
+            said.contains(&format!("    /{place}\n")),
+            "nobody is told where the word is:\n{said}"
+        );
+        layer.run(&format!(
+            "rm /{place} && rmdir -p --ignore-fail-on-non-empty /{}",
+            place.rsplit_once('/').map_or("", |(it, _)| it)
+        ))?;
+        expect_same(&before, &layer.listing()?)?;
+    }
+    Ok(())
+}
+
 /// The host tool starts there, and looks at this machine.
 fn expect_plan(layer: &Layer) -> Result<()> {
     let said = layer.run_with_sysfs("vfio-override plan ffff:00:00.0 2>&1 || test $? = 1")?;

@@ -52,10 +52,11 @@ impl Job<'_> {
             .map(|size| size.div_ceil(1024))
             .sum();
         write(&control_files.join("control"), &control.replace("@SIZE@", &kibibytes.to_string()))?;
-        for name in ["triggers", "postinst"] {
-            write(&control_files.join(name), &self.template(&format!("debian/{name}"), &[])?)?;
+        for (name, mode) in [("triggers", 0o644), ("postinst", 0o755), ("prerm", 0o755)] {
+            let path = control_files.join(name);
+            write(&path, &self.template(&format!("debian/{name}"), &[])?)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         }
-        fs::set_permissions(control_files.join("postinst"), fs::Permissions::from_mode(0o755))?;
         let mut modes = Command::new("chmod");
         command::check(modes.args(["-R", "go=rX,u+rwX"]).arg(&root))?;
 

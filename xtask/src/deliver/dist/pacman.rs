@@ -33,6 +33,9 @@ const MAKE_IMAGES: &str = "if command -v mkinitcpio >/dev/null; then mkinitcpio 
 const ENTER: &str = r#"mount --bind "$1" /mnt && cd /mnt &&
     exec unshare --map-user=1000 --map-group=1000 makepkg --config makepkg.conf --nodeps --force --clean"#;
 
+const FILES: [&str; 4] =
+    ["PKGBUILD", "vfio-override-removal.hook", "vfio-override.hook", "vfio-override.install"];
+
 impl Job<'_> {
     pub(super) fn pacman(&self, archive: &Path) -> Result<()> {
         let directory = self.recipe()?;
@@ -66,7 +69,7 @@ impl Job<'_> {
     /// A folder with the PKGBUILD and what it takes along.
     fn recipe(&self) -> Result<PathBuf> {
         let directory = self.scratch.join("pacman");
-        for name in ["PKGBUILD", "vfio-override.hook", "vfio-override.install"] {
+        for name in FILES {
             let text = self.template(&format!("arch/{name}"), &[("@MAKE_IMAGES@", MAKE_IMAGES)])?;
             write(&directory.join(name), &text)?;
         }
