@@ -350,6 +350,7 @@ exit 1"#;
                 "755 usr/bin/vfio-override",
                 "755 usr/lib/dracut/modules.d/50vfio-override/module-setup.sh",
                 "755 usr/lib/dracut/modules.d/50vfio-override/vfio-override.sh",
+                "755 usr/lib/vfio-override/removable",
                 "755 usr/lib/vfio-override/vfio-override-early",
                 "755 usr/share/initramfs-tools/hooks/vfio-override",
                 "777 usr/lib/systemd/system/multi-user.target.wants/vfio-override.service",
