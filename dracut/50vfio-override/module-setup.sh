@@ -27,6 +27,7 @@ install() {
 		give_up "an installation of vfio-override did not come to its end; install it again, or uninstall it"
 	fi
 	inst_simple "$early"
+	chmod 755 "$initdir$early"
 	ln_r "$early" /vfio-override-early
 	if [[ -e $srcmods/modules.alias ]]; then
 		sed -n '/^alias vfio_pci:/p' "$srcmods/modules.alias" >"$initdir${early%/*}/variants"
@@ -53,8 +54,8 @@ install() {
 require_in_image() {
 	local file
 	for file; do
-		if [[ ! -e $initdir$file ]]; then
-			give_up "$file did not get into the image; is vfio-override installed completely?"
+		if [[ ! -s $initdir$file ]]; then
+			give_up "$file is empty or did not get into the image; is vfio-override installed completely?"
 		fi
 	done
 }

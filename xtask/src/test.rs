@@ -74,9 +74,12 @@ pub fn run(options: &Options) -> Result<Verdict> {
         &setup::SHFMT,
         &setup::MAKE,
         &setup::STRACE,
+        &setup::SCRIPT,
         &setup::CXX,
         &setup::VALGRIND,
     ])?;
+    // Only QEMU itself tells whether it has it.
+    setup::ensure(&[&setup::QXL])?;
     let mut ledger = Ledger::new(&options.only, options.all);
     check_sources(&workspace, &mut ledger);
     let binaries = check_builds(&workspace, options.musl, &mut ledger);

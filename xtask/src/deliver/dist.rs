@@ -121,7 +121,8 @@ pub fn seal(workspace: &Workspace, release: &Release, out: &Path) -> Result<()> 
     let mut names: Vec<String> = fs::read_dir(out)?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<io::Result<_>>()?;
-    names.retain(|name| name != "SHA256SUMS");
+    // Those of another version, and what else lies there, are nobody's release.
+    names.retain(|name| name.contains(&release.version) && out.join(name).is_file());
     names.sort();
     let mut sums = Command::new("sha256sum");
     let sums = command::stdout(sums.arg("--").args(names).current_dir(out))?;

@@ -658,7 +658,7 @@ impl Workshop {
         Ok(())
     }
 
-    /// Every generator fails, and says why, where the early binary or the udev rule is not installed, and where an
+    /// Every generator fails, and says why, where the early binary or the udev rule is not installed or empty, and where an
     /// installation was cut short.
     pub fn check_incomplete(&self, workspace: &Workspace) -> Result<()> {
         let Supply { debian, kernel, .. } = self.oldest()?;
@@ -674,9 +674,12 @@ impl Workshop {
             }
             Ok(())
         };
-        for file in [EARLY, RULE] {
+        for (file, is_empty) in [(EARLY, false), (RULE, false), (EARLY, true), (RULE, true)] {
             let (place, away) = (debian.path(file), debian.path("tmp/away"));
             fs::rename(&place, &away)?;
+            if is_empty {
+                fs::write(&place, "")?;
+            }
             let outcome = expect_failure(file);
             fs::rename(&away, &place)?;
             outcome?;
@@ -695,7 +698,8 @@ impl Workshop {
         let usual = fs::read_to_string(&init)?;
         let (before, rest) = usual.split_once("for conf in conf/conf.d/").context("no loop")?;
         let (_, after) = rest.split_once("\ndone\n").context("the loop does not end")?;
-        fs::write(&init, format!("{before}{after}"))?;
+        // A comment about it reads nothing.
+        fs::write(&init, format!("{before}# no more conf/conf.d/\n{after}"))?;
         let made = initramfs_tools::make_small(debian, kernel);
         let read = "rm -rf /tmp/small && unmkinitramfs /tmp/small.img /tmp/small && cat /tmp/small/conf/initramfs.conf";
         let listed = debian.run("sh", ["-c", read]);
@@ -703,6 +707,18 @@ impl Workshop {
         let warning = "W: vfio-override: the /init of this image does not read /conf/conf.d";
         ensure!(made?.contains(warning), "it is not told");
         ensure!(listed?.contains(START), "nothing starts it");
+
+        // A file of the machine's own that has the same name stays what it is.
+        let own = debian.path("etc/initramfs-tools/conf.d/vfio-override");
+        fs::write(&own, "OWN=word")?;
+        let made = initramfs_tools::make_small(debian, kernel);
+        let listed =
+            debian.run("sh", ["-c", &read.replace("initramfs.conf", "conf.d/vfio-override")]);
+        fs::remove_file(&own)?;
+        made?;
+        let listed = listed?;
+        let has = |line: &str| listed.lines().any(|one| one == line);
+        ensure!(has("OWN=word") && has(START), "the image has: {listed}");
         Ok(())
     }
 

@@ -42,6 +42,31 @@ pub const QEMU: Tool = Tool {
     },
 };
 
+/// Debian 12 has it in QEMU's own package, later ones in another.
+pub const QXL: Tool = Tool {
+    name: "QEMU's qxl-vga",
+    why: "is one of the guest's displays",
+    find: qxl,
+    packages: Packages {
+        apt: "qemu-system-modules-spice",
+        dnf: "qemu-device-display-qxl",
+        pacman: "qemu-hw-display-qxl",
+        zypper: "qemu-hw-display-qxl",
+    },
+};
+
+pub const SCRIPT: Tool = Tool {
+    name: "script",
+    why: "runs the early binary on a terminal",
+    find: || program("script"),
+    packages: Packages {
+        apt: "bsdutils",
+        dnf: "util-linux-script",
+        pacman: "util-linux",
+        zypper: "util-linux",
+    },
+};
+
 pub const QEMU_AARCH64: Tool = Tool {
     name: "qemu-system-aarch64",
     why: "boots a guest of aarch64",
@@ -373,6 +398,12 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|file| file.is_file())
+}
+
+fn qxl() -> Option<PathBuf> {
+    let qemu = (QEMU.find)()?;
+    let output = Command::new(&qemu).args(["-device", "help"]).output().ok()?;
+    String::from_utf8_lossy(&output.stdout).contains("\"qxl-vga\"").then_some(qemu)
 }
 
 fn static_busybox() -> Option<PathBuf> {

@@ -49,7 +49,13 @@ impl<Stream: Read + Write> Monitor<Stream> {
                 None if number == 0 => ("driver", property),
                 None => bail!("{device}: {property} has no value"),
             };
-            arguments.insert(name.to_owned(), value.into());
+            // QEMU 11 takes no text for a number or a switch.
+            let value = match value {
+                "on" => true.into(),
+                "off" => false.into(),
+                text => text.parse::<u64>().map_or_else(|_| text.into(), Value::from),
+            };
+            arguments.insert(name.to_owned(), value);
         }
         self.execute("device_add", &arguments.into())
     }
@@ -148,7 +154,7 @@ mod tests {
              {\"return\": {}}\n{\"event\": \"DEVICE_DELETED\", \"data\": {\"path\": \"x\"}}\n\
              {\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"one\"}}\n",
         )?;
-        monitor.plug("e1000e,id=one,addr=00.0,romfile=")?;
+        monitor.plug("e1000e,id=one,addr=00.0,romfile=,msix_qsize=9,multifunction=on")?;
         assert!(monitor.unplug("one")?);
         let heard = String::from_utf8(monitor.stream.into_inner().heard)?;
         let heard: Vec<Value> =
@@ -157,7 +163,8 @@ mod tests {
             heard[1..],
             [
                 json!({ "execute": "device_add", "arguments": {
-                    "driver": "e1000e", "id": "one", "addr": "00.0", "romfile": "" } }),
+                    "driver": "e1000e", "id": "one", "addr": "00.0", "romfile": "",
+                    "msix_qsize": 9, "multifunction": true } }),
                 json!({ "execute": "device_del", "arguments": { "id": "one" } }),
             ]
         );

@@ -139,6 +139,9 @@ impl Packages {
         let again = tempfile::tempdir()?;
         let release = Release::of(workspace)?;
         dist::pack(workspace, &release, built, again.path())?;
+        // What else lies there is not of this release.
+        std::fs::write(again.path().join("vfio-override_0.1.0_amd64.deb"), "")?;
+        std::fs::create_dir(again.path().join(format!("notes-{}", self.version)))?;
         for directory in [&*self.now, again.path()] {
             dist::seal(workspace, &release, directory)?;
         }

@@ -25,8 +25,9 @@ DLAGENTS=()
 VCSCLIENTS=()
 ";
 
-/// What makes the image anew, in the shell.
-const MAKE_IMAGES: &str = "if command -v mkinitcpio >/dev/null; then mkinitcpio -P; elif command -v dracut >/dev/null; then dracut --force --regenerate-all; fi";
+/// What makes the image anew, in the shell: the first that is there, with those before that call another one and put its
+/// image where it boots (`CachyOS` and Omarchy, `EndeavourOS`, Garuda).
+const MAKE_IMAGES: &str = "for make in limine-mkinitcpio \"mkinitcpio -P\" limine-dracut reinstall-kernels dracut-rebuild \"dracut --force --regenerate-all\"; do if command -v ${make%% *} >/dev/null; then $make; break; fi; done";
 
 /// makepkg refuses to be root, and writes into the package where it was made: that is the same everywhere in a name
 /// space of its own.
