@@ -239,7 +239,9 @@ exit 1"#;
         }
 
         fn make(&self, target: &str) -> Command {
-            let mut make = Command::new("make");
+            // What started the tests may ignore them, as a shell does for what it starts in the background.
+            let mut make = Command::new("env");
+            make.args(["--default-signal=HUP,INT,TERM", "make"]);
             arguments(&mut make, &self.project, target, Some(&self.built()), &self.root());
             make
         }
