@@ -7,13 +7,12 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::root::Layer;
-use super::{Packages, Trial, bring, expect_plan, expect_same};
+use super::{Packages, Trial, boot, bring, expect_plan, expect_same};
 use crate::cases::suite::Judgement;
 use crate::generators::{self, Checkouts, Project};
 use crate::ground::command;
 use crate::ground::verdict::NotTestable;
 use crate::ground::workspace::Workspace;
-use crate::guest::kernel::Kernel;
 
 /// What the checkouts are built with, and what abuild and mkinitfs call.
 pub const PACKAGES: [&str; 16] = [
@@ -88,7 +87,7 @@ pub fn run(
     layer.run(&format!("apk info -e 'vfio-override>{}'", packages.version))?;
     expect_same(&installed, &layer.listing()?)?;
     ensure!(is_in_image(layer)?, "the trigger made no image with it");
-    let outcome = boot(trial, layer, workspace, &kernel)?;
+    let outcome = boot(trial, layer, workspace, &kernel, (IMAGE, generators::Generator::Mkinitfs))?;
 
     // As long as a boot loader has the word, the next kernel's image is one that boots.
     for word in ["rdinit", "init"] {
@@ -128,13 +127,4 @@ fn set_up(layer: &Layer, checkouts: &Checkouts, release: &str) -> Result<()> {
 
 fn is_in_image(layer: &Layer) -> Result<bool> {
     Ok(layer.run(LOOK)?.trim() != "0")
-}
-
-/// Boots from the image that the trigger made.
-fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace, kernel: &Kernel) -> Result<Judgement> {
-    let image = fs::read(layer.changed(IMAGE)).context("the trigger made no image")?;
-    let make = |arguments: &str| layer.run(&format!("mke2fs {arguments}"));
-    let disk = generators::make_disk(workspace, &layer.changed("tmp"), make, kernel)?;
-    let generator = generators::Generator::Mkinitfs;
-    generators::boot_installed(workspace, &trial.name(), generator, kernel, &disk, image)
 }

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The .deb, by dpkg, on Debian.
 
-use std::fs;
-
 use anyhow::{Context, Result, bail, ensure};
 
 use super::root::{Generator, Layer};
-use super::{Packages, Trial, bring, expect_kept, expect_plan, expect_same};
+use super::{Packages, Trial, boot, bring, expect_kept, expect_plan, expect_same};
 use crate::cases::suite::Judgement;
 use crate::deliver::first;
 use crate::generators;
@@ -70,7 +68,13 @@ pub fn run(
     ensure!(layer.run("dpkg --audit")?.is_empty(), "dpkg is not content");
     expect_plan(layer)?;
     expect_idle_udev(layer)?;
-    let outcome = boot(trial, layer, workspace)?;
+    let kernel = trial.system.kernel(workspace)?;
+    let image = format!("boot/initrd.img-{}", kernel.release);
+    let generator = match trial.system.generator {
+        Generator::Dracut => generators::Generator::DracutSystemd,
+        Generator::InitramfsTools => generators::Generator::InitramfsTools,
+    };
+    let outcome = boot(trial, layer, workspace, &kernel, (&image, generator))?;
 
     // The list of files is that of a package that nothing was there before.
     let newer = bring(layer, &packages.later_deb())?;
@@ -184,19 +188,4 @@ fn expect_clean(said: &str) -> Result<()> {
     });
     ensure!(complaint.is_none(), "{complaint:?}");
     Ok(())
-}
-
-/// Boots from the image that the trigger made, with the kernel of that system.
-fn boot(trial: &Trial, layer: &Layer, workspace: &Workspace) -> Result<Judgement> {
-    let kernel = trial.system.kernel(workspace)?;
-    let release = &kernel.release;
-    let image = fs::read(layer.changed(&format!("boot/initrd.img-{release}")))
-        .context("the trigger made no image")?;
-    let make = |arguments: &str| layer.run(&format!("mke2fs {arguments}"));
-    let disk = generators::make_disk(workspace, &layer.changed("tmp"), make, &kernel)?;
-    let generator = match trial.system.generator {
-        Generator::Dracut => generators::Generator::DracutSystemd,
-        Generator::InitramfsTools => generators::Generator::InitramfsTools,
-    };
-    generators::boot_installed(workspace, &trial.name(), generator, &kernel, &disk, image)
 }

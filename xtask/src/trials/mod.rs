@@ -18,12 +18,13 @@ use self::root::{Besides, Generator, Layer, System};
 use crate::cases::suite::{Judgement, Tally};
 use crate::deliver::changelog::Release;
 use crate::deliver::dist::{self, Built};
-use crate::generators::Checkouts;
+use crate::generators::{self, Checkouts};
 use crate::ground::arch::Arch;
 use crate::ground::command;
 use crate::ground::pool;
 use crate::ground::progress;
 use crate::ground::workspace::Workspace;
+use crate::guest::kernel::Kernel;
 
 /// The managers of Fedora, openSUSE and Arch, which Debian has, and what makes their images here.
 const FOREIGN: Besides = Besides {
@@ -105,6 +106,20 @@ impl Trial {
             Package::Apk => alpine::run(self, &layer, workspace, packages, checkouts),
         }
     }
+}
+
+/// Boots a trial's system from the image that the package's trigger made there.
+fn boot(
+    trial: &Trial,
+    layer: &Layer,
+    workspace: &Workspace,
+    kernel: &Kernel,
+    (image, generator): (&str, generators::Generator),
+) -> Result<Judgement> {
+    let image = std::fs::read(layer.changed(image)).context("the trigger made no image")?;
+    let make = |arguments: &str| layer.run(&format!("mke2fs {arguments}"));
+    let disk = generators::make_disk(workspace, &layer.changed("tmp"), make, kernel)?;
+    generators::boot_installed(workspace, &trial.name(), generator, kernel, &disk, image)
 }
 
 /// What is tried: this version's packages, a later one's, and those of the version before.
